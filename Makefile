@@ -1,0 +1,51 @@
+# The everyday doors. Each makes .venv first if need be; nothing but Python >= 3.11, make and git is assumed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# uv does not read pip's variable for local package files; without one, the option is empty and harmless.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+PORT ?= 5000
+
+.DEFAULT_GOAL := help
+.PHONY: help setup study test lint mlflow mirror clean
+
+help: ## show this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.installed ## make .venv and install the pinned dependencies
+
+# The stamp is written last, so that a broken installation is begun anew.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1): make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "$(PYTHON) cannot make a virtual environment: install its venv package (Debian: python3-venv)"; exit 1; }
+	@$(BIN)/python -m pip install --quiet uv && \
+		$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]' || \
+		{ echo "The packages could not be installed. A package index must be reachable for this step (later ones need none):"; \
+		  echo "check the network or pip's index settings, then run make again. Plain pip works too, if slower:"; \
+		  echo "  $(BIN)/python -m pip install -c constraints.txt -e '.[dev]'"; exit 1; }
+	@touch $@
+
+study: setup ## run the whole study of params.yaml (the embedded demo by default)
+	@$(BIN)/python -m dvc repro
+	@echo; echo "Done. Read reports/study/summary.md; browse the runs with: make mlflow"
+
+test: setup ## run the tests
+	@$(BIN)/python -m pytest
+
+lint: setup ## check style
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+mlflow: setup ## browse the runs in MLflow (PORT=5000)
+	@echo "MLflow shows this study's runs at http://127.0.0.1:$(PORT) once it says 'Application startup complete'; stop it with Ctrl-C."
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) \
+		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db --artifacts-destination $(CURDIR)/mlartifacts
+
+mirror: setup ## rebuild MLflow's database from the files
+	@$(BIN)/python -m stages.mirror
+
+clean: ## remove caches and resume states; keeps data, runs and reports
+	@rm -rf .work .pytest_cache .ruff_cache build && find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,373 @@
+"""The frozen CLIP, and the only place that knows open_clip's inside.
+
+`load_backbone` makes a `Backbone` from an open_clip name and a tag, a weights file, or random numbers. A `Backbone`
+encodes images and texts, with learned prompts in the transformer layers or without: without, its features are
+open_clip's own.
+
+Imports pipeline.torchvision_shim.
+"""
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.torchvision_shim import ensure_torchvision_imports
+
+Origin = Literal["random", "in-house", "pretrained"]
+
+# (mean, std) per channel of pixel values in 0..1. `imagenet` is what the predecessor feeds CLIP.
+NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+class BackboneError(ValueError):
+    """A backbone that cannot be built, loaded or prompted."""
+
+
+class Backbone(nn.Module):
+    """Two frozen CLIP towers that accept deep prompts.
+
+    Attributes:
+        name: open_clip's name of the model.
+        pretrained: Tag or file name of the weights, or None for random ones.
+        origin: Whose weights: `random`, `in-house` or `pretrained`.
+        weights_sha256: Hash of every tensor that was really loaded.
+        image_size: Side of the square input in pixels.
+        patch_size: Side of a patch in pixels.
+        image_width, text_width: Widths D_v, D_t of the towers.
+        embed_dim: Width E of the joint embedding.
+        image_layers, text_layers: Transformer layers of the towers.
+    """
+
+    def __init__(
+        self, clip: nn.Module, tokenizer: Any, *, name: str, pretrained: str | None, origin: Origin,  # noqa: ANN401
+        vocabulary: Tensor | None = None,
+    ) -> None:
+        """Freeze and wrap an open_clip model.
+
+        Args:
+            clip: `open_clip.CLIP`, or `CustomTextCLIP` with the standard towers.
+            tokenizer: The model's open_clip tokenizer.
+            name: open_clip's name of the model.
+            pretrained: Tag or file name of the weights; None for random ones.
+            origin: Whose weights these are.
+            vocabulary: Token ids that have an embedding, shape (V,); None means all.
+
+        Raises:
+            BackboneError: If the towers are not the standard ViT and causal text transformer.
+        """
+        super().__init__()
+        _refuse_other_towers(clip, name)
+        self.visual = clip.visual
+        text = clip.text if hasattr(clip, "text") else clip  # CustomTextCLIP keeps its text tower apart
+        self.text_transformer = text.transformer
+        self.token_embedding = text.token_embedding
+        self.text_positions = text.positional_embedding
+        self.ln_final = text.ln_final
+        self.text_projection = text.text_projection
+        self.logit_scale = clip.logit_scale
+        self.register_buffer("causal_mask", text.attn_mask.clone(), persistent=False)
+        self.tokenizer = tokenizer
+        self.vocabulary = None if vocabulary is None else frozenset(vocabulary.tolist())
+        self.requires_grad_(False)
+        super().train(False)
+
+        self.name, self.pretrained, self.origin = name, pretrained, origin
+        self.image_size: int = self.visual.image_size[0]
+        self.patch_size: int = self.visual.patch_size[0]
+        self.image_width: int = self.visual.conv1.out_channels
+        self.text_width: int = self.token_embedding.embedding_dim
+        self.embed_dim: int = self.visual.output_dim
+        self.image_layers = len(self.visual.transformer.resblocks)
+        self.text_layers = len(self.text_transformer.resblocks)
+        self.context_length: int = self.text_positions.shape[0]
+        self.weights_sha256 = _hash_tensors(clip.state_dict())
+
+    def train(self, mode: bool = True) -> "Backbone":  # noqa: ARG002 (the signature is torch's)
+        """Stay in evaluation mode: the towers are frozen, whatever the model around them does."""
+        return super().train(False)
+
+    def record(self) -> dict[str, Any]:
+        """Return what a checkpoint must know to refuse another backbone."""
+        keys = ("name", "pretrained", "weights_sha256", "origin", "image_size", "patch_size")
+        return {key: getattr(self, key) for key in keys}
+
+    def tokenize(self, texts: Sequence[str], slots: int = 0) -> Tensor:
+        """Turn texts into token ids with room for prompts, cut at the longest text's EOT token.
+
+        Causal attention keeps tokens after EOT from changing the EOT feature, so cutting them is exact.
+
+        Args:
+            texts: T texts.
+            slots: Prompt slots n between the SOS token and the first word.
+
+        Returns:
+            Token ids [SOS][n slots][words][EOT][padding], shape (T, longest), int64; slots hold 0.
+
+        Raises:
+            BackboneError: If a text does not fit the context, or uses a token that the weights have no embedding for.
+        """
+        rows = [self._encode(text) for text in texts]
+        for text, row in zip(texts, rows, strict=True):
+            if len(row) + slots > self.context_length:
+                raise BackboneError(
+                    f"text {text!r} takes {len(row)} tokens and {slots} prompt slots, and {self.name} has room for "
+                    f"{self.context_length}: shorten the text or model.prompt_length"
+                )
+            unknown = [] if self.vocabulary is None else [token for token in row if token not in self.vocabulary]
+            if unknown:
+                words = ", ".join(repr(self.tokenizer.decode([token]).strip()) for token in unknown)
+                raise BackboneError(
+                    f"text {text!r} uses {words}, which the reduced vocabulary of {self.name} ({self.pretrained}) does "
+                    "not hold: use other words, or a backbone with its full vocabulary"
+                )
+        longest = max(len(row) for row in rows) + slots
+        padded = [row[:1] + [0] * slots + row[1:] + [0] * (longest - slots - len(row)) for row in rows]
+        return torch.tensor(padded, dtype=torch.long, device=self.text_positions.device)
+
+    def _encode(self, text: str) -> list[int]:
+        return [self.tokenizer.sot_token_id, *self.tokenizer.encode(text), self.tokenizer.eot_token_id]
+
+    def encode_text(self, tokens: Tensor, prompts: Tensor | None = None) -> Tensor:
+        """Encode texts, with prompts in the first L layers.
+
+        Args:
+            tokens: Token ids, shape (T, N), from `tokenize` with the same number of slots.
+            prompts: Learned prompts, shape (L, n, D_t): the first fills the slots at the input, each later one replaces
+                the slots' outputs before its layer. None: plain CLIP.
+
+        Returns:
+            Text features at the EOT token, after projection, not normalised, shape (T, E).
+
+        Source: deep prompting as in MaPLe (Khattak et al., CVPR 2023), text side.
+        """
+        depth, slots = (0, 0) if prompts is None else prompts.shape[:2]
+        x = self.token_embedding(tokens)  # (T, N, D_t)
+        if prompts is not None:
+            x = torch.cat([x[:, :1], prompts[0].expand(len(x), -1, -1), x[:, 1 + slots :]], dim=1)
+        x = x + self.text_positions[: x.shape[1]]
+        mask = self.causal_mask[: x.shape[1], : x.shape[1]]
+        for layer, block in enumerate(self.text_transformer.resblocks):
+            if 0 < layer < depth:
+                x = torch.cat([x[:, :1], prompts[layer].expand(len(x), -1, -1), x[:, 1 + slots :]], dim=1)
+            x = block(x, attn_mask=mask)
+        end = (tokens == self.tokenizer.eot_token_id).int().argmax(dim=1)
+        x = self.ln_final(x[torch.arange(len(x), device=x.device), end])  # (T, D_t)
+        if isinstance(self.text_projection, nn.Linear):
+            return self.text_projection(x)
+        return x if self.text_projection is None else x @ self.text_projection  # (T, E)
+
+    def encode_image(self, images: Tensor, prompts: Tensor | None = None) -> Tensor:
+        """Encode images, with prompts in the first L layers.
+
+        Args:
+            images: Normalised pixels, shape (B, 3, H, W) with H = W = `image_size`.
+            prompts: Learned prompts, shape (L, n, D_v), after the patches: [CLS][patches][n slots]. None: plain CLIP.
+
+        Returns:
+            Image features of the class token, after projection, not normalised, shape (B, E).
+
+        Source: VPT-Deep (Jia et al., ECCV 2022). As in MaPLe's code the first prompts pass `ln_pre` with the patches,
+            and carry no positional embedding.
+        """
+        depth, slots = (0, 0) if prompts is None else prompts.shape[:2]
+        x = self.visual._embeds(images)  # (B, 1 + patches, D_v), after ln_pre
+        body = x.shape[1]
+        if prompts is not None:
+            x = torch.cat([x, self.visual.ln_pre(prompts[0]).expand(len(x), -1, -1)], dim=1)
+        for layer, block in enumerate(self.visual.transformer.resblocks):
+            if 0 < layer < depth:
+                x = torch.cat([x[:, :body], prompts[layer].expand(len(x), -1, -1)], dim=1)
+            x = block(x)
+        pooled, _ = self.visual._pool(x[:, :body])  # (B, D_v)
+        return pooled if self.visual.proj is None else pooled @ self.visual.proj  # (B, E)
+
+
+def load_backbone(
+    name: str,
+    *,
+    config: str | Path | None = None,
+    pretrained: str | None = None,
+    file: str | Path | None = None,
+    origin: Literal["pretrained", "in-house"] | None = None,
+    activation: Literal["quickgelu", "gelu"] | None = None,
+    seed: int = 0,
+) -> Backbone:
+    """Build a frozen backbone.
+
+    Args:
+        name: open_clip's name, such as ViT-B-32.
+        config: JSON file of a model that open_clip does not know; its stem must be `name`.
+        pretrained: open_clip tag of published weights, such as openai; downloaded on first use.
+        file: Weights file (safetensors, or a state dict that torch reads with weights_only).
+        origin: Whose weights `file` holds.
+        activation: QuickGELU or GELU; None takes the tag's or the config's own.
+        seed: Of the random weights when neither tag nor file is given.
+
+    Returns:
+        The backbone in evaluation mode, without gradients, in float32 on the CPU.
+
+    Raises:
+        BackboneError: If the name, tag, file or activation does not fit, or a download is not possible.
+
+    Source: open_clip (Ilharco et al., 2021).
+    """
+    ensure_torchvision_imports()
+    import open_clip  # imported here: costs two seconds, and needs the line above
+
+    if config is not None:
+        _check_config(name, Path(config))
+        open_clip.add_model_config(Path(config))
+    model_config = open_clip.get_model_config(name)
+    if model_config is None:
+        raise BackboneError(f"backbone.name is {name!r}, which open_clip does not know: see open_clip.list_models()")
+    quick = _activation(open_clip, name, model_config, pretrained, activation)
+
+    with torch.random.fork_rng(devices=[]), _quiet_open_clip():
+        torch.manual_seed(seed)
+        try:
+            clip = open_clip.create_model(
+                name, pretrained=pretrained, quick_gelu=quick, precision="fp32", weights_only=True
+            )
+        except RuntimeError as error:
+            raise BackboneError(_cannot_load(open_clip, name, pretrained, error)) from error
+    try:
+        tokenizer = open_clip.get_tokenizer(name)
+    except ImportError as error:
+        raise BackboneError(f"the tokenizer of {name} needs a package that is missing: {error}") from error
+    vocabulary = None
+    if file is not None:
+        vocabulary = _load_file(clip, Path(file), open_clip)
+    return Backbone(
+        clip,
+        tokenizer,
+        name=name,
+        pretrained=pretrained if file is None else Path(file).name,
+        origin=origin or ("random" if pretrained is None else "pretrained"),
+        vocabulary=vocabulary,
+    )
+
+
+def _check_config(name: str, config: Path) -> None:
+    if not config.is_file():
+        raise BackboneError(f"backbone.config is {config}, which does not exist")
+    if config.stem != name:
+        raise BackboneError(f"backbone.config is {config.name}, and backbone.name {name!r}: name it {config.stem!r}")
+
+
+def _activation(
+    open_clip: Any, name: str, config: dict[str, Any], pretrained: str | None, activation: str | None  # noqa: ANN401
+) -> bool:
+    """Return whether the towers use QuickGELU; a tag's own activation is not negotiable."""
+    chosen = None if activation is None else activation == "quickgelu"
+    if pretrained is None:
+        return bool(config.get("quick_gelu", False)) if chosen is None else chosen
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    if not tag:
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise BackboneError(f"backbone.pretrained is {pretrained!r}, which {name} does not have; it has: {known}")
+    trained_with = bool(tag.get("quick_gelu", False))
+    if chosen is not None and chosen != trained_with:
+        right = "quickgelu" if trained_with else "gelu"
+        raise BackboneError(
+            f"backbone.activation is {activation!r}, but {name} {pretrained} was trained with {right!r}: use that, or null"
+        )
+    return trained_with
+
+
+def _cannot_load(open_clip: Any, name: str, pretrained: str | None, error: Exception) -> str:  # noqa: ANN401
+    if pretrained is None:
+        return f"open_clip cannot build {name}: {error}"
+    tag = open_clip.get_pretrained_cfg(name, pretrained)
+    where = tag.get("hf_hub") or tag.get("url") or "its published address"
+    return (
+        f"the weights of {name} {pretrained} could not be downloaded ({type(error.__cause__ or error).__name__}). "
+        f"Fetch them from {where} on a machine with network, set backbone.file to the file, backbone.pretrained to null, "
+        f"backbone.origin to pretrained and backbone.activation to {'quickgelu' if tag.get('quick_gelu') else 'gelu'}"
+    )
+
+
+def _load_file(clip: nn.Module, file: Path, open_clip: Any) -> Tensor | None:  # noqa: ANN401
+    """Load a weights file into the towers; return the ids of the vocabulary that it holds, or None for all of it.
+
+    A reduced vocabulary is stored as `token_embedding.rows` (ids) beside the rows themselves; the others stay zero.
+    """
+    if not file.is_file():
+        raise BackboneError(f"backbone.file is {file}, which does not exist")
+    rows: Tensor | None = None
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(file)
+        rows = state.pop("token_embedding.rows", None)
+        if rows is not None:
+            full = torch.zeros_like(clip.state_dict()["token_embedding.weight"])
+            full[rows.long()] = state["token_embedding.weight"].float()
+            state["token_embedding.weight"] = full
+    else:
+        # open_clip reads the layouts in circulation (plain, training, TorchScript archive) without running their code.
+        state = open_clip.factory.load_state_dict(str(file), weights_only=True)
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    expected = clip.state_dict()
+    state = {key: value for key, value in state.items() if key in expected or not _is_bookkeeping(key)}
+    missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    wrong = [key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape]
+    if missing or extra or wrong:
+        what = [f"{label} {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''}"
+                for label, keys in (("lacks", missing), ("has unknown", extra), ("has other shapes of", wrong)) if keys]
+        raise BackboneError(f"{file} does not fit the towers: it {'; it '.join(what)}. Check backbone.name")
+    clip.load_state_dict(state)
+    return rows
+
+
+def _is_bookkeeping(key: str) -> bool:
+    """OpenAI's archives carry sizes beside the weights."""
+    return key in {"input_resolution", "context_length", "vocab_size"}
+
+
+def _refuse_other_towers(clip: nn.Module, name: str) -> None:
+    from open_clip.transformer import TextTransformer, Transformer, VisionTransformer
+
+    text = clip.text if hasattr(clip, "text") else clip
+    visual = clip.visual
+    if not isinstance(visual, VisionTransformer):
+        raise BackboneError(f"{name} has a {type(visual).__name__} image tower; prompts need open_clip's VisionTransformer")
+    pool = getattr(visual, "pool_type", None)
+    if visual.attn_pool is not None or pool != "tok" or visual.proj is None:
+        raise BackboneError(f"{name} pools its image tokens by {pool!r} or attention; prompts need a class token")
+    plain = isinstance(text, TextTransformer) or isinstance(getattr(text, "transformer", None), Transformer)
+    pools_at_eot = getattr(text, "text_pool_type", getattr(text, "pool_type", None)) in ("argmax", "eos")
+    if not plain or getattr(text, "cls_emb", None) is not None or text.attn_mask is None or not pools_at_eot:
+        raise BackboneError(f"{name} has no causal text tower read at the EOT token, which prompts need")
+
+
+def _hash_tensors(state: dict[str, Tensor]) -> str:
+    """Return the sha256 over names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        tensor = state[key].detach().cpu().contiguous()
+        digest.update(json.dumps([key, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+@contextmanager
+def _quiet_open_clip() -> Iterator[None]:
+    """Silence open_clip's log lines: `No pretrained weights` is our choice here, and a failed load raises."""
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

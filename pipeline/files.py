@@ -1,0 +1,49 @@
+"""Writing so that nobody ever sees half a file, and naming files by their bytes.
+
+Imports nothing of ours.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees all of it or nothing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    with temporary.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: str | Path, value: Any) -> None:  # noqa: ANN401 (whatever JSON holds)
+    """Write JSON that is equal for equal values, readable, and strict (no NaN)."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+@contextmanager
+def replaced_folder(path: str | Path) -> Iterator[Path]:
+    """Hand out an empty folder that takes the place of `path` when the block ends without an error."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.replace(path)
+
+
+def file_md5(path: str | Path) -> str:
+    """Return a file's md5, the name that DVC gives it."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -1,0 +1,146 @@
+"""A trained model without all that does not depend on the image, and how it scores images of any size.
+
+No prompt depends on the image, so after training everything but the image tower folds into constants: L x n x D_v visual
+prompts, two text features and one adapter. The auxiliary branch, MPA, Layer F and the text tower vanish, and the score
+is the same up to float rounding.
+
+Imports pipeline.backbone, pipeline.images, pipeline.model.
+"""
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline.backbone import Backbone
+from pipeline.images import WindowRule, cut, enlarge, normalise, window_batches, window_origins
+from pipeline.model import DCMPLN, ImageAdapter, antonym_score
+
+SCORING_BATCH = 64  # windows a forward pass; larger ones gain nothing on CPUs
+
+
+class FoldedScorer(nn.Module):
+    """Scores windows with one prompted image-tower pass.
+
+    Attributes:
+        visual_prompts: Shape (L, n, D_v).
+        text_features: Unit length, the better text first, shape (2, E).
+        adapter: The task's Image Adapter, or None.
+    """
+
+    def __init__(
+        self, backbone: Backbone, visual_prompts: Tensor, text_features: Tensor, adapter: ImageAdapter | None
+    ) -> None:
+        """Hold the constants beside the backbone, which is shared and not copied."""
+        super().__init__()
+        self.backbone = backbone
+        self.register_buffer("visual_prompts", visual_prompts)
+        self.register_buffer("text_features", text_features)
+        self.adapter = adapter
+        self.requires_grad_(False)
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, windows: Tensor) -> Tensor:
+        """Return scores in (0, 1), shape (N,), of normalised windows (N, 3, H, W)."""
+        features = self.backbone.encode_image(windows, self.visual_prompts)
+        if self.adapter is not None:
+            features = self.adapter(features)
+        return antonym_score(features, self.text_features, self.backbone.logit_scale)
+
+    def constants(self) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint stores, on the CPU, in float32."""
+        state = {"visual_prompts": self.visual_prompts, "text_features": self.text_features}
+        if self.adapter is not None:
+            state |= {"adapter.down": self.adapter.down.weight, "adapter.up": self.adapter.up.weight}
+        return {key: value.detach().float().cpu().contiguous() for key, value in state.items()}
+
+
+def fold(model: DCMPLN, task: Literal["main", "auxiliary"] = "main") -> FoldedScorer:
+    """Fold one task of a trained model into constants.
+
+    Args:
+        model: The model; it is not changed, and later training does not change the result.
+        task: `main` scores quality, `auxiliary` alignment.
+
+    Returns:
+        A scorer on the same backbone whose scores equal the model's within 1e-5 in float32.
+
+    Raises:
+        ValueError: If the model has no auxiliary task to fold.
+    """
+    with torch.no_grad():
+        main, auxiliary = model.constants()
+    constants, adapter = (main, model.main_adapter) if task == "main" else (auxiliary, model.auxiliary_adapter)
+    if constants is None:
+        raise ValueError("this variant has no auxiliary task to fold: fold the main one")
+    own = copy.deepcopy(adapter)  # so that training on does not change the folded scores
+    return FoldedScorer(model.backbone, constants.visual_prompts.clone(), constants.text_features.clone(), own)
+
+
+def image_scores(
+    scorer: Callable[[Tensor], Tensor],
+    images: Iterable[np.ndarray],
+    total: int,
+    rule: WindowRule,
+    *,
+    windows: int | None = None,
+    device: torch.device | str = "cpu",
+    batch: int = SCORING_BATCH,
+    label: str | None = None,
+) -> np.ndarray:
+    """Return the mean over each image's windows of what `scorer` gives for a window.
+
+    Args:
+        scorer: Maps normalised windows (N, 3, H, W) to scores (N,), or to features (N, E).
+        images: `total` images, each (H, W, 3), uint8, of any size.
+        total: Number of images.
+        rule: The window rule that the scorer was trained with.
+        windows: Windows an image, evenly spread; None means all.
+        device: Where the scorer stands.
+        batch: Windows a forward pass.
+        label: Shows a progress bar of this name.
+
+    Returns:
+        Scores, shape (total,), or features, shape (total, E), float64.
+    """
+    sums, counts = None, np.zeros(total)
+    shown = tqdm(images, desc=label, total=total, unit="image", disable=label is None, mininterval=1.0, dynamic_ncols=True)
+    for cut_windows, owners in window_batches(shown, rule, batch, windows):
+        scores = scorer(normalise(cut_windows, rule, device)).double().cpu().numpy()
+        if sums is None:
+            sums = np.zeros((total, *scores.shape[1:]))
+        np.add.at(sums, owners, scores)
+        np.add.at(counts, owners, 1)
+    if sums is None:
+        raise ValueError("there is no image to score")
+    return (sums.T / counts).T
+
+
+def quality_map(scorer: nn.Module, pixels: np.ndarray, rule: WindowRule, device: torch.device | str = "cpu") -> np.ndarray:
+    """Return the window scores laid back on the image, averaged where windows overlap.
+
+    Args:
+        scorer: Maps normalised windows (N, 3, H, W) to scores (N,).
+        pixels: Shape (H, W, 3), uint8, of any size.
+        rule: The window rule; pixels that no window covers (cover: reference) are NaN.
+        device: Where the scorer stands.
+
+    Returns:
+        Scores in (0, 1), shape (H', W'), float64, where H', W' are the sides after enlarging to the window size.
+    """
+    large = enlarge(pixels, rule.size)
+    origins = window_origins(*large.shape[:2], rule)
+    sums, counts = np.zeros(large.shape[:2]), np.zeros(large.shape[:2])
+    for start in range(0, len(origins), SCORING_BATCH):
+        part = origins[start : start + SCORING_BATCH]
+        scores = scorer(normalise(cut(large, part, rule.size), rule, device)).double().cpu().numpy()
+        for (top, left), score in zip(part, scores, strict=True):
+            sums[top : top + rule.size, left : left + rule.size] += score
+            counts[top : top + rule.size, left : left + rule.size] += 1
+    with np.errstate(invalid="ignore"):
+        return sums / counts

@@ -1,0 +1,206 @@
+"""Decoded pixels, windows and crops: what the network is shown, and in which order.
+
+Pixels are decoded once, by the preprocess stage, and read from there through a memory map. Imports nothing of ours.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+Cover = Literal["all", "reference"]
+
+
+@dataclass(frozen=True)
+class WindowRule:
+    """How an image of any size is cut into windows.
+
+    Attributes:
+        size: Side of a window in pixels; the backbone's input size.
+        stride: Step between windows in pixels.
+        cover: `all` adds a last window flush with the right and bottom edges where the stride does not reach them;
+            `reference` drops the rest, as the predecessor does.
+        normalisation: Key of `pipeline.backbone.NORMALISATION`.
+        mean, std: Per channel, of pixel values in 0..1.
+    """
+
+    size: int
+    stride: int
+    cover: Cover
+    normalisation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def record(self) -> dict[str, object]:
+        """Return the rule as plain values for a checkpoint's preprocessing record."""
+        return {
+            "window_size": self.size, "stride": self.stride, "cover": self.cover, "normalisation": self.normalisation,
+            "mean": list(self.mean), "std": list(self.std),
+        }
+
+
+class PixelPack:
+    """Decoded images of one data set behind a memory map.
+
+    `pack[i]` is the i-th image, shape (H, W, 3), uint8, read-only, without a copy.
+    """
+
+    def __init__(self, path: str | Path, offsets: Sequence[int], heights: Sequence[int], widths: Sequence[int]) -> None:
+        """Map the file.
+
+        Args:
+            path: pixels.bin: RGB bytes of all images, each (H, W, 3) in C order.
+            offsets: First byte of each image.
+            heights: In pixels.
+            widths: In pixels.
+
+        Raises:
+            ValueError: If the file is shorter than the images that it should hold.
+        """
+        self.path = Path(path)
+        self._bytes = np.memmap(self.path, dtype=np.uint8, mode="r")
+        self.offsets = np.asarray(offsets, dtype=np.int64)
+        self.heights, self.widths = np.asarray(heights, dtype=np.int64), np.asarray(widths, dtype=np.int64)
+        needed = int((self.offsets + self.heights * self.widths * 3).max(initial=0))
+        if needed > self._bytes.size:
+            raise ValueError(f"{path} holds {self._bytes.size} bytes, and the manifest speaks of {needed}: prepare it anew")
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.offsets)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Return image `index`, shape (H, W, 3), uint8."""
+        start, height, width = int(self.offsets[index]), int(self.heights[index]), int(self.widths[index])
+        return self._bytes[start : start + height * width * 3].reshape(height, width, 3)
+
+
+def window_origins(height: int, width: int, rule: WindowRule) -> list[tuple[int, int]]:
+    """Return the (top, left) corners of an image's windows, row by row.
+
+    Args:
+        height: Of the image in pixels, at least `rule.size`.
+        width: Likewise.
+        rule: Window size, stride and cover.
+
+    Raises:
+        ValueError: If a side is smaller than a window; enlarge the image first.
+    """
+    if min(height, width) < rule.size:
+        raise ValueError(f"image of {width}x{height} pixels is smaller than a window of {rule.size}: enlarge it first")
+    return [(top, left) for top in _starts(height, rule) for left in _starts(width, rule)]
+
+
+def _starts(length: int, rule: WindowRule) -> list[int]:
+    last = length - rule.size
+    starts = list(range(0, last + 1, rule.stride))
+    if rule.cover == "all" and starts[-1] != last:
+        starts.append(last)
+    return starts
+
+
+def spread(origins: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+    """Return `count` of the windows, evenly spread over their row-by-row order, both ends included."""
+    if count >= len(origins):
+        return origins
+    picks = np.linspace(0, len(origins) - 1, count).round().astype(int) if count > 1 else [len(origins) // 2]
+    return [origins[pick] for pick in picks]
+
+
+def enlarge(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Return the image with its short side raised to `size` (bicubic) if it is below; else the image itself.
+
+    Args:
+        pixels: Shape (H, W, 3), uint8.
+        size: Smallest allowed side in pixels.
+    """
+    height, width = pixels.shape[:2]
+    short = min(height, width)
+    if short >= size:
+        return pixels
+    target = (max(size, round(width * size / short)), max(size, round(height * size / short)))
+    return np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.BICUBIC))
+
+
+def cut(pixels: np.ndarray, origins: Iterable[tuple[int, int]], size: int) -> np.ndarray:
+    """Return the windows at `origins`, shape (N, size, size, 3), uint8."""
+    return np.stack([pixels[top : top + size, left : left + size] for top, left in origins])
+
+
+def normalise(windows: np.ndarray, rule: WindowRule, device: torch.device | str = "cpu") -> Tensor:
+    """Return model input, shape (N, 3, size, size), float32, from windows (N, size, size, 3), uint8."""
+    raw = torch.from_numpy(np.ascontiguousarray(windows)).to(device, non_blocking=True)
+    # One multiply-add per value: (x / 255 - mean) / std.
+    scale = torch.tensor([1 / (255 * std) for std in rule.std], device=device).view(3, 1, 1)
+    shift = torch.tensor([mean / std for mean, std in zip(rule.mean, rule.std, strict=True)], device=device).view(3, 1, 1)
+    return raw.permute(0, 3, 1, 2).float().mul_(scale).sub_(shift)
+
+
+class EpochCrops:
+    """One epoch's random crops in a seeded order: where each crop lies does not depend on the batch size."""
+
+    def __init__(self, pack: PixelPack, rows: np.ndarray, rule: WindowRule, *, flip: bool, seed: Sequence[int]) -> None:
+        """Draw the order, the crops and the flips of a whole epoch.
+
+        Args:
+            pack: Decoded images.
+            rows: Indices into the pack of the images to train on, shape (N,).
+            rule: Crop size and normalisation.
+            flip: Mirror half of the crops.
+            seed: Numbers that name the epoch, such as (run seed, epoch).
+        """
+        generator = np.random.default_rng(list(seed))
+        self.order = generator.permutation(len(rows))
+        self._places = generator.random((len(rows), 2))
+        self._flips = generator.random(len(rows)) < (0.5 if flip else 0.0)
+        self._pack, self._rows, self._rule = pack, rows, rule
+
+    def crops(self, positions: np.ndarray) -> np.ndarray:
+        """Return the crops of `positions` (indices into `rows`), shape (len(positions), size, size, 3), uint8."""
+        size = self._rule.size
+        out = np.empty((len(positions), size, size, 3), dtype=np.uint8)
+        for slot, position in enumerate(positions):
+            pixels = enlarge(self._pack[self._rows[position]], size)
+            top = int(self._places[position, 0] * (pixels.shape[0] - size + 1))
+            left = int(self._places[position, 1] * (pixels.shape[1] - size + 1))
+            crop = pixels[top : top + size, left : left + size]
+            out[slot] = crop[:, ::-1] if self._flips[position] else crop
+        return out
+
+
+def window_batches(
+    images: Iterable[np.ndarray], rule: WindowRule, batch: int, count: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Cut images into windows and hand them out in full batches that run across image borders.
+
+    Args:
+        images: Each (H, W, 3), uint8, of any size.
+        rule: The window rule.
+        batch: Windows a batch; only the last may hold fewer.
+        count: Windows an image, evenly spread; None means all.
+
+    Yields:
+        Windows (N, size, size, 3), uint8, and the index of each one's image, shape (N,).
+    """
+    windows, owners, held = [], [], 0
+    for index, pixels in enumerate(images):
+        large = enlarge(pixels, rule.size)
+        origins = window_origins(*large.shape[:2], rule)
+        if count is not None:
+            origins = spread(origins, count)
+        for start in range(0, len(origins), batch):  # an image of thousands of windows is never held whole
+            part = origins[start : start + batch]
+            windows.append(cut(large, part, rule.size))
+            owners.append(np.full(len(part), index))
+            held += len(part)
+            while held >= batch:
+                all_windows, all_owners = np.concatenate(windows), np.concatenate(owners)
+                yield all_windows[:batch], all_owners[:batch]
+                windows, owners, held = [all_windows[batch:]], [all_owners[batch:]], held - batch
+    if held:
+        yield np.concatenate(windows), np.concatenate(owners)

@@ -1,0 +1,289 @@
+"""Figures of the study, in one style: equal bytes for equal numbers, colours that colour-blind readers tell apart.
+
+Figures are drawn without pyplot, so nothing global is touched and no display is needed. Colour never carries a meaning
+alone: shapes, line styles or labels say the same.
+
+Imports of ours: files (atomic writes), metrics (the logistic fit).
+"""
+
+import io
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.files import write_atomically
+from pipeline.metrics import fit_logistic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito, "Color Universal Design", 2008. Their yellow is left out: it is too pale for points on white.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#767676"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, BLACK)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h")
+STYLE = {
+    "font.family": "DejaVu Sans",  # shipped with matplotlib: the same glyphs on every machine
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E5E5E5",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "savefig.dpi": 150,
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.constrained_layout.h_pad": 0.06,
+    "svg.hashsalt": "agiqa-study",
+    "path.simplify": False,
+}
+# Without these, matplotlib writes the date and its own version into the files.
+_METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+
+
+def scatter(predictions: pd.DataFrame, path: str | Path, title: str, mos_label: str) -> None:
+    """Draw predicted score against MOS for every image, with the logistic fit that PLCC is computed after.
+
+    Args:
+        predictions: Columns predicted (unitless, higher is better) and mos, a row per image; a generator column, if
+            there is one, gives each generator its colour and shape.
+        path: File to write; its suffix (.png or .svg) says the format.
+        title: Title of the figure.
+        mos_label: Label of the MOS axis, with its scale: "quality MOS (0 to 5)".
+
+    Raises:
+        ValueError: If the suffix is another, or the fit cannot be made (constant scores; see fit_logistic).
+    """
+    with _style():
+        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        axes = figure.subplots()
+        if "generator" in predictions:
+            for style, (name, rows) in zip(_cycle(), predictions.groupby("generator", sort=True), strict=False):
+                axes.scatter(rows["predicted"], rows["mos"], s=12, alpha=0.65, linewidths=0, label=str(name), **style)
+        else:
+            axes.scatter(predictions["predicted"], predictions["mos"], s=12, alpha=0.65, linewidths=0, color=BLUE)
+        order = np.argsort(predictions["predicted"].to_numpy(), kind="stable")
+        fitted = np.asarray(fit_logistic(predictions["predicted"].to_numpy(), predictions["mos"].to_numpy()))[order]
+        axes.plot(predictions["predicted"].to_numpy()[order], fitted, color=BLACK, lw=1.6, label="logistic fit")
+        axes.set(xlabel="predicted score", ylabel=mos_label)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", markerscale=1.6)
+        _title(figure, title)
+        save(figure, path)
+
+
+def curves(history: pd.DataFrame, path: str | Path, title: str = "") -> None:
+    """Draw one run's loss and its SRCC on train and validation against the epoch.
+
+    Args:
+        history: Columns epoch, loss, train_srcc and validation_srcc, a row per epoch.
+        path: File to write; its suffix (.png or .svg) says the format.
+        title: Title of the figure; empty for none.
+    """
+    with _style():
+        figure = Figure(figsize=(8.0, 3.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot(history["epoch"], history["loss"], color=BLUE, marker="o", ms=3, lw=1.4)
+        left.set(title="training loss", xlabel="epoch", ylabel="loss")
+        right.plot(history["epoch"], history["train_srcc"], color=ORANGE, ls="--", marker="s", ms=3, label="train")
+        right.plot(history["epoch"], history["validation_srcc"], color=BLUE, marker="o", ms=3, label="validation")
+        right.set(title="SRCC", xlabel="epoch", ylabel="SRCC")
+        right.legend(loc="best")
+        for axes in (left, right):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if title:
+            _title(figure, title)
+        save(figure, path)
+
+
+def comparison(summary: pd.DataFrame, rounds: pd.DataFrame, paths: Sequence[str | Path], title: str) -> None:
+    """Draw a panel per data set: for every method its rounds, their mean, and the mean's 95 % interval.
+
+    Args:
+        summary: Columns dataset, method, kind (variant, control or baseline), leaks, srcc_mean, srcc_low, srcc_high,
+            interval (of what kind); a row per data set x method, in the order to draw, top to bottom.
+        rounds: Columns dataset, method, srcc; a row per data set x method x round.
+        paths: Files to write; each suffix (.png or .svg) says the format.
+        title: Title of the figure: what is shown and with which backbone.
+    """
+    looks = {"variant": (BLUE, "o"), "control": (GREY, "X"), "baseline": (GREEN, "D")}
+    datasets = list(dict.fromkeys(summary["dataset"]))
+    methods = list(dict.fromkeys(summary["method"]))
+    with _style():
+        width = 1.8 + 3.4 * len(datasets)
+        figure = Figure(figsize=(max(width, 6.4), 1.7 + 0.36 * len(methods)), layout="constrained")
+        panels = figure.subplots(1, len(datasets), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, dataset in zip(panels, datasets, strict=True):
+            for row in summary[summary["dataset"] == dataset].to_dict("records"):
+                place = methods.index(row["method"])
+                colour, marker = looks[row["kind"]]
+                face = "white" if row["leaks"] else colour
+                points = rounds.loc[(rounds["dataset"] == dataset) & (rounds["method"] == row["method"]), "srcc"]
+                axes.hlines(place, row["srcc_low"], row["srcc_high"], color=colour, lw=2, alpha=0.55)
+                axes.plot(points, [place + 0.25] * len(points), ls="", marker="|", ms=6, color=colour)
+                axes.plot(row["srcc_mean"], place, ls="", marker=marker, ms=7, mec=colour, mfc=face, mew=1.5)
+            axes.set(title=dataset, xlabel="SRCC", ylim=(len(methods) - 0.4, -0.6))
+            axes.set_yticks(range(len(methods)), methods)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        shown = [kind for kind in looks if kind in set(summary["kind"])]
+        handles = [_key(f"{kind}, mean", ls="", marker=looks[kind][1], color=looks[kind][0]) for kind in shown]
+        if summary["leaks"].astype(bool).any():
+            handles.append(_key("leaks", ls="", marker="o", mec=BLUE, mfc="white", mew=1.5))
+        handles.append(_key("one round", ls="", marker="|", ms=8, color=BLACK))
+        kinds = ", ".join(dict.fromkeys(summary["interval"]))
+        handles.append(_key(f"95 % interval ({kinds})", lw=2, color=BLACK, alpha=0.55))
+        figure.legend(handles=handles, loc="outside lower left", ncols=len(handles) if len(datasets) > 1 else 3)
+        _title(figure, title)
+        save(figure, *paths)
+
+
+def training_curves(history: pd.DataFrame, selected: pd.DataFrame, paths: Sequence[str | Path], title: str) -> None:
+    """Draw a panel per variant: SRCC against the epoch, every round thin, their mean thick, the chosen epochs ringed.
+
+    Args:
+        history: Columns method, round, epoch, train_srcc, validation_srcc of one data set, methods in order to draw.
+        selected: Columns method, round, selected_epoch.
+        paths: Files to write; each suffix (.png or .svg) says the format.
+        title: Title of the figure: data set and backbone.
+    """
+    chosen = {(row["method"], row["round"]): row["selected_epoch"] for row in selected.to_dict("records")}
+    lines = (("train_srcc", ORANGE, "--"), ("validation_srcc", BLUE, "-"))
+    with _style():
+        methods = list(dict.fromkeys(history["method"]))
+        figure, panels = _grid(len(methods), "epoch", "SRCC")
+        for axes, method in zip(panels, methods, strict=True):
+            rows = history[history["method"] == method]
+            for column, colour, line in lines:
+                wide = rows.pivot(index="epoch", columns="round", values=column)
+                axes.plot(wide.index, wide, color=colour, ls=line, lw=0.8, alpha=0.45)
+                whole = wide.dropna()  # the mean stops where the first round stopped: later it would be of other rounds
+                axes.plot(whole.index, whole.mean(axis=1), color=colour, ls=line, lw=2)
+            for row in rows.to_dict("records"):
+                if chosen[(method, row["round"])] == row["epoch"]:
+                    axes.plot(row["epoch"], row["validation_srcc"], marker="o", ms=6, mfc="none", mec=BLACK)
+            axes.set_title(method)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        handles = [
+            _key("train", color=ORANGE, ls="--", lw=2),
+            _key("validation", color=BLUE, lw=2),
+            _key("one round", color=GREY, lw=0.8),
+            _key("chosen epoch", ls="", marker="o", mfc="none", mec=BLACK),
+        ]
+        figure.legend(handles=handles, loc="outside lower left", ncols=4)
+        _title(figure, title)
+        save(figure, *paths)
+
+
+def generators(means: pd.DataFrame, paths: Sequence[str | Path], title: str, mos_label: str) -> None:
+    """Draw a panel per method: each generator's mean prediction, on the MOS scale, against its mean MOS.
+
+    Args:
+        means: Columns method, generator, mos_mean, fitted_mean (predictions after the logistic fit) of one data set, a
+            row per method x generator, methods in the order to draw.
+        paths: Files to write; each suffix (.png or .svg) says the format.
+        title: Title of the figure: data set and backbone.
+        mos_label: What the MOS is and its scale: "quality MOS (0 to 5)".
+    """
+    with _style():
+        methods = list(dict.fromkeys(means["method"]))
+        names = list(means.groupby("generator")["mos_mean"].mean().sort_values(ascending=False, kind="stable").index)
+        looks = dict(zip(names, _cycle(), strict=False))
+        figure, panels = _grid(len(methods), "mean MOS", "mean prediction", square=True)
+        both = means[["mos_mean", "fitted_mean"]].to_numpy()
+        margin = 0.06 * float(np.ptp(both)) or 0.5
+        limits = (float(both.min()) - margin, float(both.max()) + margin)
+        for axes, method in zip(panels, methods, strict=True):
+            axes.plot(limits, limits, color=GREY, lw=1, ls=":")
+            for row in means[means["method"] == method].to_dict("records"):
+                look = looks[row["generator"]]
+                axes.plot(row["mos_mean"], row["fitted_mean"], ls="", ms=7, mec="white", mew=0.6, **look)
+            axes.set(title=method, xlim=limits, ylim=limits, aspect="equal")
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+        handles = [_key(name, ls="", ms=7, **looks[name]) for name in names]
+        handles.append(_key("perfect agreement", color=GREY, lw=1, ls=":"))
+        figure.legend(handles=handles, loc="outside right center")
+        _title(figure, f"{title}\nBoth axes: {mos_label}; predictions after the logistic fit.")
+        save(figure, *paths)
+
+
+def save(figure: Figure, *paths: str | Path) -> None:
+    """Write a figure, whole or not at all, with nothing in its metadata that changes between runs.
+
+    Args:
+        figure: The figure.
+        paths: Files to write; each suffix (.png or .svg) says the format. Missing folders are made.
+
+    Raises:
+        ValueError: If a suffix is neither.
+    """
+    for path in map(Path, paths):
+        kind = path.suffix.removeprefix(".")
+        if kind not in _METADATA:
+            raise ValueError(f"{path}: suffix {path.suffix!r} is no format of ours; give .png or .svg")
+        buffer = io.BytesIO()
+        with _style():
+            figure.savefig(buffer, format=kind, metadata=_METADATA[kind])
+        figure.set_layout_engine("none")  # the places found for the first file hold for all: finding them takes longest
+        write_atomically(path, buffer.getvalue())
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's own matplotlibrc must not change the figures
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+def _cycle() -> list[dict[str, str]]:
+    """Colour and shape of the first, second, ... category: 84 pairs before one repeats."""
+    count = len(COLOURS) * len(MARKERS)
+    return [{"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]} for i in range(count)]
+
+
+def _title(figure: Figure, title: str) -> None:
+    """Set the figure's title from the left edge, its lines broken to the figure's width."""
+    fits = int(figure.get_figwidth() * 12.5)  # characters of 10 points in the mean; capitals are wider
+    lines = [part for line in title.splitlines() for part in textwrap.wrap(line, fits)]
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10)
+
+
+def _key(label: str, **look: object) -> Line2D:
+    return Line2D([], [], label=label, **look)
+
+
+def _grid(count: int, xlabel: str, ylabel: str, square: bool = False) -> "tuple[Figure, list[Axes]]":
+    """A grid of `count` panels that share their axes, four to a row; the places left over stay empty."""
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    height = 2.3 if square else 2.0
+    size = (max(2.3 * columns + (1.9 if square else 0.6), 5.2), height * rows + 1.1)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    for axes in panels[count:]:
+        axes.remove()
+    for axes in panels[max(0, count - columns) : count]:
+        axes.tick_params(labelbottom=True)  # the lowest panel of its column, also where the last row is short
+        axes.set_xlabel(xlabel)
+    for axes in panels[:count:columns]:
+        axes.set_ylabel(ylabel)
+    return figure, panels[:count]

@@ -1,0 +1,410 @@
+"""The study's numbers: gathers what the runs wrote and computes means, intervals and differences over rounds.
+
+Only the data sets, methods and rounds that the study names are read. Folders of earlier settings may stand beside them
+and stay out; one that is named and missing is an error, never a gap in a table. Everything is a pandas frame, so that
+any page can be made of the same numbers.
+
+Imports of ours: metrics (the logistic fit).
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+from tqdm import tqdm
+
+from pipeline.metrics import fit_logistic
+
+REFERENCE = "dcmpln"
+PAPER_ORDER = (REFERENCE, "no_mpa", "no_adapter", "clip_agiqa", "main_only")
+# Reads no network: whatever backbone the study names has no part in it.
+WITHOUT_BACKBONE = ("handcrafted",)
+# Our column: the key under "test" in an evaluation's metrics.json. PLCC is by convention taken after the logistic fit.
+METRICS = {"srcc": "srcc", "plcc": "plcc_logistic", "plcc_raw": "plcc", "krcc": "krcc", "rmse": "rmse"}
+WHOLE = ("selected_epoch", "epochs_run", "trainable_parameters", "checkpoint_bytes")
+ORIGINS = {"random": "random weights", "in-house": "in-house demo weights", "pretrained": "pretrained weights"}
+
+
+class Study(NamedTuple):
+    """Everything read from the runs of one study, tidy, in the order of the study.
+
+    Attributes:
+        rounds: A row per data set x method x round: identity, leaks, backbone, test metrics.
+        history: A row per epoch of every variant: dataset, method, round, epoch, train_srcc, validation_srcc, loss.
+        generators: A row per data set x method x round x generator: n, srcc, mos_mean, predicted_mean, fitted_mean
+            (mean prediction on the MOS scale, after the round's logistic fit).
+        cross: A row per data set x method x round x other data set: tested_on, n and the metrics.
+        timing: A row per variant's run: seconds, images_per_second, peak_memory_mb.
+        audits: The split audit of each data set.
+        cards: The data card of each data set.
+    """
+
+    rounds: pd.DataFrame
+    history: pd.DataFrame
+    generators: pd.DataFrame
+    cross: pd.DataFrame
+    timing: pd.DataFrame
+    audits: dict[str, dict[str, Any]]
+    cards: dict[str, dict[str, Any]]
+
+
+def read_study(
+    datasets: Sequence[str],
+    methods: Sequence[str],
+    rounds: Sequence[int],
+    runs: str | Path = "runs",
+    splits: str | Path = "data/splits",
+    prepared: str | Path = "data/prepared",
+) -> Study:
+    """Read the results of exactly the named data sets, methods and rounds.
+
+    Args:
+        datasets: Names of the study's data sets.
+        methods: Variants and baselines.
+        rounds: Round numbers.
+        runs: Folder of `<dataset>/<method>/round-<r>/{train,evaluate}`.
+        splits: Folder of `<dataset>/audit.json`.
+        prepared: Folder of `<dataset>/card.json`.
+
+    Returns:
+        The study, methods in the paper's order: its variants, other variants, shuffled-label controls, baselines.
+
+    Raises:
+        FileNotFoundError: If a named run, audit or card is not there.
+        ValueError: If a file is not what its place says, lacks a key, or holds a number that is not finite; if the
+            methods of one round were not tested on the same images; or a method changed its backbone between rounds.
+    """
+    audits = {dataset: _read_json(Path(splits) / dataset / "audit.json", f"data set {dataset}") for dataset in datasets}
+    cards = {dataset: _read_json(Path(prepared) / dataset / "card.json", f"data set {dataset}") for dataset in datasets}
+    tables: dict[str, list[Any]] = {name: [] for name in ("rounds", "history", "generators", "cross", "timing")}
+    tested: dict[tuple[str, int], tuple[str, set[str]]] = {}
+    wanted = [(dataset, method, number) for dataset in datasets for method in methods for number in rounds]
+    for dataset, method, number in tqdm(wanted, desc="reading runs", unit="run", disable=len(wanted) < 20):
+        folder = Path(runs) / dataset / method / f"round-{number}"
+        what = f"{method} on {dataset}, round {number}"
+        record = _read_json(folder / "train" / "record.json", what)
+        metrics = _read_json(folder / "evaluate" / "metrics.json", what)
+        place = {"dataset": dataset, "method": method, "round": number}
+        for key, value in place.items():
+            if _get(record, folder / "train" / "record.json", key) != value:
+                raise ValueError(f"{folder}/train/record.json: {key} is {record[key]!r}, its folder says {value!r}")
+        tables["rounds"].append(place | _round_row(record, metrics, folder, audits[dataset]))
+        predictions = _read_csv(
+            folder / "evaluate" / "predictions.csv",
+            ["image_id", "generator", "mos", "predicted"],
+            what,
+            {"image_id": str, "generator": str},
+        )
+        first, images = tested.setdefault((dataset, number), (method, set(predictions["image_id"])))
+        if images != set(predictions["image_id"]):
+            raise ValueError(
+                f"{folder / 'evaluate' / 'predictions.csv'}: other test images than {first} in round {number} of "
+                f"{dataset} ({len(images ^ set(predictions['image_id']))} differ); rerun the older of the two"
+            )
+        tables["generators"] += [
+            place | row for row in _generator_rows(predictions, metrics, folder / "evaluate" / "metrics.json")
+        ]
+        tables["cross"] += [
+            place | {"tested_on": other, "n": _get(values, folder / "evaluate" / "metrics.json", "n")}
+            | {ours: _number(values, folder / "evaluate" / "metrics.json", theirs) for ours, theirs in METRICS.items()}
+            for other, values in metrics.get("cross", {}).items()
+            if other in datasets and other != dataset
+        ]  # fmt: skip
+        if record["kind"] == "variant":
+            columns = ["epoch", "loss", "train_srcc", "validation_srcc"]
+            history = _read_csv(folder / "train" / "history.csv", columns, what)[columns]
+            tables["history"] += [place | row for row in history.to_dict("records")]
+            columns = ["seconds", "images_per_second", "peak_memory_mb"]
+            timing = _read_csv(folder / "train" / "timing.csv", columns, what)
+            tables["timing"].append(
+                place
+                | {
+                    "epochs": len(timing),
+                    "seconds": timing["seconds"].sum(),
+                    "images_per_second": timing["images_per_second"].mean(),
+                    "peak_memory_mb": timing["peak_memory_mb"].max(),
+                }
+            )
+    frames = {
+        # Int64 holds whole numbers beside absent ones; a plain column would turn them all into floats.
+        "rounds": pd.DataFrame(tables["rounds"]).astype(dict.fromkeys(WHOLE, "Int64")),
+        "history": _frame(tables["history"], ["epoch", "train_srcc", "validation_srcc", "loss"]),
+        "generators": _frame(
+            tables["generators"], ["generator", "n", "srcc", "mos_mean", "predicted_mean", "fitted_mean"]
+        ),
+        "cross": _frame(tables["cross"], ["tested_on", "n", *METRICS]),
+        "timing": _frame(tables["timing"], ["epochs", "seconds", "images_per_second", "peak_memory_mb"]),
+    }
+    _same_backbone(frames["rounds"])
+    ranks = _ranks(frames["rounds"], datasets)
+    frames = {name: _in_order(frame, ranks) for name, frame in frames.items()}
+    return Study(**frames, audits=audits, cards=cards)
+
+
+def summarise(rounds: pd.DataFrame) -> pd.DataFrame:
+    """Return mean, std, median and interval over the rounds of each data set x method.
+
+    Args:
+        rounds: `Study.rounds`.
+
+    Returns:
+        A row per data set x method in the order of `rounds`. Per metric (srcc, plcc after the logistic fit, plcc_raw,
+        krcc, rmse in units of MOS): `_mean`, `_std` (n - 1; NaN for a single round) and `_median`. `srcc_low` and
+        `srcc_high` bound the 95 % interval, and `interval` says of what kind it is: see `mean_interval`; a single
+        round has the bootstrap interval of its own test images.
+    """
+    rows = []
+    for (dataset, method), group in rounds.groupby(["dataset", "method"], sort=False):
+        first = group.iloc[0]
+        row = {"dataset": dataset, "method": method, "kind": first["kind"], "rounds": len(group)}
+        for metric in METRICS:
+            row[f"{metric}_mean"] = group[metric].mean()
+            row[f"{metric}_std"] = group[metric].std(ddof=1)
+            row[f"{metric}_median"] = group[metric].median()
+        if len(group) > 1:
+            ratio = float((group["test_images"] / group["train_images"]).mean())
+            row["srcc_low"], row["srcc_high"] = mean_interval(group["srcc"].to_numpy(), ratio)
+            row["interval"] = "corrected t over rounds"
+        else:
+            row["srcc_low"], row["srcc_high"] = first["srcc_low"], first["srcc_high"]
+            row["interval"] = "bootstrap over prompt groups"
+        row["selected_epoch_mean"] = float(group["selected_epoch"].astype(float).mean())
+        row["leaks"] = _all_leaks(group)
+        row |= {key: first[key] for key in ("backbone", "backbone_origin", "trainable_parameters", "checkpoint_bytes")}
+        rows.append(row)
+    summary = pd.DataFrame(rows).astype({"trainable_parameters": "Int64", "checkpoint_bytes": "Int64"})
+    return summary.astype({"selected_epoch_mean": float})
+
+
+def mean_interval(
+    values: np.ndarray, test_per_train: float, bounds: tuple[float, float] = (-1.0, 1.0)
+) -> tuple[float, float]:
+    """Return the 95 % interval of a mean over random splits, corrected for the splits' overlap.
+
+    The rounds of a study share most of their images, so their spread understates the uncertainty; the variance of the
+    mean is therefore taken as s^2 (1/n + test/train) in place of s^2/n.
+
+    Args:
+        values: One value per round, shape (n,), n >= 2.
+        test_per_train: Number of test images per training image.
+        bounds: Range the values can take; the interval is cut to it.
+
+    Returns:
+        Lower and upper limit.
+
+    Raises:
+        ValueError: If there are fewer than two values.
+
+    Source: Nadeau and Bengio, "Inference for the Generalization Error", Machine Learning 52, 2003, equation 9.
+    """
+    count = len(values)
+    if count < 2:
+        raise ValueError(f"an interval over rounds needs at least 2 of them, got {count}")
+    half = float(stdtrit(count - 1, 0.975)) * math.sqrt((1 / count + test_per_train) * float(np.var(values, ddof=1)))
+    mean = float(np.mean(values))
+    return max(bounds[0], mean - half), min(bounds[1], mean + half)
+
+
+def paired_differences(rounds: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
+    """Return each method's SRCC minus the reference's, paired by round (both saw the same split).
+
+    Args:
+        rounds: `Study.rounds`.
+        reference: Method that the others are compared with.
+
+    Returns:
+        A row per data set x other method: rounds, difference_mean, difference_min, difference_max, rounds_better (in
+        how many rounds the method was ahead), low and high (95 % interval as `mean_interval`; NaN for one round).
+        Data sets without the reference have no rows.
+    """
+    columns = ["dataset", "method", "kind", "leaks", "rounds", "difference_mean", "difference_min", "difference_max"]
+    rows = []
+    for dataset, group in rounds.groupby("dataset", sort=False):
+        base = group[group["method"] == reference].set_index("round")["srcc"]
+        if base.empty:
+            continue
+        for method, other in group[group["method"] != reference].groupby("method", sort=False):
+            difference = (other.set_index("round")["srcc"] - base).to_numpy()
+            ratio = float((other["test_images"] / other["train_images"]).mean())
+            low, high = mean_interval(difference, ratio, (-2.0, 2.0)) if len(difference) > 1 else (math.nan, math.nan)
+            spread = (difference.mean(), difference.min(), difference.max(), int((difference > 0).sum()), low, high)
+            rows.append((dataset, method, other["kind"].iloc[0], _all_leaks(other), len(difference), *spread))
+    return pd.DataFrame(rows, columns=[*columns, "rounds_better", "low", "high"])
+
+
+def metrics_tree(summary: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the numbers that `dvc metrics` shows: data set, method, then srcc, srcc_std, plcc, krcc, rmse.
+
+    Args:
+        summary: Result of `summarise`. A single round has no srcc_std, and none is written.
+    """
+    tree: dict[str, dict[str, dict[str, float]]] = {}
+    for row in summary.to_dict("records"):
+        values = {"srcc": row["srcc_mean"], "srcc_std": row["srcc_std"]}
+        values |= {metric: row[f"{metric}_mean"] for metric in ("plcc", "krcc", "rmse")}
+        kept = {key: round(float(value), 6) for key, value in values.items() if not math.isnan(value)}
+        tree.setdefault(row["dataset"], {})[row["method"]] = kept
+    return tree
+
+
+# Reading
+
+
+def shared(audit: dict[str, Any], number: int) -> tuple[int, int]:
+    """Return how many generation prompts, and how many identical images, of test also stand in train or validation.
+
+    Args:
+        audit: One data set's split audit.
+        number: The round.
+
+    Raises:
+        ValueError: If the audit does not know the round, or lacks a key.
+    """
+    name = f"audit.json of {audit.get('dataset')}"
+    rounds = _get(audit, Path(name), "rounds")
+    if str(number) not in rounds:
+        raise ValueError(f"{name}: no round {number}; it has {', '.join(rounds)}. Rerun the split stage")
+    counts = rounds[str(number)]
+    return _get(counts, Path(name), "shared_prompts"), _get(counts, Path(name), "shared_images")
+
+
+def _read_json(path: Path, what: str) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(_missing(path, what)) from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); rerun the stage that writes it") from None
+
+
+def _read_csv(path: Path, columns: list[str], what: str, dtype: dict[str, type] | None = None) -> pd.DataFrame:
+    try:
+        # A generator may well be called "None" or "NA": only an empty cell is an absent value.
+        frame = pd.read_csv(path, dtype=dtype, keep_default_na=False, na_values=[""])
+    except FileNotFoundError:
+        raise FileNotFoundError(_missing(path, what)) from None
+    absent = [column for column in columns if column not in frame]
+    if absent:
+        raise ValueError(f"{path}: no column {absent[0]!r}; it has {', '.join(frame.columns)}")
+    return frame
+
+
+def _missing(path: Path, what: str) -> str:
+    return f"{path} is missing: the study in params.yaml names {what}. Run `dvc repro`, or take it out of the study"
+
+
+def _get(values: dict[str, Any], path: Path, key: str) -> Any:  # noqa: ANN401 (whatever JSON held)
+    if key not in values:
+        raise ValueError(f"{path}: no key {key!r}; it has {', '.join(values)}")
+    return values[key]
+
+
+def _number(values: dict[str, Any], path: Path, key: str) -> float:
+    value = _get(values, path, key)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{path}: {key} is {value!r}, which is no finite number; rerun the evaluation")
+    return float(value)
+
+
+def _round_row(record: dict[str, Any], metrics: dict[str, Any], folder: Path, audit: dict[str, Any]) -> dict[str, Any]:
+    path = folder / "train" / "record.json"
+    kind = "control" if _get(record, path, "shuffled_labels") else _get(record, path, "kind")
+    name, origin = "none", "none"
+    if record["method"] not in WITHOUT_BACKBONE and _get(record, path, "backbone") is not None:
+        backbone = record["backbone"]
+        origin = _get(backbone, path, "origin")
+        if origin not in ORIGINS:
+            raise ValueError(f"{path}: backbone.origin is {origin!r}; known are {', '.join(ORIGINS)}")
+        words = ORIGINS[origin] + (f" ({backbone['pretrained']})" if backbone.get("pretrained") else "")
+        name = f"{_get(backbone, path, 'name')}, {words}"
+    leaks = list(_get(record, path, "leaks"))
+    # The audit counts what the record only claims.
+    if any(shared(audit, record["round"])) and not any("split" in leak for leak in leaks):
+        leaks.append("test prompts or images shared")
+    source = folder / "evaluate" / "metrics.json"
+    images, test = _get(record, path, "images"), _get(metrics, source, "test")
+    return {
+        "kind": kind,
+        "split_rule": _get(record, path, "split_rule"),
+        "select_on": _get(record, path, "select_on"),
+        "leaks": "; ".join(leaks),
+        "target": _get(record, path, "target"),
+        "backbone": name,
+        "backbone_origin": origin,
+        "selected_epoch": _get(record, path, "selected_epoch") if record["kind"] == "variant" else None,
+        "epochs_run": _get(record, path, "epochs_run") if record["kind"] == "variant" else None,
+        "trainable_parameters": _get(record, path, "trainable_parameters"),
+        "checkpoint_bytes": _get(record, path, "checkpoint_bytes"),
+        "train_images": _get(images, path, "train"),
+        "validation_images": _get(images, path, "validation"),
+        "test_images": _get(images, path, "test"),
+        "test_groups": _get(test, source, "groups"),
+        **{ours: _number(test, source, theirs) for ours, theirs in METRICS.items()},
+        "srcc_low": _number(test, source, "srcc_low"),
+        "srcc_high": _number(test, source, "srcc_high"),
+    }
+
+
+def _generator_rows(predictions: pd.DataFrame, metrics: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    fitted = np.asarray(fit_logistic(predictions["predicted"].to_numpy(), predictions["mos"].to_numpy()), dtype=float)
+    fitted_means = pd.Series(fitted).groupby(predictions["generator"].to_numpy()).mean()
+    rows = []
+    for name, values in _get(metrics, path, "generator").items():
+        if name not in fitted_means:
+            raise ValueError(f"{path}: generator {name!r} has no image in predictions.csv; rerun the evaluation")
+        within = _get(values, path, "srcc")  # null where a generator has too few images, or ties only
+        rows.append(
+            {
+                "generator": name,
+                "n": _get(values, path, "n"),
+                "srcc": math.nan if within is None else float(within),
+                "mos_mean": _number(values, path, "mos_mean"),
+                "predicted_mean": _number(values, path, "predicted_mean"),
+                "fitted_mean": float(fitted_means[name]),
+            }
+        )
+    return rows
+
+
+def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["dataset", "method", "round", *columns])
+
+
+def _all_leaks(rounds: pd.DataFrame) -> str:
+    return "; ".join(dict.fromkeys(leak for leaks in rounds["leaks"] for leak in leaks.split("; ") if leak))
+
+
+def _same_backbone(rounds: pd.DataFrame) -> None:
+    """Refuse to average over backbones."""
+    for (dataset, method), group in rounds.groupby(["dataset", "method"], sort=False):
+        names = list(dict.fromkeys(group["backbone"]))
+        if len(names) > 1:
+            raise ValueError(
+                f"{method} on {dataset} mixes {len(names)} backbones over its rounds ({' and '.join(names)}): train "
+                "its rounds anew with one of them"
+            )
+
+
+def _ranks(rounds: pd.DataFrame, datasets: Sequence[str]) -> dict[tuple[str, str], int]:
+    """Place of each data set x method: the study's data sets, in each the paper's order."""
+    kinds = ("variant", "control", "baseline")
+    pairs = rounds[["dataset", "method", "kind"]].drop_duplicates().to_dict("records")
+
+    def place(row: dict[str, Any]) -> tuple[int, int, int]:
+        method = row["method"]
+        paper = PAPER_ORDER.index(method) if method in PAPER_ORDER else len(PAPER_ORDER)
+        return list(datasets).index(row["dataset"]), kinds.index(row["kind"]), paper
+
+    return {(row["dataset"], row["method"]): rank for rank, row in enumerate(sorted(pairs, key=place))}
+
+
+def _in_order(frame: pd.DataFrame, ranks: dict[tuple[str, str], int]) -> pd.DataFrame:
+    if frame.empty:
+        return frame
+    rank = [ranks[pair] for pair in zip(frame["dataset"], frame["method"], strict=True)]
+    return frame.iloc[np.argsort(rank, kind="stable")].reset_index(drop=True)

@@ -1,0 +1,347 @@
+"""Fit a model: loss, schedule, selection, and going on after a crash.
+
+Knows nothing of MLflow, DVC or params.yaml: it takes plain values, writes into one folder, and calls back after each
+epoch. Imports pipeline.checkpoint, pipeline.files, pipeline.folding, pipeline.images, pipeline.metrics, pipeline.model.
+"""
+
+import io
+import math
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.checkpoint import save_checkpoint
+from pipeline.files import write_atomically
+from pipeline.folding import fold, image_scores
+from pipeline.images import EpochCrops, PixelPack, WindowRule, normalise
+from pipeline.metrics import krcc, plcc, srcc
+from pipeline.model import DCMPLN, Constants
+
+STATE_FILE = "state.pt"
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on."""
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Labelled images of one subset.
+
+    Attributes:
+        pack: Decoded images of the whole data set.
+        rows: Indices into the pack, shape (N,).
+        main: Main target scaled to 0..1, shape (N,).
+        auxiliary: Auxiliary target scaled to 0..1, NaN where there is none, shape (N,).
+    """
+
+    pack: PixelPack
+    rows: np.ndarray
+    main: np.ndarray
+    auxiliary: np.ndarray
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training came to.
+
+    Attributes:
+        history: A row an epoch: losses and correlations; equal for equal inputs.
+        timing: A row an epoch: seconds, images a second, peak memory.
+        selected_epoch: The epoch with the best SRCC on the selecting subset; the first of equals.
+    """
+
+    history: list[dict[str, float]]
+    timing: list[dict[str, float]]
+    selected_epoch: int
+
+
+def checkpoint_name(epoch: int) -> str:
+    """Return the file name of an epoch's folded checkpoint."""
+    return f"epoch-{epoch:03d}.safetensors"
+
+
+def learning_rate_at(step: int, steps: int, warmup: int, base: float, schedule: str) -> float:
+    """Return the learning rate of a step.
+
+    Args:
+        step: From 0.
+        steps: Of the whole training.
+        warmup: Steps of linear rise to `base`.
+        base: Highest rate.
+        schedule: `constant`, or `cosine` down to zero after the warm-up.
+    """
+    if step < warmup:
+        return base * (step + 1) / warmup
+    if schedule == "constant":
+        return base
+    return base * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def task_losses(
+    main: Tensor, auxiliary: Tensor | None, main_target: Tensor, auxiliary_target: Tensor, sizes: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Return a micro-batch's share of the batch's two mean squared errors.
+
+    Args:
+        main: Scores in (0, 1), shape (B,).
+        auxiliary: Scores in (0, 1), shape (B,), or None for a variant without the task.
+        main_target: In 0..1, shape (B,).
+        auxiliary_target: In 0..1, NaN where there is no label; those images are masked out, never filled in.
+        sizes: Images of the whole batch, and those of them with an auxiliary label.
+
+    Returns:
+        Main and auxiliary term; summed over the micro-batches they are the means over the whole batch.
+    """
+    main_loss = (main - main_target).square().sum() / sizes[0]
+    if auxiliary is None or sizes[1] == 0:
+        return main_loss, main_loss.new_zeros(())
+    errors = torch.where(auxiliary_target.isnan(), 0.0, auxiliary - auxiliary_target.nan_to_num())
+    return main_loss, errors.square().sum() / sizes[1]
+
+
+def _leaves(constants: Constants | None) -> Constants | None:
+    return None if constants is None else Constants(*(part.detach().requires_grad_() for part in constants))
+
+
+def batch_step(
+    model: DCMPLN, images: Callable[[int, int], Tensor], main_target: Tensor, auxiliary_target: Tensor, *,
+    auxiliary_weight: float, micro_batch: int, autocast: bool = False,
+) -> tuple[float, float, Tensor]:
+    """Put one batch's gradients into the model.
+
+    Prompts and texts, which do not depend on the images, run once. Images run in micro-batches whose gradients gather
+    at the constants and then flow on through MPA, Layer F and the text tower in one pass: the gradient is the whole
+    batch's, and memory is a micro-batch's.
+
+    Args:
+        model: The model; its gradients are added to.
+        images: Returns the normalised crops of the batch's rows start..stop, shape (stop - start, 3, H, W).
+        main_target: In 0..1, shape (B,).
+        auxiliary_target: In 0..1 or NaN, shape (B,).
+        auxiliary_weight: lambda of the loss.
+        micro_batch: Images a forward pass.
+        autocast: Run the towers in bfloat16.
+
+    Returns:
+        The batch's main loss, its auxiliary loss (0 without labels or task), and its main scores, shape (B,).
+    """
+    device = main_target.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=autocast):
+        sources = model.constants()
+    main_leaf, auxiliary_leaf = (_leaves(constants) for constants in sources)
+    sizes = (len(main_target), int((~auxiliary_target.isnan()).sum()))
+    use_auxiliary = auxiliary_leaf is not None and sizes[1] > 0
+    total_main = total_auxiliary = 0.0
+    scores = []
+    for start in range(0, sizes[0], micro_batch):
+        stop = min(start + micro_batch, sizes[0])
+        pixels = images(start, stop)
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
+            main = model.score(pixels, main_leaf, model.main_adapter)
+            auxiliary = model.score(pixels, auxiliary_leaf, model.auxiliary_adapter) if use_auxiliary else None
+        main_loss, auxiliary_loss = task_losses(
+            main.float(), None if auxiliary is None else auxiliary.float(),
+            main_target[start:stop], auxiliary_target[start:stop], sizes,
+        )  # fmt: skip
+        (main_loss + auxiliary_weight * auxiliary_loss).backward()
+        total_main += float(main_loss.detach())
+        total_auxiliary += float(auxiliary_loss.detach())
+        scores.append(main.detach().float())
+    pairs = [
+        (source, leaf.grad)
+        for constants, leaves in zip(sources, (main_leaf, auxiliary_leaf), strict=True)
+        if constants is not None
+        for source, leaf in zip(constants, leaves, strict=True)
+        if leaf.grad is not None and source.requires_grad
+    ]
+    torch.autograd.backward([source for source, _ in pairs], [gradient for _, gradient in pairs])
+    return total_main, total_auxiliary, torch.cat(scores)
+
+
+def correlations(prefix: str, predicted: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """Return SRCC, PLCC and KRCC under `<prefix>_...`; NaN where scores are all equal, so that none is selected."""
+    functions = {"srcc": srcc, "plcc": plcc, "krcc": krcc}
+    if np.ptp(predicted) == 0:
+        return {f"{prefix}_{name}": math.nan for name in functions}
+    return {f"{prefix}_{name}": float(function(predicted, target)) for name, function in functions.items()}
+
+
+def select_epoch(history: list[dict[str, float]], key: str) -> int:
+    """Return the epoch with the highest `key`, the first of equals.
+
+    Raises:
+        TrainingError: If no epoch has a finite value.
+    """
+    finite = [row for row in history if math.isfinite(row[key])]
+    if not finite:
+        raise TrainingError(f"no epoch has a finite {key}: every score is the same; lower train.learning_rate")
+    return int(max(finite, key=lambda row: row[key])["epoch"])
+
+
+def fit(
+    model: DCMPLN,
+    train: Subset,
+    selectors: Mapping[str, Subset],
+    rule: WindowRule,
+    folder: Path,
+    record: dict[str, Any],
+    *,
+    select_on: str = "validation",
+    learning_rate: float = 1e-4,
+    schedule: str = "constant",
+    warmup_epochs: int = 0,
+    weight_decay: float = 0.0,
+    batch_size: int = 64,
+    micro_batch: int | None = None,
+    epochs: int = 50,
+    patience: int | None = None,
+    auxiliary_weight: float = 0.1,
+    flip: bool = True,
+    seed: int = 0,
+    validation_windows: int = 5,
+    device: torch.device | str = "cpu",
+    amp: bool = False,
+    on_epoch: Callable[[dict[str, float], dict[str, float], Path], None] | None = None,
+    label: str = "train",
+) -> Fitted:
+    """Train a model, keeping every epoch's folded checkpoint and one state to resume from.
+
+    After a crash the same call goes on after the last finished epoch and ends with the same bits as an unbroken run:
+    the order, crops and flips of an epoch depend on (seed, epoch) alone.
+
+    Args:
+        model: The model, its learned parts freshly drawn.
+        train: Images to learn from.
+        selectors: Subsets that are scored after each epoch, by name; `select_on` must be one of them.
+        rule: Crop size and normalisation, and the windows of the scoring.
+        folder: Gets checkpoints/epoch-001.safetensors ... and the state; must belong to this very training.
+        record: What each checkpoint says of itself; see `save_checkpoint`.
+        select_on: Name of the subset whose SRCC picks the epoch and stops early.
+        learning_rate: Of Adam.
+        schedule: `constant` or `cosine`.
+        warmup_epochs: Epochs of linear rise.
+        weight_decay: Of Adam (L2).
+        batch_size: Images a step.
+        micro_batch: Images a forward pass; None takes the whole batch.
+        epochs: At most.
+        patience: Epochs without a better SRCC before stopping; None never stops early.
+        auxiliary_weight: lambda of the loss.
+        flip: Mirror half of the crops.
+        seed: Of order, crops and flips.
+        validation_windows: Windows an image when selecting.
+        device: Where to train.
+        amp: Run the towers in bfloat16.
+        on_epoch: Called with history row, timing row and checkpoint path after each epoch that ran here.
+        label: Shown at the progress bar.
+
+    Returns:
+        History, timing and the selected epoch.
+
+    Raises:
+        TrainingError: If a loss is not finite (names epoch and step), or no epoch can be selected.
+
+    Source: protocol of the paper as quoted: Adam, 1e-4, batch 64, 50 epochs. Deviation: the epoch is picked on
+        validation images, not on the test set.
+    """
+    model.to(device)
+    optimiser = torch.optim.Adam(model.trainable_parameters(), lr=learning_rate, weight_decay=weight_decay)
+    history: list[dict[str, float]] = []
+    timing: list[dict[str, float]] = []
+    state_file = folder / STATE_FILE
+    if state_file.is_file():
+        state = torch.load(state_file, map_location=device, weights_only=True)
+        model.load_learned_state(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        history, timing = state["history"], state["timing"]
+
+    steps_an_epoch = math.ceil(len(train.rows) / batch_size)
+    key = f"{select_on}_srcc"
+    bar = tqdm(
+        total=epochs * len(train.rows), initial=len(history) * len(train.rows), desc=label, unit="image",
+        mininterval=1.0, dynamic_ncols=True,
+    )  # fmt: skip
+    with bar:
+        while len(history) < epochs and not _is_stuck(history, key, patience):
+            epoch = len(history) + 1
+            started = time.perf_counter()
+            crops = EpochCrops(train.pack, train.rows, rule, flip=flip, seed=(seed, epoch))
+            sums, predicted, rate = np.zeros(2), np.empty(len(train.rows)), learning_rate
+            for step, start in enumerate(range(0, len(train.rows), batch_size)):
+                positions = crops.order[start : start + batch_size]
+                rate = learning_rate_at(
+                    (epoch - 1) * steps_an_epoch + step, epochs * steps_an_epoch, warmup_epochs * steps_an_epoch,
+                    learning_rate, schedule,
+                )  # fmt: skip
+                for group in optimiser.param_groups:
+                    group["lr"] = rate
+                optimiser.zero_grad(set_to_none=True)
+                main_loss, auxiliary_loss, scores = batch_step(
+                    model,
+                    lambda a, b, batch=positions: normalise(crops.crops(batch[a:b]), rule, device),
+                    torch.as_tensor(train.main[positions], dtype=torch.float32, device=device),
+                    torch.as_tensor(train.auxiliary[positions], dtype=torch.float32, device=device),
+                    auxiliary_weight=auxiliary_weight, micro_batch=micro_batch or batch_size, autocast=amp,
+                )  # fmt: skip
+                if not math.isfinite(main_loss + auxiliary_loss):
+                    raise TrainingError(
+                        f"{label}: loss is {main_loss + auxiliary_loss} at epoch {epoch}, step {step + 1} of "
+                        f"{steps_an_epoch}, learning rate {rate:g}: lower train.learning_rate"
+                    )
+                optimiser.step()
+                predicted[positions] = scores.cpu().numpy()
+                sums += np.array([main_loss, auxiliary_loss]) * len(positions)
+                bar.update(len(positions))
+            seconds = time.perf_counter() - started
+
+            scorer = fold(model)
+            loss_main, loss_auxiliary = (sums / len(train.rows)).tolist()
+            has_auxiliary = model.auxiliary_prompts is not None and bool(np.isfinite(train.auxiliary).any())
+            row: dict[str, float] = {
+                "epoch": epoch, "learning_rate": rate,
+                "loss": loss_main + auxiliary_weight * loss_auxiliary, "loss_main": loss_main,
+                "loss_auxiliary": loss_auxiliary if has_auxiliary else math.nan,
+            }  # fmt: skip
+            row |= correlations("train", predicted, train.main)
+            for name, subset in selectors.items():
+                images = (subset.pack[row_index] for row_index in subset.rows)
+                scores_there = image_scores(
+                    scorer, images, len(subset.rows), rule, windows=validation_windows, device=device
+                )
+                row |= correlations(name, scores_there, subset.main)
+            history.append(row)
+            timing.append(
+                {"epoch": epoch, "seconds": time.perf_counter() - started,
+                 "images_per_second": len(train.rows) / seconds, "peak_memory_mb": _peak_memory_mb(device)}
+            )  # fmt: skip
+            checkpoint = folder / "checkpoints" / checkpoint_name(epoch)
+            save_checkpoint(checkpoint, scorer, {**record, "epoch": epoch})
+            buffer = io.BytesIO()
+            state = {"model": model.learned_state(), "optimiser": optimiser.state_dict()}
+            torch.save({**state, "history": history, "timing": timing}, buffer)
+            write_atomically(state_file, buffer.getvalue())
+            bar.set_postfix({key: f"{row[key]:.3f}", "loss": f"{row['loss']:.4f}"}, refresh=False)
+            if on_epoch is not None:
+                on_epoch(row, timing[-1], checkpoint)
+    return Fitted(history, timing, select_epoch(history, key))
+
+
+def _is_stuck(history: list[dict[str, float]], key: str, patience: int | None) -> bool:
+    if patience is None or len(history) <= patience:
+        return False
+    values = [row[key] if math.isfinite(row[key]) else -math.inf for row in history]
+    return max(values[-patience:]) <= max(values[:-patience])
+
+
+def _peak_memory_mb(device: torch.device | str) -> float:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of the process so far

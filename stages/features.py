@@ -1,0 +1,59 @@
+"""Compute what the baselines read: frozen image features, zero-shot scores and hand-crafted statistics of every image.
+
+None of them depends on a label or a split, so one pass serves all rounds.
+"""
+
+import argparse
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from pipeline import handcrafted, study
+from pipeline.files import write_atomically
+from pipeline.folding import image_scores
+from pipeline.model import antonym_score
+from pipeline.params import load_params
+
+
+@torch.no_grad()
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--params", default="params.yaml")
+    arguments = parser.parse_args(argv)
+    params, dataset = load_params(arguments.params), arguments.dataset
+    manifest, pack = study.open_prepared(Path("data", "prepared", dataset))
+    backbone = study.make_backbone(params)
+    rule = study.make_window_rule(params, backbone)
+    device = study.choose_device(params.train.device, params.train.threads)
+    backbone.to(device)
+    texts = F.normalize(backbone.encode_text(backbone.tokenize(params.baselines.clip_iqa_texts)), dim=-1)
+
+    def features_and_score(windows: Tensor) -> Tensor:  # (N, 3, H, W) -> (N, E + 1)
+        features = backbone.encode_image(windows)
+        return torch.cat([features, antonym_score(features, texts, backbone.logit_scale)[:, None]], dim=1)
+
+    found = image_scores(
+        features_and_score, (pack[row] for row in range(len(pack))), len(pack), rule, device=device,
+        label=f"{dataset}: image features",
+    )  # fmt: skip
+    statistics = handcrafted.extract((pack[row] for row in range(len(pack))), len(pack))
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        image_id=manifest["image_id"].to_numpy(dtype=str),
+        image_features=found[:, :-1].astype(np.float32),
+        clip_iqa=found[:, -1],
+        handcrafted=statistics,
+        handcrafted_names=np.array(handcrafted.NAMES),
+    )
+    write_atomically(Path("data", "features", f"{dataset}.npz"), buffer.getvalue())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Report the study: means and intervals over rounds, figures, and README-ready text, beside what others published.
+
+Reads exactly the data sets, methods and rounds that params.yaml names. Then it brings MLflow up to date with what is on
+disk: a stage that DVC restored from its cache has logged nothing.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.params import load_params
+from pipeline.reporting import write_report
+from pipeline.runs import repository_root
+
+logger = logging.getLogger("stages.report")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--params", default="params.yaml")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--out", type=Path, default=Path("reports/study"))
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    params = load_params(arguments.params)
+    study = params.study
+    written = write_report(
+        arguments.out,
+        study.name,
+        study.datasets,
+        study.methods,
+        study.rounds,
+        generated=[name for name in study.datasets if params.datasets[name].reader == "demo"],
+        runs=arguments.runs,
+        splits=arguments.data / "splits",
+        prepared=arguments.data / "prepared",
+    )
+    logger.info("%d files in %s; start with summary.md", len(written), arguments.out)
+    from pipeline.tracking import mirror  # imported here: costs 2 s, and the report must stand even where MLflow fails
+
+    mirror(repository_root(), study.name, arguments.runs, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Train one variant on one round of one data set, and keep every epoch's folded checkpoint.
+
+A killed training goes on from its last finished epoch. Test labels are read only under `train.select_on: test`, which
+reproduces a common published habit and is labelled as leaking wherever its results are shown.
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from pipeline import runs, study, tracking
+from pipeline.files import replaced_folder, write_json
+from pipeline.params import load_params
+from pipeline.training import STATE_FILE, fit
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--variant", required=True)
+    parser.add_argument("--round", type=int, required=True)
+    parser.add_argument("--params", default="params.yaml")
+    arguments = parser.parse_args(argv)
+    params = load_params(arguments.params)
+    plan = study.plan_training(params, arguments.dataset, arguments.variant, arguments.round)
+    out = runs.run_folder(arguments.dataset, arguments.variant, arguments.round) / "train"
+    root = runs.repository_root()
+    with runs.resumable(root, out, runs.key_of(plan.record, plan.inputs)) as folder:
+        if not (folder / "results").is_dir():  # else it was killed after its end, before DVC took it up
+            _train(plan, folder, root, params.study.name)
+    tracking.finish_run(root, params.study.name, out)
+
+
+def _train(plan: study.TrainingPlan, folder: Path, root: Path, name: str) -> None:
+    run = runs.begin(folder, plan.machine, name)
+    run["run_id"] = tracking.start_run(root, name, plan.record, run, run["run_id"])
+    write_json(folder / "run.json", run)
+    try:
+        fitted = fit(**plan.arguments, folder=folder, on_epoch=partial(tracking.log_epoch, root, run["run_id"]))
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        tracking.fail_run(root, run["run_id"], f"{type(error).__name__}: {error}", status)
+        raise
+    with replaced_folder(folder / "results") as results:
+        shutil.copytree(folder / "checkpoints", results / "checkpoints")
+        runs.write_table(results / "history.csv", fitted.history)
+        runs.write_table(results / "timing.csv", fitted.timing)
+        write_json(results / "record.json", plan.finished_record(fitted, results / "checkpoints"))
+        write_json(results / "run.json", runs.end(run))
+    (folder / STATE_FILE).unlink()
+    shutil.rmtree(folder / "checkpoints")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Folded scores against the model, and images of any size."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.backbone import Backbone
+from pipeline.folding import fold, image_scores, quality_map
+from pipeline.images import WindowRule, cut, normalise, window_origins
+from pipeline.model import DCMPLN
+
+RULE = WindowRule(32, 24, "all", "clip", mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
+
+
+class MeanBrightness(torch.nn.Module):
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        return windows.mean(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("task", ["main", "auxiliary"])
+@pytest.mark.parametrize("switches", [{}, {"mpa": False}, {"adapter": False}, {"prompt_depth": 1}, {"prompt_depth": 2}])
+def test_folded_equals_unfolded(tiny_backbone: Backbone, task: str, switches: dict[str, object]) -> None:
+    torch.manual_seed(1)
+    model = DCMPLN(tiny_backbone, **{"prompt_depth": 3, "prompt_length": 4, **switches})
+    for parameter in model.trainable_parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    images = torch.randn(6, 3, 32, 32)
+    scores = model(images)[0 if task == "main" else 1].detach()
+    assert scores.std() > 1e-4
+    torch.testing.assert_close(fold(model, task)(images), scores, atol=1e-5, rtol=0)
+
+
+def test_folded_scores_do_not_follow_later_training(tiny_backbone: Backbone) -> None:
+    torch.manual_seed(1)
+    model, images = DCMPLN(tiny_backbone, prompt_depth=3), torch.randn(2, 3, 32, 32)
+    scorer = fold(model)
+    before = scorer(images)
+    with torch.no_grad():
+        for parameter in model.trainable_parameters():
+            parameter.add_(1.0)
+    assert torch.equal(scorer(images), before)
+    assert all(value.numel() < 1e6 for value in scorer.constants().values())
+
+
+def test_only_a_task_that_is_there_folds(tiny_backbone: Backbone) -> None:
+    model = DCMPLN(tiny_backbone, auxiliary=False, mpa=False, layer_f=False, prompt_depth=3)
+    with pytest.raises(ValueError, match="no auxiliary task to fold"):
+        fold(model, "auxiliary")
+
+
+def test_an_images_score_is_the_mean_of_its_windows(tiny_backbone: Backbone) -> None:
+    torch.manual_seed(1)
+    scorer = fold(DCMPLN(tiny_backbone, prompt_depth=3))
+    generator = np.random.default_rng(0)
+    images = [generator.integers(0, 256, shape, dtype=np.uint8) for shape in [(40, 90, 3), (32, 32, 3), (20, 50, 3)]]
+    scores = image_scores(scorer, iter(images), 3, RULE, batch=4)
+    for image, score in zip(images[:2], scores, strict=False):
+        windows = cut(image, window_origins(*image.shape[:2], RULE), 32)
+        assert score == pytest.approx(float(scorer(normalise(windows, RULE)).double().mean()), abs=1e-6)
+    assert np.isfinite(scores).all()
+
+
+def test_scores_do_not_depend_on_batch_or_neighbours(tiny_backbone: Backbone) -> None:
+    torch.manual_seed(1)
+    scorer = fold(DCMPLN(tiny_backbone, prompt_depth=3))
+    images = list(np.random.default_rng(0).integers(0, 256, (5, 60, 60, 3), dtype=np.uint8))
+    together = image_scores(scorer, iter(images), 5, RULE, batch=7)
+    alone = [image_scores(scorer, iter([image]), 1, RULE, batch=64)[0] for image in images]
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_quality_map_lays_scores_where_their_windows_are() -> None:
+    pixels = np.zeros((32, 56, 3), np.uint8)
+    pixels[:, 32:] = 255  # the left window is black, the right one 3/4 white
+    rule = WindowRule(32, 24, "all", "clip", mean=(0.0,) * 3, std=(1.0,) * 3)
+    drawn = quality_map(MeanBrightness(), pixels, rule)
+    np.testing.assert_allclose(drawn[:, :24], 0.0, atol=1e-6)
+    np.testing.assert_allclose(drawn[:, 24:32], 0.375, atol=1e-6)  # both windows
+    np.testing.assert_allclose(drawn[:, 32:], 0.75, atol=1e-6)
+    reference = quality_map(MeanBrightness(), np.zeros((32, 50, 3), np.uint8), WindowRule(32, 24, "reference", "clip", (0.0,) * 3, (1.0,) * 3))
+    assert np.isnan(reference[:, 32:]).all()
