@@ -6,14 +6,37 @@ Pixels are decoded once, by the preprocess stage, and read from there through a 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 Cover = Literal["all", "reference"]
+
+
+def decode(source: str | Path | IO[bytes]) -> np.ndarray:
+    """Return an image file as RGB, shape (H, W, 3), uint8, in the orientation that a viewer shows.
+
+    Transparent pixels stand on white; 16-bit channels keep their upper half; of an animation the first frame counts.
+
+    Args:
+        source: Path or binary stream of any format that Pillow reads.
+
+    Raises:
+        OSError, ValueError, SyntaxError, Image.DecompressionBombError: If the file cannot be fully decoded.
+    """
+    with Image.open(source) as opened:
+        image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I") or image.mode == "F":  # Pillow would clip 16-bit values at 255
+            values = np.asarray(image, dtype=np.float64)
+            top = 65535 if image.mode.startswith("I") else max(float(values.max(initial=0)), 1.0)
+            return np.repeat((values * (255 / top)).round().clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.asarray(image.convert("RGB"))
 
 
 @dataclass(frozen=True)

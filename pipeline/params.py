@@ -23,6 +23,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$")]
 Attribute = Literal["quality", "alignment", "authenticity"]
 Reader = Literal["demo", "agiqa3k", "agiqa1k", "aigciqa2023"]
 BaselineName = Literal["clip_iqa", "linear_probe", "handcrafted"]
+ProblemKind = Literal["missing", "unlabelled", "unreadable", "duplicate_name", "duplicate_image", "bad_label"]
 BASELINES: tuple[str, ...] = get_args(BaselineName)
 
 
@@ -69,7 +70,7 @@ class Dataset(Section):
     archive: str | None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
     google_drive_id: str | None
-    allow_problems: list[str]
+    allow_problems: list[ProblemKind]
 
 
 class Demo(Section):

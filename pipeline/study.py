@@ -1,9 +1,11 @@
 """From params.yaml and files on disk to the library's plain arguments: the door that the stages share.
 
-The only module beside the stages that sees the params object. Imports pipeline.backbone,
-pipeline.checkpoint, pipeline.files, pipeline.folding, pipeline.images, pipeline.model, pipeline.params, pipeline.runs, pipeline.training.
+The only module beside the stages that sees the params object. Imports pipeline.backbone, pipeline.baselines,
+pipeline.checkpoint, pipeline.files, pipeline.folding, pipeline.images, pipeline.model, pipeline.params, pipeline.runs,
+pipeline.training.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -274,6 +276,66 @@ def plan_training(params: Params, dataset: str, variant: str, round_index: int) 
     return TrainingPlan(record, [manifest_path, split_path], describe_machine(device), arguments)
 
 
+@dataclass(frozen=True)
+class BaselinePlan:
+    """A baseline that is ready to be fitted.
+
+    Attributes:
+        record: record.json as far as it is known before the fit.
+        machine: Device and threads, for run.json.
+        targets: Main target scaled to 0..1, shape (N,), of the train and validation images.
+        rows: Manifest rows of those images, each (N,).
+        columns: What the features stage computed, a row an image of the manifest.
+    """
+
+    record: dict[str, Any]
+    machine: dict[str, Any]
+    targets: dict[str, np.ndarray]
+    rows: dict[str, np.ndarray]
+    columns: dict[str, np.ndarray]
+
+    def features(self, subset: str) -> dict[str, np.ndarray]:
+        """Return the features of one subset's images."""
+        return {name: values[self.rows[subset]] for name, values in self.columns.items()}
+
+    def finished_record(self, model_file: Path) -> dict[str, Any]:
+        """Return the whole record.json."""
+        size = model_file.stat().st_size if model_file.is_file() else None
+        return self.record | {"selected_epoch": 0, "epochs_run": 0, "checkpoint_bytes": size}
+
+
+def plan_baseline(params: Params, dataset: str, method: str, round_index: int) -> BaselinePlan:
+    """Read all that one baseline needs; no label of a test image is among it."""
+    manifest_path, split_path = input_paths(dataset, round_index)
+    manifest = pd.read_parquet(manifest_path)
+    rows, _ = open_split(split_path, manifest)
+    main = scaled_mos(manifest, params.targets.main)
+    targets = {name: main[rows[name]] for name in SUBSETS[:2]}
+    for name, values in targets.items():
+        if np.isnan(values).any():
+            raise StudyError(f"targets.main is {params.targets.main!r}, which {name} images of this data set do not have")
+    record = {
+        "dataset": dataset,
+        "method": method,
+        "kind": "baseline",
+        "round": round_index,
+        "seed": round_seed(params.baselines.seed, round_index),
+        "split_rule": params.split.rule,
+        "select_on": None,
+        "leaks": leaks(params.split.rule, None),
+        "shuffled_labels": False,
+        "target": params.targets.main,
+        "auxiliary_target": None,
+        "backbone": features_backbone(dataset),
+        "trainable_parameters": None,
+        "params": used_params(params.model_dump(), BASELINE_KEYS),
+        "inputs": {"manifest_md5": file_md5(manifest_path), "splits_md5": file_md5(split_path)},
+        "images": {name: len(indices) for name, indices in rows.items()},
+    }
+    machine = describe_machine(torch.device("cpu"))
+    return BaselinePlan(record, machine, targets, {name: rows[name] for name in targets}, read_features(dataset, manifest))
+
+
 def input_paths(dataset: str, round_index: int) -> tuple[Path, Path]:
     """Return a data set's manifest and one round's split, relative to the repository root."""
     return (
@@ -322,6 +384,12 @@ def test_scores(
         return image_scores(scorer, images, len(rows), rule, device=device, label=label)
 
     return from_pixels
+
+
+def features_backbone(dataset: str) -> dict[str, Any]:
+    """Return the record of the backbone that a data set's image features were computed with."""
+    with np.load(Path("data", "features", f"{dataset}.npz")) as archive:
+        return json.loads(str(archive["backbone"]))
 
 
 def read_features(dataset: str, manifest: pd.DataFrame) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ None of them depends on a label or a split, so one pass serves all rounds.
 
 import argparse
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         image_features=found[:, :-1].astype(np.float32),
         clip_iqa=found[:, -1],
         handcrafted=statistics,
+        backbone=np.array(json.dumps(backbone.record(), sort_keys=True)),
         handcrafted_names=np.array(handcrafted.NAMES),
     )
     write_atomically(Path("data", "features", f"{dataset}.npz"), buffer.getvalue())

@@ -1,7 +1,7 @@
-"""Name the prepared data of exactly this study's data sets.
+"""Name the prepared data that one round of exactly this study reads.
 
 `evaluate` scores a model on every data set of the study and so depends on all of them. DVC can name one folder for that,
-and a folder also holds what earlier studies left there; this small file holds only what counts.
+and a folder also holds what other rounds and earlier studies left there; this small file holds only what counts.
 """
 
 import argparse
@@ -14,22 +14,19 @@ from pipeline.params import load_params
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--round", type=int, required=True)
     parser.add_argument("--params", default="params.yaml")
-    parser.add_argument("--data", type=Path, default=Path("data"))
     arguments = parser.parse_args(argv)
-    study = load_params(arguments.params).study
+    data, name = Path("data"), f"round-{arguments.round}"
     index = {
         dataset: {
-            "manifest": file_md5(arguments.data / "prepared" / dataset / "manifest.parquet"),
-            "features": file_md5(arguments.data / "features" / f"{dataset}.npz"),
-            "splits": {
-                str(round_index): file_md5(arguments.data / "splits" / dataset / f"round-{round_index}.csv")
-                for round_index in study.rounds
-            },
+            "manifest": file_md5(data / "prepared" / dataset / "manifest.parquet"),
+            "features": file_md5(data / "features" / f"{dataset}.npz"),
+            "split": file_md5(data / "splits" / dataset / f"{name}.csv"),
         }
-        for dataset in study.datasets
+        for dataset in load_params(arguments.params).study.datasets
     }
-    write_json(arguments.data / "index.json", index)
+    write_json(data / "index" / f"{name}.json", index)
 
 
 if __name__ == "__main__":

@@ -660,6 +660,18 @@ def export(model: Pretraining, path: Path) -> None:
     os.replace(half_done, path)
 
 
+def start_from(model: Pretraining, path: Path) -> None:
+    """Put exported weights into the towers; the heads, which exports do not hold, begin anew."""
+    from safetensors.torch import load_file
+
+    tensors = {name: value.float() for name, value in load_file(path).items()}
+    rows = tensors.pop("token_embedding.rows").long()
+    if not torch.equal(rows, model.rows):
+        raise ValueError(f"{path} has {len(rows)} words, and this script says {len(model.rows)}: they must be the same")
+    masks = {name: value for name, value in model.clip.state_dict().items() if name == "attn_mask"}
+    model.clip.load_state_dict(tensors | masks)
+
+
 def save_state(path: Path, state: dict[str, object]) -> None:
     """Write the resume state; atomic."""
     half_done = path.with_name(path.name + ".part")
@@ -679,6 +691,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1.2e-3, help="peak learning rate")
     parser.add_argument("--calibration", type=int, default=20, help="batches to standardise the statistics with")
+    parser.add_argument("--start", type=Path, default=None, help="weights.safetensors of an earlier leg to begin with")
     arguments = parser.parse_args(argv)
 
     torch.manual_seed(arguments.seed)
@@ -702,6 +715,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         optimizer.load_state_dict(state["optimizer"])
         step, seconds, history = state["step"], state["seconds"], state["history"]
     else:
+        if arguments.start is not None:
+            start_from(model, arguments.start)
         calibration = np.concatenate(
             [make_batch((arguments.seed, 2 * 10**8 + k), photos)["statistics"] for k in range(arguments.calibration)]
         )

@@ -1,0 +1,50 @@
+"""Fit one baseline on one round of one data set. It reads training and validation labels, never test labels."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline import baselines, runs, study, tracking
+from pipeline.files import replaced_folder, write_json
+from pipeline.params import load_params
+from pipeline.training import correlations
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--baseline", required=True, choices=list(baselines.READS))
+    parser.add_argument("--round", type=int, required=True)
+    parser.add_argument("--params", default="params.yaml")
+    arguments = parser.parse_args(argv)
+    params, method = load_params(arguments.params), arguments.baseline
+    out = runs.run_folder(arguments.dataset, method, arguments.round) / "train"
+    root = runs.repository_root()
+    plan = study.plan_baseline(params, arguments.dataset, method, arguments.round)
+    with replaced_folder(out) as folder:
+        run = runs.begin(folder, plan.machine, params.study.name)
+        model = _fit(method, plan, params.baselines)
+        if model:
+            baselines.save(folder, model)
+        row: dict[str, float] = {"epoch": 0}
+        for name in ("train", "validation"):
+            found = baselines.scores(method, model, plan.features(name))
+            row |= correlations(name, found, plan.targets[name])
+        runs.write_table(folder / "history.csv", [row])
+        write_json(folder / "record.json", plan.finished_record(folder / baselines.MODEL_FILE))
+        write_json(folder / "run.json", runs.end(run))
+    tracking.finish_run(root, params.study.name, out)
+
+
+def _fit(method: str, plan: study.BaselinePlan, section: object) -> dict[str, object]:
+    if method == "clip_iqa":
+        return {}
+    column = baselines.READS[method]
+    train, validation = ((plan.features(name)[column].astype(float), plan.targets[name]) for name in ("train", "validation"))
+    if method == "linear_probe":
+        return baselines.fit_linear_probe(train, validation, section.linear_probe.alphas)
+    return baselines.fit_handcrafted(train, seed=plan.record["seed"], **section.handcrafted.model_dump())
+
+
+if __name__ == "__main__":
+    main()

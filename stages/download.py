@@ -1,0 +1,38 @@
+"""Fetch one data set, or generate the embedded one, into data/raw."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline import demo
+from pipeline.archives import CHECKSUMS, fetch
+from pipeline.files import replaced_folder
+from pipeline.params import load_params
+from pipeline.runs import repository_root
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--params", default="params.yaml")
+    arguments = parser.parse_args(argv)
+    params, dataset = load_params(arguments.params), arguments.dataset
+    settings, out = params.datasets[dataset], Path("data", "raw", dataset)
+    if settings.reader == "demo" and settings.source is None:
+        with replaced_folder(out) as folder:
+            demo.generate(folder, **params.demo.model_dump())
+        return
+    root = repository_root()
+    fetch(
+        dataset,
+        out,
+        **settings.model_dump(include={"source", "archive", "sha256", "google_drive_id"}),
+        data_folder=os.environ.get("AGIQA_DATA"),
+        downloads=root / ".work" / "downloads",
+        checksums=root / CHECKSUMS,
+    )
+
+
+if __name__ == "__main__":
+    main()

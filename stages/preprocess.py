@@ -1,0 +1,25 @@
+"""Check one data set, decode every image once, and draw its data card."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline import plots, study
+from pipeline.params import load_params
+from pipeline.prepare import prepare
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--params", default="params.yaml")
+    arguments = parser.parse_args(argv)
+    settings = load_params(arguments.params).datasets[arguments.dataset]
+    out = Path("data", "prepared", arguments.dataset)
+    prepare(arguments.dataset, settings.reader, Path("data", "raw", arguments.dataset), out, settings.allow_problems)
+    manifest, pack = study.open_prepared(out)
+    plots.data_card(manifest, pack, out / "card.png", arguments.dataset)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Split one data set for every round of the study, and audit what the subsets share."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.files import replaced_folder, write_json
+from pipeline.params import load_params
+from pipeline.splits import audit_rounds, find_groups, split_round
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--params", default="params.yaml")
+    arguments = parser.parse_args(argv)
+    params, dataset = load_params(arguments.params), arguments.dataset
+    manifest = pd.read_parquet(Path("data", "prepared", dataset, "manifest.parquet"))
+    settings = params.split.model_dump(include={"test_fraction", "validation_fraction", "seed"})
+    groups = find_groups(manifest)
+    splits = {
+        number: split_round(manifest, groups, number, rule=params.split.rule, **settings)
+        for number in params.study.rounds
+    }
+    with replaced_folder(Path("data", "splits", dataset)) as folder:
+        for number, split in splits.items():
+            split.to_csv(folder / f"round-{number}.csv", index=False)
+        write_json(folder / "audit.json", audit_rounds(manifest, splits, dataset, params.split.rule, **settings))
+
+
+if __name__ == "__main__":
+    main()
