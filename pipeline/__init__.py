@@ -1,0 +1,1 @@
+"""The library of the AGIQA study: everything that the stages call."""

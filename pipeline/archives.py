@@ -46,7 +46,9 @@ def locate(dataset: str, source: str | None, archive: str | None, data_folder: s
     if source is not None:
         path = Path(source).expanduser()
         if not path.exists():
-            raise ArchiveError(f"datasets.{dataset}.source is {source!r}, which does not exist: correct the path, or null")
+            raise ArchiveError(
+                f"datasets.{dataset}.source is {source!r}, which does not exist: correct the path, or null"
+            )
         return path
     if not data_folder:
         return None
@@ -120,8 +122,8 @@ def download(dataset: str, archive: str | None, google_drive_id: str | None, dow
         reason = "Google Drive gave no file"
     if not written or not partial.is_file():
         raise ArchiveError(
-            f"{archive} could not be downloaded from Google Drive (file id {google_drive_id}): {reason.strip()}. Is there "
-            f"network? With a browser: https://drive.google.com/uc?id={google_drive_id}. {by_hand}"
+            f"{archive} could not be downloaded from Google Drive (file id {google_drive_id}): {reason.strip()}. "
+            f"Is there network? With a browser: https://drive.google.com/uc?id={google_drive_id}. {by_hand}"
         )
     partial.replace(target)
     return target
@@ -186,7 +188,12 @@ def _copy(source: Path, folder: Path) -> None:
 
 
 def unpack(
-    archive: Path, folder: Path, *, most_bytes: int = MOST_BYTES, most_members: int = MOST_MEMBERS, most_ratio: int = MOST_RATIO
+    archive: Path,
+    folder: Path,
+    *,
+    most_bytes: int = MOST_BYTES,
+    most_members: int = MOST_MEMBERS,
+    most_ratio: int = MOST_RATIO,
 ) -> None:
     """Unpack a zip or tar archive into an empty folder; nothing of a refused archive stays.
 
@@ -220,7 +227,8 @@ def unpack(
                         total += len(block)
                         if total > limit:
                             raise ArchiveError(
-                                f"{archive} unpacks to more than {limit:,} bytes (from {archive.stat().st_size:,}): refused as a bomb"
+                                f"{archive} unpacks to more than {limit:,} bytes (from {archive.stat().st_size:,}): "
+                                "refused as a bomb"
                             )
                         output.write(block)
                 bar.update(size)
@@ -266,4 +274,6 @@ def _inside(archive: Path, folder: Path, name: str) -> Path:
 
 
 def _bar(total: int, label: str) -> tqdm:
-    return tqdm(total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1024, mininterval=0.5, dynamic_ncols=True)
+    return tqdm(
+        total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1024, mininterval=0.5, dynamic_ncols=True
+    )

@@ -50,7 +50,13 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, clip: nn.Module, tokenizer: Any, *, name: str, pretrained: str | None, origin: Origin,  # noqa: ANN401
+        self,
+        clip: nn.Module,
+        tokenizer: Any,
+        *,
+        name: str,
+        pretrained: str | None,
+        origin: Origin,
         vocabulary: Tensor | None = None,
     ) -> None:
         """Freeze and wrap an open_clip model.
@@ -93,7 +99,7 @@ class Backbone(nn.Module):
         self.context_length: int = self.text_positions.shape[0]
         self.weights_sha256 = _hash_tensors(clip.state_dict())
 
-    def train(self, mode: bool = True) -> "Backbone":  # noqa: ARG002 (the signature is torch's)
+    def train(self, mode: bool = True) -> "Backbone":
         """Stay in evaluation mode: the towers are frozen, whatever the model around them does."""
         return super().train(False)
 
@@ -180,7 +186,7 @@ class Backbone(nn.Module):
         Source: VPT-Deep (Jia et al., ECCV 2022). As in MaPLe's code the first prompts pass `ln_pre` with the patches,
             and carry no positional embedding.
         """
-        depth, slots = (0, 0) if prompts is None else prompts.shape[:2]
+        depth = 0 if prompts is None else len(prompts)
         x = self.visual._embeds(images)  # (B, 1 + patches, D_v), after ln_pre
         body = x.shape[1]
         if prompts is not None:
@@ -266,7 +272,11 @@ def _check_config(name: str, config: Path) -> None:
 
 
 def _activation(
-    open_clip: Any, name: str, config: dict[str, Any], pretrained: str | None, activation: str | None  # noqa: ANN401
+    open_clip: Any,
+    name: str,
+    config: dict[str, Any],
+    pretrained: str | None,
+    activation: str | None,
 ) -> bool:
     """Return whether the towers use QuickGELU; a tag's own activation is not negotiable."""
     chosen = None if activation is None else activation == "quickgelu"
@@ -280,24 +290,26 @@ def _activation(
     if chosen is not None and chosen != trained_with:
         right = "quickgelu" if trained_with else "gelu"
         raise BackboneError(
-            f"backbone.activation is {activation!r}, but {name} {pretrained} was trained with {right!r}: use that, or null"
+            f"backbone.activation is {activation!r}, but {name} {pretrained} was trained with {right!r}: "
+            "use that, or null"
         )
     return trained_with
 
 
-def _cannot_load(open_clip: Any, name: str, pretrained: str | None, error: Exception) -> str:  # noqa: ANN401
+def _cannot_load(open_clip: Any, name: str, pretrained: str | None, error: Exception) -> str:
     if pretrained is None:
         return f"open_clip cannot build {name}: {error}"
     tag = open_clip.get_pretrained_cfg(name, pretrained)
     where = tag.get("hf_hub") or tag.get("url") or "its published address"
     return (
         f"the weights of {name} {pretrained} could not be downloaded ({type(error.__cause__ or error).__name__}). "
-        f"Fetch them from {where} on a machine with network, set backbone.file to the file, backbone.pretrained to null, "
-        f"backbone.origin to pretrained and backbone.activation to {'quickgelu' if tag.get('quick_gelu') else 'gelu'}"
+        f"Fetch them from {where} on a machine with network, set backbone.file to the file, "
+        "backbone.pretrained to null, backbone.origin to pretrained and backbone.activation to "
+        f"{'quickgelu' if tag.get('quick_gelu') else 'gelu'}"
     )
 
 
-def _load_file(clip: nn.Module, file: Path, open_clip: Any) -> Tensor | None:  # noqa: ANN401
+def _load_file(clip: nn.Module, file: Path, open_clip: Any) -> Tensor | None:
     """Load a weights file into the towers; return the ids of the vocabulary that it holds, or None for all of it.
 
     A reduced vocabulary is stored as `token_embedding.rows` (ids) beside the rows themselves; the others stay zero.
@@ -323,8 +335,11 @@ def _load_file(clip: nn.Module, file: Path, open_clip: Any) -> Tensor | None:  #
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     wrong = [key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape]
     if missing or extra or wrong:
-        what = [f"{label} {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''}"
-                for label, keys in (("lacks", missing), ("has unknown", extra), ("has other shapes of", wrong)) if keys]
+        what = [
+            f"{label} {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''}"
+            for label, keys in (("lacks", missing), ("has unknown", extra), ("has other shapes of", wrong))
+            if keys
+        ]
         raise BackboneError(f"{file} does not fit the towers: it {'; it '.join(what)}. Check backbone.name")
     clip.load_state_dict(state)
     return rows
@@ -341,7 +356,9 @@ def _refuse_other_towers(clip: nn.Module, name: str) -> None:
     text = clip.text if hasattr(clip, "text") else clip
     visual = clip.visual
     if not isinstance(visual, VisionTransformer):
-        raise BackboneError(f"{name} has a {type(visual).__name__} image tower; prompts need open_clip's VisionTransformer")
+        raise BackboneError(
+            f"{name} has a {type(visual).__name__} image tower; prompts need open_clip's VisionTransformer"
+        )
     pool = getattr(visual, "pool_type", None)
     if visual.attn_pool is not None or pool != "tok" or visual.proj is None:
         raise BackboneError(f"{name} pools its image tokens by {pool!r} or attention; prompts need a class token")

@@ -1,7 +1,7 @@
 """The baselines: what the same images, splits and labels give without prompt learning.
 
-`clip_iqa` is zero-shot and learns nothing; `linear_probe` is ridge regression on frozen image features; `handcrafted` is
-gradient boosting on image statistics without any network. Imports pipeline.files, pipeline.metrics.
+`clip_iqa` is zero-shot and learns nothing; `linear_probe` is ridge regression on frozen image features; `handcrafted`
+is gradient boosting on image statistics without any network. Imports pipeline.files, pipeline.metrics.
 """
 
 import io
@@ -71,7 +71,11 @@ def fit_handcrafted(
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     model = HistGradientBoostingRegressor(
-        learning_rate=learning_rate, max_iter=max_iterations, max_depth=max_depth, random_state=seed, early_stopping=False
+        learning_rate=learning_rate,
+        max_iter=max_iterations,
+        max_depth=max_depth,
+        random_state=seed,
+        early_stopping=False,
     ).fit(*train)
     trees = [predictors[0].nodes for predictors in model._predictors]
     nodes = np.concatenate(trees)

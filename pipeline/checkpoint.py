@@ -67,7 +67,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} has format {metadata.get('format')!r}, and {FORMAT!r} is read here: it was not written by this study"
+            f"{path} has format {metadata.get('format')!r}, and {FORMAT!r} is read here: "
+            "it was not written by this study"
         )
     return metadata, tensors
 
@@ -165,7 +166,9 @@ def load_released_auxiliary(path: str | Path, model: DCMPLN) -> list[str]:
     used = {key for keys in names.values() for key in keys}
     deeper = sorted(key for key in state if key.startswith("prompts_") and key not in used)
     if deeper:
-        raise CheckpointError(f"{path} has prompts beyond depth {model.depth} ({', '.join(deeper)}): raise prompt_depth")
+        raise CheckpointError(
+            f"{path} has prompts beyond depth {model.depth} ({', '.join(deeper)}): raise prompt_depth"
+        )
     with torch.no_grad():
         for side, keys in names.items():
             getattr(model.auxiliary_prompts, side).copy_(torch.stack([state[key].float() for key in keys]))

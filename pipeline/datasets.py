@@ -106,7 +106,11 @@ def _without_bad_labels(rows: pd.DataFrame, problems: list[Problem]) -> pd.DataF
         outside = values.isna() | (values < rows["mos_low"]) | (values > rows["mos_high"])
         for row in rows[outside].itertuples():
             low, high = row.mos_low, row.mos_high
-            problems.append(Problem("bad_label", row.image_id, f"{attribute} is {getattr(row, attribute)}, not in {low:g}..{high:g}"))
+            problems.append(
+                Problem(
+                    "bad_label", row.image_id, f"{attribute} is {getattr(row, attribute)}, not in {low:g}..{high:g}"
+                )
+            )
         bad |= outside
     return rows[~bad]
 
@@ -227,7 +231,7 @@ def _read_agiqa1k(folder: Path) -> Labels:
         }
     )
     notes = [
-        "prompts come from the Prompt column: the index map of the data set's README is wrong for every dreamStudio row",
+        "prompts come from the Prompt column: the index map of the README is wrong for every dreamStudio row",
         "images of one object, action and place form one prompt group, whatever their style",
         "no alignment score was published",
         "AIGC_all.csv, if present, is on another scale and is not read",
@@ -255,7 +259,9 @@ def _read_aigciqa2023(folder: Path) -> Labels:
             raise DatasetError(f"{tables[0]}: column name must hold 0.png to {_AIGCIQA_COUNT - 1}.png, once each")
         table = table.assign(number=number.astype(int)).sort_values("number")
         scores = {name: table[column].to_numpy(dtype=float) for name, column in _AIGCIQA_COLUMNS.items()}
-        notes.append("scores come from AIGCIQA2023.csv; its std are of raw ratings, on another scale than MOS, and left out")
+        notes.append(
+            "scores come from AIGCIQA2023.csv; its std are of raw ratings, on another scale than MOS, and left out"
+        )
     else:
         raise DatasetError(f"{folder} holds neither mosz1.mat .. mosz3.mat nor AIGCIQA2023.csv, which have the labels")
     index = np.arange(_AIGCIQA_COUNT)
@@ -288,7 +294,9 @@ def _matrix(path: Path) -> np.ndarray:
 def _aigciqa_prompts(folder: Path, tables: list[Path], notes: list[str]) -> list[str]:
     count = _AIGCIQA_PER_GENERATOR // _AIGCIQA_PER_PROMPT
     if tables:
-        table = _table(tables[0], ["name", "prompt"]).assign(number=lambda t: t["name"].str.split(".").str[0].astype(int))
+        table = _table(tables[0], ["name", "prompt"]).assign(
+            number=lambda t: t["name"].str.split(".").str[0].astype(int)
+        )
         by_index = table.groupby(table["number"] % _AIGCIQA_PER_GENERATOR // _AIGCIQA_PER_PROMPT)["prompt"]
         unequal = by_index.nunique()
         if (unequal != 1).any():

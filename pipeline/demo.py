@@ -91,7 +91,7 @@ def describe(thing: Thing) -> str:
 
 
 def caption(scene: Scene) -> str:
-    """Return the scene's caption, e.g. "a red striped circle above a small blue square, on a noisy green background"."""
+    """Return a scene's caption, e.g. "a red striped circle above a small blue square, on a noisy green background"."""
     text = describe(scene.first)
     if scene.second is not None:
         text += f" {scene.relation} {describe(scene.second)}"
@@ -108,7 +108,7 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _frequency(size: int) -> np.ndarray:
-    """Distance from zero frequency of every rfft2 bin, shape (size, size // 2 + 1); infinite at zero to drop the mean."""
+    """Distance from zero frequency of every rfft2 bin, shape (size, size // 2 + 1); infinite at 0 to drop the mean."""
     radius = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
     radius[0, 0] = np.inf
     return radius
@@ -156,7 +156,9 @@ def draw_texture(kind: str, size: int, generator: np.random.Generator) -> np.nda
     elif kind == "marbled":
         field = np.sin(0.6 * wave * along + 1.6 * noise_field(generator, size, 1.5))
     elif kind == "woven":
-        field = np.where(np.sin(wave * along) * np.sin(wave * across) > 0, np.sin(3 * wave * along), np.sin(3 * wave * across))
+        field = np.where(
+            np.sin(wave * along) * np.sin(wave * across) > 0, np.sin(3 * wave * along), np.sin(3 * wave * across)
+        )
     else:
         raise ValueError(f"texture {kind!r} is unknown; use one of {', '.join(TEXTURES)}")
     return np.clip(field, -1, 1).astype(np.float32)
@@ -220,14 +222,22 @@ def place(scene: Scene, size: int, generator: np.random.Generator) -> list[tuple
     if scene.second is None:
         centres = [np.array([0.5, 0.5])]
     else:
-        step = {"above": (-0.23, 0), "below": (0.23, 0), "left of": (0, -0.23), "right of": (0, 0.23)}[str(scene.relation)]
+        step = {"above": (-0.23, 0), "below": (0.23, 0), "left of": (0, -0.23), "right of": (0, 0.23)}[
+            str(scene.relation)
+        ]
         centres = [0.5 + np.array(step), 0.5 - np.array(step)]
     things = [scene.first] + ([scene.second] if scene.second is not None else [])
     placed = []
     for thing, middle in zip(things, centres, strict=True):
         row, column = middle * size + generator.uniform(-spread, spread, 2)
         scale = 1.35 if scene.second is None else 1.0
-        placed.append((thing, (float(row), float(column)), float(radii[thing.size] * scale * size * generator.uniform(0.92, 1.08))))
+        placed.append(
+            (
+                thing,
+                (float(row), float(column)),
+                float(radii[thing.size] * scale * size * generator.uniform(0.92, 1.08)),
+            )
+        )
     return placed
 
 
@@ -261,7 +271,10 @@ def render(
         colour = np.array(COLOURS[thing.colour], np.float32)
         rows, columns = _grid(size)
         light = 0.16 * ((centre[0] - rows) + (centre[1] - columns)) / radius  # lit from the upper left
-        surface = paint(colour, draw_texture(thing.texture, size, generator), strength) * (1 + np.clip(light, -0.3, 0.3))[..., None]
+        surface = (
+            paint(colour, draw_texture(thing.texture, size, generator), strength)
+            * (1 + np.clip(light, -0.3, 0.3))[..., None]
+        )
         picture = picture * (1 - mask[..., None]) + surface * mask[..., None]
     if detail:
         grain = noise_field(generator, size, float(generator.uniform(0.6, 1.1)))
@@ -287,7 +300,9 @@ def _soft(picture: np.ndarray, severity: float, generator: np.random.Generator) 
     """Draw small and enlarge."""
     side = picture.shape[0]
     small = round(side / (1.3 + 2.7 * severity))
-    return _picture(_image(picture).resize((small, small), Image.Resampling.BOX).resize((side, side), Image.Resampling.BICUBIC))
+    return _picture(
+        _image(picture).resize((small, small), Image.Resampling.BOX).resize((side, side), Image.Resampling.BICUBIC)
+    )
 
 
 def _grain(picture: np.ndarray, severity: float, generator: np.random.Generator) -> np.ndarray:
@@ -312,7 +327,9 @@ def _bands(picture: np.ndarray, severity: float, generator: np.random.Generator)
 
 def _halo(picture: np.ndarray, severity: float, generator: np.random.Generator) -> np.ndarray:
     """Overdone sharpening."""
-    mask = ImageFilter.UnsharpMask(radius=float(generator.uniform(1, 3)), percent=round(120 + 380 * severity), threshold=0)
+    mask = ImageFilter.UnsharpMask(
+        radius=float(generator.uniform(1, 3)), percent=round(120 + 380 * severity), threshold=0
+    )
     return _picture(_image(picture).filter(mask))
 
 
@@ -427,7 +444,15 @@ GENERATORS: dict[str, Habits] = {
     "glasswork": Habits(("echo", "melt", "haze"), 0.30, 0.10),
     "harvest": Habits(("grain", "bands", "tint"), 0.28, 0.22),
 }
-FACT_WEIGHTS = {"presence": 3.0, "shape": 2.0, "colour": 2.0, "relation": 2.0, "ground_colour": 1.0, "texture": 1.0, "ground_texture": 0.7}
+FACT_WEIGHTS = {
+    "presence": 3.0,
+    "shape": 2.0,
+    "colour": 2.0,
+    "relation": 2.0,
+    "ground_colour": 1.0,
+    "texture": 1.0,
+    "ground_texture": 0.7,
+}
 
 
 def other(current: str, choices: Sequence[str], generator: np.random.Generator) -> str:
@@ -480,7 +505,9 @@ def forget(scene: Scene, chance: float, generator: np.random.Generator) -> tuple
             second = alter(second, "second", (scene.ground_colour, ground_colour))
             if loses("relation"):
                 relation = other(str(relation), RELATIONS, generator)
-    return Scene(first, relation, second, ground_texture, ground_colour), {fact: not gone for fact, gone in lost.items()}
+    return Scene(first, relation, second, ground_texture, ground_colour), {
+        fact: not gone for fact, gone in lost.items()
+    }
 
 
 def alignment_of(kept: dict[str, bool]) -> float:
@@ -617,7 +644,12 @@ def generate(
     names, texts, makers, qualities, alignments = [], [], [], [], []
     drawings = draw_all(seed, prompts, generators, size)
     for name, text, maker, drawing in tqdm(
-        drawings, total=prompts * len(generators), desc="demo pictures", unit="picture", disable=not progress, file=sys.stderr
+        drawings,
+        total=prompts * len(generators),
+        desc="demo pictures",
+        unit="picture",
+        disable=not progress,
+        file=sys.stderr,
     ):
         Image.fromarray(drawing.image).save(folder / "img" / name, "PNG", compress_level=3)
         names.append(name)

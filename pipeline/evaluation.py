@@ -13,7 +13,9 @@ from pipeline import metrics
 LEAST_IN_GENERATOR = 5  # images below which a correlation within a generator says nothing
 
 
-def predictions_table(manifest: pd.DataFrame, groups: pd.Series, rows: np.ndarray, predicted: np.ndarray, target: str) -> pd.DataFrame:
+def predictions_table(
+    manifest: pd.DataFrame, groups: pd.Series, rows: np.ndarray, predicted: np.ndarray, target: str
+) -> pd.DataFrame:
     """Return predictions.csv.
 
     Args:

@@ -25,7 +25,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def write_json(path: str | Path, value: Any) -> None:  # noqa: ANN401 (whatever JSON holds)
+def write_json(path: str | Path, value: Any) -> None:
     """Write JSON that is equal for equal values, readable, and strict (no NaN)."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_atomically(path, (text + "\n").encode())

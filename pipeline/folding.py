@@ -1,8 +1,8 @@
 """A trained model without all that does not depend on the image, and how it scores images of any size.
 
-No prompt depends on the image, so after training everything but the image tower folds into constants: L x n x D_v visual
-prompts, two text features and one adapter. The auxiliary branch, MPA, Layer F and the text tower vanish, and the score
-is the same up to float rounding.
+No prompt depends on the image, so after training everything but the image tower folds into constants: L x n x D_v
+visual prompts, two text features and one adapter. The auxiliary branch, MPA, Layer F and the text tower vanish, and the
+score is the same up to float rounding.
 
 Imports pipeline.backbone, pipeline.images, pipeline.model.
 """
@@ -109,7 +109,9 @@ def image_scores(
         Scores, shape (total,), or features, shape (total, E), float64.
     """
     sums, counts = None, np.zeros(total)
-    shown = tqdm(images, desc=label, total=total, unit="image", disable=label is None, mininterval=1.0, dynamic_ncols=True)
+    shown = tqdm(
+        images, desc=label, total=total, unit="image", disable=label is None, mininterval=1.0, dynamic_ncols=True
+    )
     for cut_windows, owners in window_batches(shown, rule, batch, windows):
         scores = scorer(normalise(cut_windows, rule, device)).double().cpu().numpy()
         if sums is None:
@@ -121,7 +123,9 @@ def image_scores(
     return (sums.T / counts).T
 
 
-def quality_map(scorer: nn.Module, pixels: np.ndarray, rule: WindowRule, device: torch.device | str = "cpu") -> np.ndarray:
+def quality_map(
+    scorer: nn.Module, pixels: np.ndarray, rule: WindowRule, device: torch.device | str = "cpu"
+) -> np.ndarray:
     """Return the window scores laid back on the image, averaged where windows overlap.
 
     Args:

@@ -10,14 +10,16 @@ from scipy import ndimage
 from tqdm import tqdm
 
 SCALES = (1, 2, 4)
+_DIRECTIONS = ("right", "down", "falling", "rising")
+_CHANNELS = ("luma", "red_green", "yellow_blue", "saturation")
 _PER_SCALE = (
     "mscn_mean", "mscn_std", "mscn_skewness", "mscn_kurtosis", "mscn_shape",
-    *(f"pair_{direction}_{part}" for direction in ("right", "down", "falling", "rising") for part in ("mean", "left", "right")),
+    *(f"pair_{direction}_{part}" for direction in _DIRECTIONS for part in ("mean", "left", "right")),
     "deviation_mean", "deviation_std", "deviation_p10", "deviation_p50", "deviation_p90",
     "gradient_mean", "gradient_std", "gradient_p50", "gradient_p90", "gradient_p99", "laplacian_std",
 )  # fmt: skip
 _COLOUR = (
-    *(f"{channel}_{part}" for channel in ("luma", "red_green", "yellow_blue", "saturation") for part in ("mean", "std", "p5", "p95")),
+    *(f"{channel}_{part}" for channel in _CHANNELS for part in ("mean", "std", "p5", "p95")),
     "colourfulness", "luma_entropy", "dark_share", "bright_share",
 )  # fmt: skip
 _WHOLE = ("blockiness", "detail_1_2", "detail_2_4", "noise")

@@ -62,8 +62,12 @@ class WindowRule:
     def record(self) -> dict[str, object]:
         """Return the rule as plain values for a checkpoint's preprocessing record."""
         return {
-            "window_size": self.size, "stride": self.stride, "cover": self.cover, "normalisation": self.normalisation,
-            "mean": list(self.mean), "std": list(self.std),
+            "window_size": self.size,
+            "stride": self.stride,
+            "cover": self.cover,
+            "normalisation": self.normalisation,
+            "mean": list(self.mean),
+            "std": list(self.std),
         }
 
 
@@ -91,7 +95,9 @@ class PixelPack:
         self.heights, self.widths = np.asarray(heights, dtype=np.int64), np.asarray(widths, dtype=np.int64)
         needed = int((self.offsets + self.heights * self.widths * 3).max(initial=0))
         if needed > self._bytes.size:
-            raise ValueError(f"{path} holds {self._bytes.size} bytes, and the manifest speaks of {needed}: prepare it anew")
+            raise ValueError(
+                f"{path} holds {self._bytes.size} bytes, and the manifest speaks of {needed}: prepare it anew"
+            )
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -160,7 +166,9 @@ def normalise(windows: np.ndarray, rule: WindowRule, device: torch.device | str 
     raw = torch.from_numpy(np.ascontiguousarray(windows)).to(device, non_blocking=True)
     # One multiply-add per value: (x / 255 - mean) / std.
     scale = torch.tensor([1 / (255 * std) for std in rule.std], device=device).view(3, 1, 1)
-    shift = torch.tensor([mean / std for mean, std in zip(rule.mean, rule.std, strict=True)], device=device).view(3, 1, 1)
+    shift = torch.tensor([mean / std for mean, std in zip(rule.mean, rule.std, strict=True)], device=device).view(
+        3, 1, 1
+    )
     return raw.permute(0, 3, 1, 2).float().mul_(scale).sub_(shift)
 
 

@@ -82,7 +82,7 @@ class Demo(Section):
 
 
 class Split(Section):
-    """The split rule; `random` leaks generation prompts between subsets and exists to measure how much that is worth."""
+    """The split rule; `random` leaks generation prompts between subsets, and exists to measure what that is worth."""
 
     rule: Literal["grouped", "random"]
     test_fraction: Fraction
@@ -109,8 +109,8 @@ class Backbone(Section):
             raise ValueError("file is set without origin: say `pretrained` (published weights) or `in-house`")
         if self.file is not None and self.config is None and self.activation is None:
             raise ValueError(
-                "activation is null with a weights file: say `quickgelu` (OpenAI's weights) or `gelu`, the one that the "
-                "weights were trained with"
+                "activation is null with a weights file: say `quickgelu` (OpenAI's weights) or `gelu`, the one that "
+                "the weights were trained with"
             )
         if self.file is None and self.origin is not None:
             raise ValueError("origin describes a weights file; with a tag or random weights it must be null")
@@ -313,7 +313,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     if not path.is_file():
         raise ParamsError(f"{path} does not exist: run from the repository root, where params.yaml stands")
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader subclass)
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except yaml.YAMLError as error:
         raise ParamsError(f"{path} is not valid YAML: {error}") from None
     except ParamsError as error:
@@ -321,7 +321,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     return parse_params(raw, str(path))
 
 
-def parse_params(raw: Any, origin: str = "params.yaml") -> Params:  # noqa: ANN401 (whatever YAML held)
+def parse_params(raw: Any, origin: str = "params.yaml") -> Params:
     """Check an already read mapping; see `load_params`."""
     if not isinstance(raw, Mapping):
         raise ParamsError(f"{origin} must be a mapping of sections, and is a {type(raw).__name__}")
@@ -341,7 +341,7 @@ def _nearest(word: str, known: list[str]) -> str:
     return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(sorted(known))}"
 
 
-def _fault(raw: Any, item: dict[str, Any]) -> str:  # noqa: ANN401
+def _fault(raw: Any, item: dict[str, Any]) -> str:
     """Turn one pydantic finding into a sentence that names key, value and remedy."""
     location = [part for part in item["loc"] if part != "[key]"]  # pydantic marks a bad table key so
     key = ".".join(str(part) for part in location)

@@ -66,16 +66,26 @@ def _decode_all(dataset: str, labels: Labels, raw: Path, target: Path) -> pd.Dat
     offset = 0
     temporary = target.with_name(target.name + ".partial")
     with temporary.open("wb") as stream:
-        bar = tqdm(labels.rows["file"], desc=f"{dataset}: decoding images", unit="image", mininterval=1.0, dynamic_ncols=True)
+        bar = tqdm(
+            labels.rows["file"], desc=f"{dataset}: decoding images", unit="image", mininterval=1.0, dynamic_ncols=True
+        )
         for number, file in enumerate(bar):
             path = raw / file
             if not path.is_file():
-                labels.problems.append(Problem("missing", str(labels.rows["image_id"][number]), f"{file} does not exist"))
+                labels.problems.append(
+                    Problem("missing", str(labels.rows["image_id"][number]), f"{file} does not exist")
+                )
                 continue
             content = path.read_bytes()
             try:
                 pixels = decode(io.BytesIO(content))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            except (
+                OSError,
+                ValueError,
+                SyntaxError,
+                Image.DecompressionBombError,
+                Image.DecompressionBombWarning,
+            ) as error:
                 reason = f"{file}: {type(error).__name__}: {error}" if content else f"{file} is empty"
                 labels.problems.append(Problem("unreadable", str(labels.rows["image_id"][number]), reason))
                 continue
@@ -141,7 +151,9 @@ def card(dataset: str, labels: Labels, manifest: pd.DataFrame) -> dict[str, Any]
         "images": len(manifest),
         "generation_prompts": int(manifest["generation_prompt"].nunique()),
         "prompt_groups": int(manifest["prompt_group"].nunique()),
-        "generators": {str(name): int(count) for name, count in manifest["generator"].value_counts().sort_index().items()},
+        "generators": {
+            str(name): int(count) for name, count in manifest["generator"].value_counts().sort_index().items()
+        },
         "sizes": dict(sizes.most_common()),
         "mos_low": float(manifest["mos_low"].iloc[0]),
         "mos_high": float(manifest["mos_high"].iloc[0]),

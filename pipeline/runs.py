@@ -142,7 +142,7 @@ def used_params(params: Mapping[str, Any], keys: list[str]) -> dict[str, Any]:
     return flat
 
 
-def _flatten(value: Any, key: str) -> dict[str, Any]:  # noqa: ANN401
+def _flatten(value: Any, key: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         return {key: value}
     return {name: entry for part, inner in value.items() for name, entry in _flatten(inner, f"{key}.{part}").items()}

@@ -50,8 +50,14 @@ def find_groups(manifest: pd.DataFrame) -> pd.Series:
 
 
 def split_round(
-    manifest: pd.DataFrame, groups: pd.Series, round_index: int, *, rule: str, test_fraction: float,
-    validation_fraction: float, seed: int,
+    manifest: pd.DataFrame,
+    groups: pd.Series,
+    round_index: int,
+    *,
+    rule: str,
+    test_fraction: float,
+    validation_fraction: float,
+    seed: int,
 ) -> pd.DataFrame:
     """Split a data set for one round.
 
@@ -126,7 +132,9 @@ def audit(manifest: pd.DataFrame, split: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def audit_rounds(manifest: pd.DataFrame, splits: dict[int, pd.DataFrame], dataset: str, rule: str, **settings: Any) -> dict[str, Any]:  # noqa: ANN401
+def audit_rounds(
+    manifest: pd.DataFrame, splits: dict[int, pd.DataFrame], dataset: str, rule: str, **settings: Any
+) -> dict[str, Any]:
     """Return a data set's whole audit: every round, and what a random split of the same sizes would share.
 
     Args:

@@ -115,7 +115,8 @@ def open_split(path: str | Path, manifest: pd.DataFrame) -> tuple[dict[str, np.n
     if not split.index.is_unique or set(split.index) != set(manifest["image_id"]):
         differing = sorted(set(split.index) ^ set(manifest["image_id"]))
         raise StudyError(
-            f"{path} and the manifest differ in {len(differing)} images, such as {differing[:1]}: run the split stage anew"
+            f"{path} and the manifest differ in {len(differing)} images, such as {differing[:1]}: "
+            "run the split stage anew"
         )
     split = split.loc[manifest["image_id"]].reset_index()
     rows = {name: np.flatnonzero(split["subset"] == name) for name in SUBSETS}
@@ -156,8 +157,8 @@ def training_subsets(
 ) -> dict[str, Subset]:
     """Return the labelled subsets that training may see, by name.
 
-    The test subset is among them under `train.select_on: test` alone. A variant with `shuffle_labels` gets the labels of
-    each subset dealt out anew: a control that must learn nothing.
+    The test subset is among them under `train.select_on: test` alone. A variant with `shuffle_labels` gets the labels
+    of each subset dealt out anew: a control that must learn nothing.
 
     Raises:
         StudyError: If images lack the main score.
@@ -313,7 +314,9 @@ def plan_baseline(params: Params, dataset: str, method: str, round_index: int) -
     targets = {name: main[rows[name]] for name in SUBSETS[:2]}
     for name, values in targets.items():
         if np.isnan(values).any():
-            raise StudyError(f"targets.main is {params.targets.main!r}, which {name} images of this data set do not have")
+            raise StudyError(
+                f"targets.main is {params.targets.main!r}, which {name} images of this data set do not have"
+            )
     record = {
         "dataset": dataset,
         "method": method,
@@ -333,7 +336,9 @@ def plan_baseline(params: Params, dataset: str, method: str, round_index: int) -
         "images": {name: len(indices) for name, indices in rows.items()},
     }
     machine = describe_machine(torch.device("cpu"))
-    return BaselinePlan(record, machine, targets, {name: rows[name] for name in targets}, read_features(dataset, manifest))
+    return BaselinePlan(
+        record, machine, targets, {name: rows[name] for name in targets}, read_features(dataset, manifest)
+    )
 
 
 def input_paths(dataset: str, round_index: int) -> tuple[Path, Path]:
@@ -410,10 +415,14 @@ def validation_numbers(train_folder: Path, selected_epoch: int) -> dict[str, flo
     history = pd.read_csv(train_folder / "history.csv").set_index("epoch")
     row = history.loc[selected_epoch] if selected_epoch in history.index else pd.Series(dtype=float)
     prefix = "validation_"
-    return {key.removeprefix(prefix): float(row[key]) for key in row.index if key.startswith(prefix) and pd.notna(row[key])}
+    return {
+        key.removeprefix(prefix): float(row[key]) for key in row.index if key.startswith(prefix) and pd.notna(row[key])
+    }
 
 
 def backbone_label(backbone: Mapping[str, Any]) -> str:
     """Return a backbone's name with whose weights it has, as every result must show it."""
-    weights = {"random": "random weights", "in-house": "in-house weights"}.get(backbone["origin"], backbone["pretrained"])
+    weights = {"random": "random weights", "in-house": "in-house weights"}.get(
+        backbone["origin"], backbone["pretrained"]
+    )
     return f"{backbone['name']} ({weights})"

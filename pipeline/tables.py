@@ -298,7 +298,7 @@ def _missing(path: Path, what: str) -> str:
     return f"{path} is missing: the study in params.yaml names {what}. Run `dvc repro`, or take it out of the study"
 
 
-def _get(values: dict[str, Any], path: Path, key: str) -> Any:  # noqa: ANN401 (whatever JSON held)
+def _get(values: dict[str, Any], path: Path, key: str) -> Any:
     if key not in values:
         raise ValueError(f"{path}: no key {key!r}; it has {', '.join(values)}")
     return values[key]

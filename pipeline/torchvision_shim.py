@@ -1,7 +1,7 @@
 """Make `import torchvision` work beside a CPU build of torch.
 
-open_clip and timm import torchvision. The published torchvision wheel is built for CUDA; beside a torch without CUDA its
-compiled extension cannot load, and its Python code then dies on `operator torchvision::nms does not exist` when it
+open_clip and timm import torchvision. The published torchvision wheel is built for CUDA; beside a torch without CUDA
+its compiled extension cannot load, and its Python code then dies on `operator torchvision::nms does not exist` when it
 registers shape rules for two compiled operators. Nothing here calls a compiled torchvision operator, so it is enough
 that those two names are known to torch. Where torch has CUDA, or the extension loads, nothing is done.
 

@@ -113,8 +113,14 @@ def _leaves(constants: Constants | None) -> Constants | None:
 
 
 def batch_step(
-    model: DCMPLN, images: Callable[[int, int], Tensor], main_target: Tensor, auxiliary_target: Tensor, *,
-    auxiliary_weight: float, micro_batch: int, autocast: bool = False,
+    model: DCMPLN,
+    images: Callable[[int, int], Tensor],
+    main_target: Tensor,
+    auxiliary_target: Tensor,
+    *,
+    auxiliary_weight: float,
+    micro_batch: int,
+    autocast: bool = False,
 ) -> tuple[float, float, Tensor]:
     """Put one batch's gradients into the model.
 
@@ -286,7 +292,7 @@ def fit(
                 optimiser.zero_grad(set_to_none=True)
                 main_loss, auxiliary_loss, scores = batch_step(
                     model,
-                    lambda a, b, batch=positions: normalise(crops.crops(batch[a:b]), rule, device),
+                    lambda a, b, crops=crops, batch=positions: normalise(crops.crops(batch[a:b]), rule, device),
                     torch.as_tensor(train.main[positions], dtype=torch.float32, device=device),
                     torch.as_tensor(train.auxiliary[positions], dtype=torch.float32, device=device),
                     auxiliary_weight=auxiliary_weight, micro_batch=micro_batch or batch_size, autocast=amp,

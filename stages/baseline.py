@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline import baselines, runs, study, tracking
 from pipeline.files import replaced_folder, write_json
@@ -40,7 +39,9 @@ def _fit(method: str, plan: study.BaselinePlan, section: object) -> dict[str, ob
     if method == "clip_iqa":
         return {}
     column = baselines.READS[method]
-    train, validation = ((plan.features(name)[column].astype(float), plan.targets[name]) for name in ("train", "validation"))
+    train, validation = (
+        (plan.features(name)[column].astype(float), plan.targets[name]) for name in ("train", "validation")
+    )
     if method == "linear_probe":
         return baselines.fit_linear_probe(train, validation, section.linear_probe.alphas)
     return baselines.fit_handcrafted(train, seed=plan.record["seed"], **section.handcrafted.model_dump())

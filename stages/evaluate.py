@@ -6,7 +6,6 @@ The test images of every other data set of the study, in the same round, are sco
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 

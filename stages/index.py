@@ -1,7 +1,7 @@
 """Name the prepared data that one round of exactly this study reads.
 
-`evaluate` scores a model on every data set of the study and so depends on all of them. DVC can name one folder for that,
-and a folder also holds what other rounds and earlier studies left there; this small file holds only what counts.
+`evaluate` scores a model on every data set of the study and so depends on all of them. DVC can name one folder for
+that, and a folder also holds what other rounds and earlier studies left there; this small file holds only what counts.
 """
 
 import argparse

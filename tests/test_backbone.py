@@ -33,7 +33,9 @@ def pad(tokens: Tensor, length: int) -> Tensor:
 
 
 def test_open_clip_imports_in_a_fresh_process() -> None:
-    code = "from pipeline.torchvision_shim import ensure_torchvision_imports as e; e(); e(); import open_clip, torchvision"
+    code = (
+        "from pipeline.torchvision_shim import ensure_torchvision_imports as e; e(); e(); import open_clip, torchvision"
+    )
     subprocess.run([sys.executable, "-W", "error::ImportWarning", "-c", code], check=True, timeout=120)
 
 
@@ -44,7 +46,9 @@ def test_without_prompts_features_are_open_clips_own(tiny_config: Path, tiny_bac
         torch.testing.assert_close(tiny_backbone.encode_image(images), clip.encode_image(images), atol=1e-5, rtol=1e-5)
         tokens = open_clip.get_tokenizer("tiny-vit")(TEXTS)
         expected = clip.encode_text(tokens)
-        torch.testing.assert_close(tiny_backbone.encode_text(tiny_backbone.tokenize(TEXTS)), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            tiny_backbone.encode_text(tiny_backbone.tokenize(TEXTS)), expected, atol=1e-5, rtol=1e-5
+        )
         torch.testing.assert_close(tiny_backbone.encode_text(tokens), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -131,7 +135,9 @@ def test_reduced_vocabulary_is_expanded_and_guarded(tiny_config: Path, tmp_path:
 def test_refusals_say_what_would_be_right(tiny_config: Path, tmp_path: Path, tiny_backbone: Backbone) -> None:
     with pytest.raises(BackboneError, match=r"backbone\.name is 'ViT-Z', which open_clip does not know"):
         load_backbone("ViT-Z")
-    with pytest.raises(BackboneError, match=r"backbone\.pretrained is 'opnai', which ViT-B-32 does not have; it has: .*openai"):
+    with pytest.raises(
+        BackboneError, match=r"backbone\.pretrained is 'opnai', which ViT-B-32 does not have; it has: .*openai"
+    ):
         load_backbone("ViT-B-32", pretrained="opnai")
     with pytest.raises(BackboneError, match="ViT-B-32 openai was trained with 'quickgelu': use that, or null"):
         load_backbone("ViT-B-32", pretrained="openai", activation="gelu")
@@ -143,7 +149,9 @@ def test_refusals_say_what_would_be_right(tiny_config: Path, tmp_path: Path, tin
     with pytest.raises(BackboneError, match=re.escape("backbone.config is other.json, and backbone.name 'tiny-vit'")):
         load_backbone("tiny-vit", config=tmp_path / "other.json")
     save_file({"visual.proj": torch.zeros(2, 2)}, tmp_path / "bad.safetensors")
-    with pytest.raises(BackboneError, match=r"does not fit the towers: it lacks .*; it has other shapes of visual\.proj"):
+    with pytest.raises(
+        BackboneError, match=r"does not fit the towers: it lacks .*; it has other shapes of visual\.proj"
+    ):
         load_backbone("tiny-vit", config=tiny_config, file=tmp_path / "bad.safetensors", origin="in-house")
 
 
@@ -152,6 +160,8 @@ def test_published_weights_without_network_say_what_to_do(monkeypatch: pytest.Mo
         raise OSError("offline")
 
     monkeypatch.setattr(open_clip.factory, "download_pretrained", no_network)
-    message = r"the weights of ViT-B-32 openai could not be downloaded .*set backbone\.file to the file.*activation to quickgelu"
+    message = (
+        r"the weights of ViT-B-32 openai could not be downloaded .*set backbone\.file to .*activation to quickgelu"
+    )
     with pytest.raises(BackboneError, match=message):
         load_backbone("ViT-B-32", pretrained="openai")

@@ -47,10 +47,14 @@ def test_a_scorer_without_adapter_loads_without_one(tiny_backbone: Backbone, tmp
 def test_another_backbone_or_window_rule_is_refused(scorer: FoldedScorer, tiny_config: Path, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a.safetensors", scorer, RECORD)
     other = load_backbone("tiny-vit", config=tiny_config, seed=2)
-    with pytest.raises(CheckpointError, match=f"backbone weights_sha256 is '{other.weights_sha256}', and it was trained"):
+    with pytest.raises(
+        CheckpointError, match=f"backbone weights_sha256 is '{other.weights_sha256}', and it was trained"
+    ):
         load_checkpoint(tmp_path / "a.safetensors", other)
     wide = WindowRule(32, 16, "reference", "imagenet", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    message = "images stride is 16, and it was trained with 24; images cover is 'reference', and it was trained with 'all'"
+    message = (
+        "images stride is 16, and it was trained with 24; images cover is 'reference', and it was trained with 'all'"
+    )
     with pytest.raises(CheckpointError, match=re.escape(message)):
         load_checkpoint(tmp_path / "a.safetensors", scorer.backbone, wide)
 
@@ -62,7 +66,9 @@ def test_damaged_and_foreign_files_are_refused(scorer: FoldedScorer, tmp_path: P
     with pytest.raises(CheckpointError, match=r"half\.safetensors is damaged or no safetensors file"):
         read_record(tmp_path / "half.safetensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(CheckpointError, match=r"foreign\.safetensors has format None, and 'agiqa-folded-1' is read here"):
+    with pytest.raises(
+        CheckpointError, match=r"foreign\.safetensors has format None, and 'agiqa-folded-1' is read here"
+    ):
         read_record(tmp_path / "foreign.safetensors")
     with pytest.raises(CheckpointError, match=r"none\.safetensors does not exist"):
         read_record(tmp_path / "none.safetensors")

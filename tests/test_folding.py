@@ -77,5 +77,9 @@ def test_quality_map_lays_scores_where_their_windows_are() -> None:
     np.testing.assert_allclose(drawn[:, :24], 0.0, atol=1e-6)
     np.testing.assert_allclose(drawn[:, 24:32], 0.375, atol=1e-6)  # both windows
     np.testing.assert_allclose(drawn[:, 32:], 0.75, atol=1e-6)
-    reference = quality_map(MeanBrightness(), np.zeros((32, 50, 3), np.uint8), WindowRule(32, 24, "reference", "clip", (0.0,) * 3, (1.0,) * 3))
+    reference = quality_map(
+        MeanBrightness(),
+        np.zeros((32, 50, 3), np.uint8),
+        WindowRule(32, 24, "reference", "clip", (0.0,) * 3, (1.0,) * 3),
+    )
     assert np.isnan(reference[:, 32:]).all()

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from pipeline.images import (
-    EpochCrops, PixelPack, WindowRule, cut, enlarge, normalise, spread, window_batches, window_origins,
+    EpochCrops,
+    PixelPack,
+    WindowRule,
+    cut,
+    enlarge,
+    normalise,
+    spread,
+    window_batches,
+    window_origins,
 )  # fmt: skip
 
 

@@ -120,7 +120,9 @@ def test_antonym_score_by_hand() -> None:
 
 
 @pytest.mark.parametrize("switches", VARIANTS.values(), ids=VARIANTS.keys())
-def test_variants_score_and_every_learned_part_gets_a_gradient(tiny_backbone: Backbone, switches: dict[str, bool]) -> None:
+def test_variants_score_and_every_learned_part_gets_a_gradient(
+    tiny_backbone: Backbone, switches: dict[str, bool]
+) -> None:
     torch.manual_seed(0)
     model = DCMPLN(tiny_backbone, **SMALL, **switches)
     main, auxiliary = model(torch.randn(2, 3, 32, 32))
@@ -128,7 +130,9 @@ def test_variants_score_and_every_learned_part_gets_a_gradient(tiny_backbone: Ba
     assert ((main > 0) & (main < 1)).all()
     assert (auxiliary is None) == (switches.get("auxiliary") is False)
     (main.sum() + (0 if auxiliary is None else auxiliary.sum())).backward()
-    without = [name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None]
+    without = [
+        name for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
     assert without == []
 
 

@@ -63,7 +63,8 @@ def test_interval_by_hand() -> None:
     # s = .01; variance of the mean .0001 (1/3 + 40/160) = 5.8333e-5; t(2, .975) = 4.302653
     low, high = mean_interval(np.array([0.69, 0.70, 0.71]), 40 / 160)
     assert (low, high) == (pytest.approx(0.667138, abs=1e-6), pytest.approx(0.732862, abs=1e-6))
-    assert mean_interval(np.array([0.9, 1.0]), 0.25) == (pytest.approx(0.399728, abs=1e-5), 1.0)
+    # s^2 = .005; variance of the mean .005 (1/2 + .25) = .00375; t(1, .975) = 12.7062; .95 - 12.7062 x .0612372
+    assert mean_interval(np.array([0.9, 1.0]), 0.25) == (pytest.approx(0.171907, abs=1e-5), 1.0)
     with pytest.raises(ValueError, match=re.escape("an interval over rounds needs at least 2 of them, got 1")):
         mean_interval(np.array([0.5]), 0.25)
 
@@ -237,8 +238,8 @@ def test_rounds_of_two_backbones_are_refused(root: Path) -> None:
     path = root / "runs/demo/no_mpa/round-1/train/record.json"
     change(path, lambda record: record["backbone"].update(origin="random"))
     message = (
-        "no_mpa on demo mixes 2 backbones over its rounds (demo-vit, in-house demo weights and demo-vit, random weights): "
-        "train its rounds anew with one of them"
+        "no_mpa on demo mixes 2 backbones over its rounds (demo-vit, in-house demo weights and demo-vit, "
+        "random weights): train its rounds anew with one of them"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         read(root)

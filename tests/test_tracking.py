@@ -119,9 +119,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_root(
-    empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], Path]:
+def make_root(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """Return a maker of repository roots with an empty store each."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
@@ -139,7 +137,7 @@ def root(make_root: Callable[[str], Path]) -> Path:
     return make_root("a folder #1")  # a URI must not trip over its name
 
 
-def client_of(root: Path) -> Any:  # noqa: ANN401 (mlflow is imported late here, too)
+def client_of(root: Path) -> Any:
     with tracking.open_store(root) as client:
         return client
 
@@ -157,7 +155,7 @@ def runs_of(root: Path) -> dict[str, Any]:
     return by_name
 
 
-def history_of(root: Path, run: Any) -> dict[str, list[tuple[int, float]]]:  # noqa: ANN401
+def history_of(root: Path, run: Any) -> dict[str, list[tuple[int, float]]]:
     client = client_of(root)
     return {
         key: sorted((entry.step, entry.value) for entry in client.get_metric_history(run.info.run_id, key))
@@ -501,7 +499,9 @@ def test_the_documented_command_rebuilds_a_deleted_database(
     monkeypatch.setattr(mirror, "load_params", lambda path: SimpleNamespace(study=study))
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.chdir(root)
-    with pytest.raises(SystemExit, match=re.escape("runs/ holds no run of study 'small': run `dvc pull` or `dvc repro`")):
+    with pytest.raises(
+        SystemExit, match=re.escape("runs/ holds no run of study 'small': run `dvc pull` or `dvc repro`")
+    ):
         mirror.main([])
     write_evaluation(write_train(root, make_record(), "e" * 32))
     caplog.set_level(logging.INFO)

@@ -49,7 +49,13 @@ def run(backbone: Backbone, pack: PixelPack, folder: Path, **changes: Any) -> An
     train, validation = subsets(pack)
     settings = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "seed": 5, "validation_windows": 1}
     return fit(
-        model_of(backbone), train, {"validation": validation}, RULE, folder, {"windows": WINDOWS}, **(settings | changes)
+        model_of(backbone),
+        train,
+        {"validation": validation},
+        RULE,
+        folder,
+        {"windows": WINDOWS},
+        **(settings | changes),
     )
 
 
@@ -104,7 +110,9 @@ def test_training_learns_keeps_every_epoch_and_leaves_the_backbone(
 ) -> None:
     before = {key: value.clone() for key, value in tiny_backbone.state_dict().items()}
     seen = []
-    fitted = run(tiny_backbone, pack, tmp_path, epochs=6, on_epoch=lambda row, timing, path: seen.append((row, timing, path)))
+    fitted = run(
+        tiny_backbone, pack, tmp_path, epochs=6, on_epoch=lambda row, timing, path: seen.append((row, timing, path))
+    )
     assert fitted.history[-1]["loss_main"] < 0.5 * fitted.history[0]["loss_main"]
     assert max(row["validation_srcc"] for row in fitted.history) > 0.8
     assert [path.name for _, _, path in seen] == [f"epoch-{epoch:03d}.safetensors" for epoch in range(1, 7)]
@@ -170,7 +178,8 @@ def test_labels_of_other_subsets_change_nothing(tiny_backbone: Backbone, pack: P
     plain = run(tiny_backbone, pack, tmp_path / "plain")
     fitted = fit(
         model_of(tiny_backbone), train, {"validation": validation, "test": validation}, RULE, tmp_path / "both",
-        {"windows": WINDOWS}, select_on="test", epochs=3, batch_size=8, learning_rate=0.01, seed=5, validation_windows=1,
+        {"windows": WINDOWS}, select_on="test", epochs=3, batch_size=8, learning_rate=0.01, seed=5,
+        validation_windows=1,
     )  # fmt: skip
     columns = plain.history[0].keys()
     assert [{key: row[key] for key in columns} for row in fitted.history] == plain.history

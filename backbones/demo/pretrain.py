@@ -245,7 +245,9 @@ def exposure(picture: np.ndarray, s: float, rng: np.random.Generator) -> np.ndar
 def move_pixels(picture: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return the picture sampled `down`, `right` pixels away (fields of shape (SIDE, SIDE)), bilinear."""
     rows, columns = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
-    where = np.stack([(columns + right) * 2 / (SIDE - 1) - 1, (rows + down) * 2 / (SIDE - 1) - 1], -1).astype(np.float32)
+    where = np.stack([(columns + right) * 2 / (SIDE - 1) - 1, (rows + down) * 2 / (SIDE - 1) - 1], -1).astype(
+        np.float32
+    )
     source = torch.from_numpy(np.ascontiguousarray(picture, np.float32)).permute(2, 0, 1)[None]
     moved = F.grid_sample(source, torch.from_numpy(where)[None], padding_mode="reflection", align_corners=True)
     return moved[0].permute(1, 2, 0).numpy()
@@ -420,7 +422,13 @@ def crop_statistics(crops: Tensor) -> Tensor:
         found += [log(deviation.mean((1, 2))), log(deviation.std((1, 2)))]
         across, down_ = scale[:, 1:-1, 2:] - scale[:, 1:-1, :-2], scale[:, 2:, 1:-1] - scale[:, :-2, 1:-1]
         slope = (across**2 + down_**2 + 1e-8).sqrt()
-        second = scale[:, 1:-1, 2:] + scale[:, 1:-1, :-2] + scale[:, 2:, 1:-1] + scale[:, :-2, 1:-1] - 4 * scale[:, 1:-1, 1:-1]
+        second = (
+            scale[:, 1:-1, 2:]
+            + scale[:, 1:-1, :-2]
+            + scale[:, 2:, 1:-1]
+            + scale[:, :-2, 1:-1]
+            - 4 * scale[:, 1:-1, 1:-1]
+        )
         found += [log(slope.mean((1, 2))), log(slope.std((1, 2))), log(second.abs().mean((1, 2)))]
         scale = F.avg_pool2d(scale[:, None], 2)[:, 0]
     power = torch.fft.rfft2(light - light.mean((1, 2), keepdim=True)).abs() ** 2 / light[0].numel() ** 2
@@ -433,12 +441,17 @@ def crop_statistics(crops: Tensor) -> Tensor:
     saturation_ = (crops.amax(1) - crops.amin(1)) / (crops.amax(1) + 1e-3)
     found += [opponent.mean((1, 2)), other.mean((1, 2)), log(opponent.std((1, 2))), log(other.std((1, 2)))]
     found += [log(spread), chroma.mean((1, 2)), saturation_.mean((1, 2)), saturation_.std((1, 2))]
-    found.append(((opponent / chroma).mean((1, 2)) ** 2 + (other / chroma).mean((1, 2)) ** 2).sqrt())  # hue concentration
+    found.append(
+        ((opponent / chroma).mean((1, 2)) ** 2 + (other / chroma).mean((1, 2)) ** 2).sqrt()
+    )  # hue concentration
     for plane in (opponent, other):
         found.append(log((plane[:, :, 1:] - plane[:, :, :-1]).abs().mean((1, 2))))
     flat = light.flatten(1)
     found += [flat.mean(1), flat.std(1), *flat.quantile(torch.tensor([0.05, 0.95]), dim=1)]
-    for step in (light[:, :, 1:] - light[:, :, :-1], light.transpose(1, 2)[:, :, 1:] - light.transpose(1, 2)[:, :, :-1]):
+    for step in (
+        light[:, :, 1:] - light[:, :, :-1],
+        light.transpose(1, 2)[:, :, 1:] - light.transpose(1, 2)[:, :, :-1],
+    ):
         edge = F.pad(step.abs().mean(1), (0, 1))  # (B, 64): mean jump at every column
         phases = edge.view(len(edge), -1, 8).mean(1)
         found.append(torch.log((phases.amax(1) + 1e-3) / (phases.mean(1) + 1e-3)))
@@ -506,9 +519,11 @@ def stream(seed: int, first: int, photos: list[np.ndarray]) -> Iterator[dict[str
 
 # ---------------------------------------------------------------- model
 
-EXTRA_WORDS = "a an the of on in and with photo image picture . , natural crowded cloudy scene background many overlapping \
-pieces clouds colour good bad small large above below left right aligned misaligned sharp blurry clean noisy smooth blocky \
-colorful dull high low quality soft harsh patterned flat tinted dark distorted smeared broken double melted"
+EXTRA_WORDS = (
+    "a an the of on in and with photo image picture . , natural crowded cloudy scene background many overlapping \
+pieces clouds colour good bad small large above below left right aligned misaligned sharp blurry clean noisy smooth \
+blocky colorful dull high low quality soft harsh patterned flat tinted dark distorted smeared broken double melted"
+)
 
 
 def vocabulary(tokenizer: Callable[[str], Tensor]) -> Tensor:
@@ -653,7 +668,11 @@ def export(model: Pretraining, path: Path) -> None:
     """Write the towers, fp16, with the token embedding cut to `token_embedding.rows`; atomic."""
     from safetensors.torch import save_file
 
-    tensors = {name: value.detach().half().contiguous() for name, value in model.clip.state_dict().items() if name != "attn_mask"}
+    tensors = {
+        name: value.detach().half().contiguous()
+        for name, value in model.clip.state_dict().items()
+        if name != "attn_mask"
+    }
     tensors["token_embedding.rows"] = model.rows.to(torch.int32)
     half_done = path.with_name(path.name + ".part")
     save_file(tensors, half_done)
@@ -685,7 +704,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=55, help="training time in all, resumed parts included")
     parser.add_argument("--steps", type=int, default=10**9, help="stop after this many steps in all")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for weights.safetensors and pretraining.json")
-    parser.add_argument("--work", type=Path, default=HERE.parents[1] / ".work" / "demo-pretraining", help="resume state")
+    parser.add_argument(
+        "--work", type=Path, default=HERE.parents[1] / ".work" / "demo-pretraining", help="resume state"
+    )
     parser.add_argument("--photos", type=Path, default=None, help="folder of further photographs to cut textures from")
     parser.add_argument("--every", type=float, default=300, help="seconds between exports")
     parser.add_argument("--seed", type=int, default=0)

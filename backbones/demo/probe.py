@@ -1,8 +1,8 @@
 """Measure the demo backbone without training it; writes the numbers that README.md beside this file quotes.
 
-Run from the repository root: `python backbones/demo/probe.py --archive AGIQA-3K.zip`. On the demo set it reports a ridge
-probe on image features and the zero-shot antonym score against MOS. On pictures of a real data set it reports only how
-well the features linearly decode hand-crafted statistics: no label of a real data set is read.
+Run from the repository root: `python backbones/demo/probe.py --archive AGIQA-3K.zip`. On the demo set it reports a
+ridge probe on image features and the zero-shot antonym score against MOS. On pictures of a real data set it reports
+only how well the features linearly decode hand-crafted statistics: no label of a real data set is read.
 Uses our `pipeline.backbone` and `pipeline.demo`, and `pretrain.py` beside it for the statistics.
 """
 
