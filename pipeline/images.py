@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -235,3 +236,14 @@ def window_batches(
                 windows, owners, held = [all_windows[batch:]], [all_owners[batch:]], held - batch
     if held:
         yield np.concatenate(windows), np.concatenate(owners)
+
+
+def open_prepared(folder: str | Path) -> tuple[pd.DataFrame, PixelPack]:
+    """Return a prepared data set: its manifest, a row an image, and the decoded pixels in the same order."""
+    folder = Path(folder)
+    path = folder / "manifest.parquet"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: run `dvc repro preprocess` first")
+    manifest = pd.read_parquet(path)
+    pack = PixelPack(folder / "pixels.bin", manifest["pixel_offset"], manifest["height"], manifest["width"])
+    return manifest, pack

@@ -3,6 +3,8 @@
 Imports nothing of ours.
 """
 
+import math
+
 import numpy as np
 from scipy import stats
 from scipy.optimize import least_squares
@@ -159,3 +161,11 @@ def _checked(predicted: np.ndarray, mos: np.ndarray) -> tuple[np.ndarray, np.nda
         if np.ptp(values) == 0:
             raise ValueError(f"{name} is {values[0]:g} for all {len(values)} images: a correlation needs a spread")
     return predicted, mos
+
+
+def correlations(prefix: str, predicted: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """Return SRCC, PLCC and KRCC under `<prefix>_...`; NaN where scores are all equal, so that none is selected."""
+    functions = {"srcc": srcc, "plcc": plcc, "krcc": krcc}
+    if np.ptp(predicted) == 0:
+        return {f"{prefix}_{name}": math.nan for name in functions}
+    return {f"{prefix}_{name}": float(function(predicted, target)) for name, function in functions.items()}

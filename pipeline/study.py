@@ -1,11 +1,10 @@
-"""From params.yaml and files on disk to the library's plain arguments: the door that the stages share.
+"""From params.yaml and files on disk to the library's plain arguments: the door of the stages that use the network.
 
-The only module beside the stages that sees the params object. Imports pipeline.backbone, pipeline.baselines,
-pipeline.checkpoint, pipeline.files, pipeline.folding, pipeline.images, pipeline.model, pipeline.params, pipeline.runs,
-pipeline.training.
+With `pipeline.rounds`, the only module beside the stages that sees the params object. Imports pipeline.backbone,
+pipeline.checkpoint, pipeline.files, pipeline.folding, pipeline.images, pipeline.model, pipeline.params,
+pipeline.rounds, pipeline.runs, pipeline.training.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +18,12 @@ from pipeline.backbone import NORMALISATION, Backbone, load_backbone
 from pipeline.checkpoint import load_checkpoint
 from pipeline.files import file_md5
 from pipeline.folding import image_scores
-from pipeline.images import PixelPack, WindowRule
+from pipeline.images import PixelPack, WindowRule, open_prepared
 from pipeline.model import DCMPLN
 from pipeline.params import Params
+from pipeline.rounds import SUBSETS, StudyError, input_paths, open_split, round_seed, scaled_mos
 from pipeline.runs import leaks, used_params
 from pipeline.training import Fitted, Subset, checkpoint_name
-
-SUBSETS = ("train", "validation", "test")
-
-
-class StudyError(ValueError):
-    """Files of the study that do not fit each other."""
 
 
 def make_backbone(params: Params) -> Backbone:
@@ -80,56 +74,6 @@ def make_model(params: Params, variant: str, backbone: Backbone, seed: int) -> D
             residual_ratio=section.adapter.residual_ratio,
             adapter_shared=section.adapter.shared,
         )
-
-
-def round_seed(seed: int, round_index: int) -> int:
-    """Return the seed of one round; neighbouring (seed, round) pairs give unrelated numbers."""
-    return int(np.random.SeedSequence([seed, round_index]).generate_state(1)[0])
-
-
-def open_prepared(folder: str | Path) -> tuple[pd.DataFrame, PixelPack]:
-    """Return a prepared data set: its manifest, a row an image, and the decoded pixels in the same order."""
-    folder = Path(folder)
-    path = folder / "manifest.parquet"
-    if not path.is_file():
-        raise StudyError(f"{path} does not exist: run `dvc repro` for the preprocess stage of this data set first")
-    manifest = pd.read_parquet(path)
-    pack = PixelPack(folder / "pixels.bin", manifest["pixel_offset"], manifest["height"], manifest["width"])
-    return manifest, pack
-
-
-def open_split(path: str | Path, manifest: pd.DataFrame) -> tuple[dict[str, np.ndarray], pd.Series]:
-    """Read one round's split.
-
-    Args:
-        path: round-<r>.csv with columns image_id, group, subset.
-        manifest: Of the same data set.
-
-    Returns:
-        The manifest rows of each subset, in manifest order, and the group of every image, indexed by manifest row.
-
-    Raises:
-        StudyError: If the split and the manifest do not name the same images, or a subset is empty.
-    """
-    split = pd.read_csv(path, dtype=str).set_index("image_id")
-    if not split.index.is_unique or set(split.index) != set(manifest["image_id"]):
-        differing = sorted(set(split.index) ^ set(manifest["image_id"]))
-        raise StudyError(
-            f"{path} and the manifest differ in {len(differing)} images, such as {differing[:1]}: "
-            "run the split stage anew"
-        )
-    split = split.loc[manifest["image_id"]].reset_index()
-    rows = {name: np.flatnonzero(split["subset"] == name) for name in SUBSETS}
-    empty = [name for name in SUBSETS if not len(rows[name])]
-    if empty:
-        raise StudyError(f"{path} leaves no image for {', '.join(empty)}: raise the fraction under `split`")
-    return rows, split["group"]
-
-
-def scaled_mos(manifest: pd.DataFrame, attribute: str) -> np.ndarray:
-    """Return a mean opinion score scaled to 0..1 by its declared scale, NaN where there is none, shape (N,)."""
-    low, high = manifest["mos_low"], manifest["mos_high"]
-    return ((manifest[attribute] - low) / (high - low)).to_numpy(dtype=np.float64)
 
 
 def choose_device(device: str, threads: int | None) -> torch.device:
@@ -183,7 +127,6 @@ def training_subsets(
 
 # The keys of params.yaml that a run uses, which its record repeats.
 VARIANT_KEYS = ["backbone", "images", "model", "split.rule", "targets", "train", "validation"]
-BASELINE_KEYS = ["backbone", "images", "split.rule", "targets.main", "baselines"]
 
 
 @dataclass(frozen=True)
@@ -277,78 +220,6 @@ def plan_training(params: Params, dataset: str, variant: str, round_index: int) 
     return TrainingPlan(record, [manifest_path, split_path], describe_machine(device), arguments)
 
 
-@dataclass(frozen=True)
-class BaselinePlan:
-    """A baseline that is ready to be fitted.
-
-    Attributes:
-        record: record.json as far as it is known before the fit.
-        machine: Device and threads, for run.json.
-        targets: Main target scaled to 0..1, shape (N,), of the train and validation images.
-        rows: Manifest rows of those images, each (N,).
-        columns: What the features stage computed, a row an image of the manifest.
-    """
-
-    record: dict[str, Any]
-    machine: dict[str, Any]
-    targets: dict[str, np.ndarray]
-    rows: dict[str, np.ndarray]
-    columns: dict[str, np.ndarray]
-
-    def features(self, subset: str) -> dict[str, np.ndarray]:
-        """Return the features of one subset's images."""
-        return {name: values[self.rows[subset]] for name, values in self.columns.items()}
-
-    def finished_record(self, model_file: Path) -> dict[str, Any]:
-        """Return the whole record.json."""
-        size = model_file.stat().st_size if model_file.is_file() else None
-        return self.record | {"selected_epoch": 0, "epochs_run": 0, "checkpoint_bytes": size}
-
-
-def plan_baseline(params: Params, dataset: str, method: str, round_index: int) -> BaselinePlan:
-    """Read all that one baseline needs; no label of a test image is among it."""
-    manifest_path, split_path = input_paths(dataset, round_index)
-    manifest = pd.read_parquet(manifest_path)
-    rows, _ = open_split(split_path, manifest)
-    main = scaled_mos(manifest, params.targets.main)
-    targets = {name: main[rows[name]] for name in SUBSETS[:2]}
-    for name, values in targets.items():
-        if np.isnan(values).any():
-            raise StudyError(
-                f"targets.main is {params.targets.main!r}, which {name} images of this data set do not have"
-            )
-    record = {
-        "dataset": dataset,
-        "method": method,
-        "kind": "baseline",
-        "round": round_index,
-        "seed": round_seed(params.baselines.seed, round_index),
-        "split_rule": params.split.rule,
-        "select_on": None,
-        "leaks": leaks(params.split.rule, None),
-        "shuffled_labels": False,
-        "target": params.targets.main,
-        "auxiliary_target": None,
-        "backbone": features_backbone(dataset),
-        "trainable_parameters": None,
-        "params": used_params(params.model_dump(), BASELINE_KEYS),
-        "inputs": {"manifest_md5": file_md5(manifest_path), "splits_md5": file_md5(split_path)},
-        "images": {name: len(indices) for name, indices in rows.items()},
-    }
-    machine = describe_machine(torch.device("cpu"))
-    return BaselinePlan(
-        record, machine, targets, {name: rows[name] for name in targets}, read_features(dataset, manifest)
-    )
-
-
-def input_paths(dataset: str, round_index: int) -> tuple[Path, Path]:
-    """Return a data set's manifest and one round's split, relative to the repository root."""
-    return (
-        Path("data", "prepared", dataset, "manifest.parquet"),
-        Path("data", "splits", dataset, f"round-{round_index}.csv"),
-    )
-
-
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Return what run.json says of the machine."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -358,7 +229,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 def test_scores(
     params: Params, record: Mapping[str, Any], train_folder: Path
 ) -> Callable[[str, pd.DataFrame, np.ndarray], np.ndarray]:
-    """Return what scores the images of any data set with a run's result.
+    """Return what scores the images of any data set with a trained variant's selected epoch.
 
     Args:
         params: Of the study.
@@ -368,15 +239,6 @@ def test_scores(
     Returns:
         A function of a data set's name, its manifest and manifest rows (n,), which returns raw scores (n,).
     """
-    if record["kind"] == "baseline":
-        from pipeline import baselines  # imported here: brings in scikit-learn, 1 s
-
-        def from_features(dataset: str, manifest: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
-            features = read_features(dataset, manifest)
-            return baselines.predict(train_folder, {key: value[rows] for key, value in features.items()})
-
-        return from_features
-
     device = choose_device(params.train.device, params.train.threads)
     backbone = make_backbone(params).to(device)
     checkpoint = train_folder / "checkpoints" / checkpoint_name(record["selected_epoch"])
@@ -389,40 +251,3 @@ def test_scores(
         return image_scores(scorer, images, len(rows), rule, device=device, label=label)
 
     return from_pixels
-
-
-def features_backbone(dataset: str) -> dict[str, Any]:
-    """Return the record of the backbone that a data set's image features were computed with."""
-    with np.load(Path("data", "features", f"{dataset}.npz")) as archive:
-        return json.loads(str(archive["backbone"]))
-
-
-def read_features(dataset: str, manifest: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Return what the features stage computed, in manifest order: image_features, clip_iqa and handcrafted.
-
-    Raises:
-        StudyError: If the features belong to other images than the manifest.
-    """
-    path = Path("data", "features", f"{dataset}.npz")
-    with np.load(path) as archive:
-        if archive["image_id"].tolist() != manifest["image_id"].tolist():
-            raise StudyError(f"{path} and the manifest name different images: run the features stage anew")
-        return {key: archive[key] for key in ("image_features", "clip_iqa", "handcrafted")}
-
-
-def validation_numbers(train_folder: Path, selected_epoch: int) -> dict[str, float]:
-    """Return the selected epoch's validation SRCC, PLCC and KRCC; empty for a method that has none."""
-    history = pd.read_csv(train_folder / "history.csv").set_index("epoch")
-    row = history.loc[selected_epoch] if selected_epoch in history.index else pd.Series(dtype=float)
-    prefix = "validation_"
-    return {
-        key.removeprefix(prefix): float(row[key]) for key in row.index if key.startswith(prefix) and pd.notna(row[key])
-    }
-
-
-def backbone_label(backbone: Mapping[str, Any]) -> str:
-    """Return a backbone's name with whose weights it has, as every result must show it."""
-    weights = {"random": "random weights", "in-house": "in-house weights"}.get(
-        backbone["origin"], backbone["pretrained"]
-    )
-    return f"{backbone['name']} ({weights})"

@@ -22,7 +22,7 @@ from pipeline.checkpoint import save_checkpoint
 from pipeline.files import write_atomically
 from pipeline.folding import fold, image_scores
 from pipeline.images import EpochCrops, PixelPack, WindowRule, normalise
-from pipeline.metrics import krcc, plcc, srcc
+from pipeline.metrics import correlations
 from pipeline.model import DCMPLN, Constants
 
 STATE_FILE = "state.pt"
@@ -171,14 +171,6 @@ def batch_step(
     ]
     torch.autograd.backward([source for source, _ in pairs], [gradient for _, gradient in pairs])
     return total_main, total_auxiliary, torch.cat(scores)
-
-
-def correlations(prefix: str, predicted: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """Return SRCC, PLCC and KRCC under `<prefix>_...`; NaN where scores are all equal, so that none is selected."""
-    functions = {"srcc": srcc, "plcc": plcc, "krcc": krcc}
-    if np.ptp(predicted) == 0:
-        return {f"{prefix}_{name}": math.nan for name in functions}
-    return {f"{prefix}_{name}": float(function(predicted, target)) for name, function in functions.items()}
 
 
 def select_epoch(history: list[dict[str, float]], key: str) -> int:

@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from pipeline import handcrafted, study
 from pipeline.files import write_atomically
 from pipeline.folding import image_scores
+from pipeline.images import open_prepared
 from pipeline.model import antonym_score
 from pipeline.params import load_params
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
     params, dataset = load_params(arguments.params), arguments.dataset
-    manifest, pack = study.open_prepared(Path("data", "prepared", dataset))
+    manifest, pack = open_prepared(Path("data", "prepared", dataset))
     backbone = study.make_backbone(params)
     rule = study.make_window_rule(params, backbone)
     device = study.choose_device(params.train.device, params.train.threads)

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import plots, study
+from pipeline import plots
+from pipeline.images import open_prepared
 from pipeline.params import load_params
 from pipeline.prepare import prepare
 
@@ -17,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = load_params(arguments.params).datasets[arguments.dataset]
     out = Path("data", "prepared", arguments.dataset)
     prepare(arguments.dataset, settings.reader, Path("data", "raw", arguments.dataset), out, settings.allow_problems)
-    manifest, pack = study.open_prepared(out)
+    manifest, pack = open_prepared(out)
     plots.data_card(manifest, pack, out / "card.png", arguments.dataset)
 
 

@@ -210,7 +210,7 @@ def test_a_metric_that_is_no_number_is_refused(root: Path, value: object) -> Non
         read(root)
 
 
-def test_a_missing_key_column_and_broken_json_are_refused(root: Path) -> None:
+def test_a_missing_key_and_broken_json_are_refused(root: Path) -> None:
     path = root / "runs/demo/no_mpa/round-0/evaluate/metrics.json"
     change(path, lambda metrics: metrics["test"].pop("krcc"))
     with pytest.raises(ValueError, match=re.escape(f"{path}: no key 'krcc'; it has n, groups, srcc, plcc")):
@@ -218,6 +218,9 @@ def test_a_missing_key_column_and_broken_json_are_refused(root: Path) -> None:
     path.write_text("{")
     with pytest.raises(ValueError, match=re.escape(f"{path}: not valid JSON (")):
         read(root)
+
+
+def test_a_missing_column_is_refused(root: Path) -> None:
     path = root / "runs/demo/dcmpln/round-0/evaluate/predictions.csv"
     path.write_text("image_id,generator,mos\na,b,1\n")
     with pytest.raises(ValueError, match=re.escape(f"{path}: no column 'predicted'; it has image_id, generator, mos")):
