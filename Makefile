@@ -16,14 +16,15 @@ help: ## show this list
 
 setup: $(VENV)/.installed ## make .venv and install the pinned dependencies
 
-# The stamp is written last, so that a broken installation is begun anew.
+# The stamp is written last, so that a broken installation is begun anew. Compiled at once, since each of the many stages
+# pays for what is not, and some environments forbid compiling on first import.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1): make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 		{ echo "$(PYTHON) cannot make a virtual environment: install its venv package (Debian: python3-venv)"; exit 1; }
 	@$(BIN)/python -m pip install --quiet uv && \
-		$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]' || \
+		$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]' || \
 		{ echo "The packages could not be installed. A package index must be reachable for this step (later ones need none):"; \
 		  echo "check the network or pip's index settings, then run make again. Plain pip works too, if slower:"; \
 		  echo "  $(BIN)/python -m pip install -c constraints.txt -e '.[dev]'"; exit 1; }
