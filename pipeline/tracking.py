@@ -4,12 +4,11 @@ Files are the truth: everything that MLflow shows can be rebuilt from runs/ and 
 at any time, `python -m stages.mirror` fills a new one, and a store that cannot be written never stops a training: the
 functions that stages call warn, and a later mirror makes up for it.
 
-    start_run       before the first epoch, or to go on after a crash
-    log_epoch       after each epoch
-    finish_run      when the train folder is complete; also adds whatever the calls above could not
-    log_evaluation  when the evaluate folder is complete
-    log_report      when the report is complete
-    mirror          all of it again, from files alone; what is already there is left alone
+    start_run    before the first epoch, or to go on after a crash
+    log_epoch    after each epoch
+    finish_run   when the train folder is complete; also adds whatever the calls above could not
+    log_report   when the report is complete
+    mirror       all of it again, from files alone; what is already there is left alone
 
 A run is known by its MLflow id. Ids cannot be chosen, so a rebuilt run keeps its first id in the tag `agiqa.run_id`,
 and every function finds it under either.
@@ -261,23 +260,6 @@ def fail_run(root: str | Path, run_id: str, reason: str, status: str = "FAILED")
         if run is not None:
             client.set_tag(run.info.run_id, "error", _shortened(reason, TAG_LENGTH))
             client.set_terminated(run.info.run_id, status=status)
-
-
-def log_evaluation(root: str | Path, study: str, run_dir: str | Path) -> None:
-    """Log the numbers and files of an evaluate folder into its run, and the numbers to the selected epoch's model.
-
-    metrics.json's `test` becomes test_srcc ..., `validation` selected_val_srcc ... (all windows, unlike the per-epoch
-    val_srcc), `cross` cross_<dataset>_srcc ..., `generator` generator_<name>_srcc ...
-
-    Args:
-        root: Of the main repository.
-        study: Name of the study.
-        run_dir: runs/<dataset>/<method>/round-<r> with complete train/ and evaluate/ folders.
-    """
-    run_dir = Path(run_dir)
-    with _or_warn(f"the evaluation {run_dir}"), open_store(root) as client:
-        run, _ = _mirror_train(client, *_study(client, root, study), run_dir / "train")
-        _mirror_evaluation(client, run, run_dir)
 
 
 def log_report(root: str | Path, study: str, report_dir: str | Path) -> None:
@@ -684,7 +666,11 @@ def _mirror_train(
 
 
 def _mirror_evaluation(client: "MlflowClient", run: "Run", run_dir: Path) -> int:
-    """Bring an evaluate folder into its run, and return whether that took any writing."""
+    """Bring an evaluate folder into its run, its numbers to the selected epoch's model too; return whether it wrote.
+
+    metrics.json's `test` becomes test_srcc ..., `validation` selected_val_srcc ... (all windows, unlike the per-epoch
+    val_srcc), `cross` cross_<dataset>_srcc ..., `generator` generator_<name>_srcc ...
+    """
     folder = run_dir / "evaluate"
     digest = _files_md5(sorted(path for path in folder.rglob("*") if path.is_file()), run_dir.name)
     if run.data.tags.get(MIRRORED + "evaluate") == digest and client.list_artifacts(run.info.run_id, "evaluate"):

@@ -76,6 +76,10 @@ def write_train(root: Path, record: Mapping[str, Any], run_id: str, epochs: int 
     return run_dir
 
 
+def work_of(root: Path, record: Mapping[str, Any]) -> Path:
+    return root / "work" / record["method"]
+
+
 def write_weights(folder: Path, record: Mapping[str, Any], epoch: int) -> Path:
     path = folder / "checkpoints" / f"epoch-{epoch:03d}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,11 +98,12 @@ def train_live(root: Path, record: Mapping[str, Any], epochs: int = 3) -> tuple[
     """Do what the train and evaluate stages do."""
     run_id = tracking.start_run(root, STUDY, record, ABOUT)
     for row, timing in zip(HISTORY[:epochs], TIMING[:epochs], strict=True):
-        tracking.log_epoch(root, run_id, row, timing, write_weights(root / "work", record, int(row["epoch"])))
+        tracking.log_epoch(root, run_id, row, timing, write_weights(work_of(root, record), record, int(row["epoch"])))
     run_dir = write_train(root, record, run_id, epochs)
     tracking.finish_run(root, STUDY, run_dir / "train")
     write_evaluation(run_dir)
-    tracking.log_evaluation(root, STUDY, run_dir)
+    name = run_dir.relative_to(root / "runs").as_posix()
+    tracking.mirror(root, STUDY, root / "runs", names={name}, strict=True)
     return run_id, run_dir
 
 
@@ -291,7 +296,9 @@ def test_a_killed_training_goes_on_as_one_run(root: Path) -> None:
         run_id = tracking.start_run(root, STUDY, record, ABOUT)
         note.write_text(run_id)
         for row, timing in zip(HISTORY[:2], TIMING[:2], strict=True):
-            tracking.log_epoch(root, run_id, row, timing, write_weights(root / "work", record, int(row["epoch"])))
+            tracking.log_epoch(
+                root, run_id, row, timing, write_weights(work_of(root, record), record, int(row["epoch"]))
+            )
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert in_processes(train_and_die) == [-signal.SIGKILL]
@@ -300,7 +307,7 @@ def test_a_killed_training_goes_on_as_one_run(root: Path) -> None:
     run_id = tracking.start_run(root, STUDY, record, ABOUT, resume_run_id=killed)
     assert run_id == killed
     for row, timing in zip(HISTORY[1:], TIMING[1:], strict=True):  # epoch 2 was not saved before the kill
-        tracking.log_epoch(root, run_id, row, timing, write_weights(root / "work", record, int(row["epoch"])))
+        tracking.log_epoch(root, run_id, row, timing, write_weights(work_of(root, record), record, int(row["epoch"])))
     tracking.finish_run(root, STUDY, write_train(root, record, run_id) / "train")
     shown = content_of(root)["demo/dcmpln/round-0"]
     assert shown["status"] == "FINISHED"
