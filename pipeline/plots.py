@@ -3,7 +3,7 @@
 Figures are drawn without pyplot, so nothing global is touched and no display is needed. Colour never carries a meaning
 alone: shapes, line styles or labels say the same.
 
-Imports of ours: files (atomic writes), metrics (the logistic fit).
+Imports pipeline.files, pipeline.metrics.
 """
 
 import io

@@ -3,7 +3,7 @@
 A figure or table never stands without the backbone it was made with, a leaking row never without its leak, a published
 row never without its protocol, and a mean never claims an order that its interval does not carry.
 
-Imports of ours: files (atomic writes), plots (figures), published (rows of other papers), tables (the numbers).
+Imports pipeline.files, pipeline.plots, pipeline.published, pipeline.tables.
 """
 
 import json

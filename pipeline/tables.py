@@ -4,7 +4,7 @@ Only the data sets, methods and rounds that the study names are read. Folders of
 and stay out; one that is named and missing is an error, never a gap in a table. Everything is a pandas frame, so that
 any page can be made of the same numbers.
 
-Imports of ours: metrics (the logistic fit).
+Imports pipeline.metrics.
 """
 
 import json

@@ -1,0 +1,97 @@
+"""Runs on disk: what leaks, what a state is keyed by, and how a killed computation goes on."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import runs
+
+
+def test_leaks_are_said_in_words() -> None:
+    assert runs.leaks("grouped", "validation") == []
+    assert runs.leaks("random", "test") == ["random split", "epoch selected on test"]
+    assert runs.leaks("random", None) == ["random split"]
+
+
+def test_a_key_follows_values_and_files(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("1")
+    key = runs.key_of({"a": 1}, [path])
+    assert key == runs.key_of({"a": 1}, [path])
+    assert key != runs.key_of({"a": 2}, [path])
+    path.write_text("2")
+    assert key != runs.key_of({"a": 1}, [path])
+
+
+def test_used_params_are_flat() -> None:
+    nested = {"train": {"lr": 1, "deep": {"x": 2}}, "split": {"rule": "grouped", "seed": 0}}
+    assert runs.used_params(nested, ["train", "split.rule"]) == {
+        "train.lr": 1,
+        "train.deep.x": 2,
+        "split.rule": "grouped",
+    }
+
+
+def finish(folder: Path, value: str) -> None:
+    (folder / "results").mkdir()
+    (folder / "results" / "value").write_text(value)
+
+
+def test_what_a_killed_computation_had_is_there_again(in_tmp: Path) -> None:
+    out = in_tmp / "out"
+
+    def broken() -> None:
+        with runs.resumable(in_tmp, out, "key") as folder:
+            (folder / "state").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken()
+    assert not out.exists()
+    with runs.resumable(in_tmp, out, "key") as folder:
+        assert (folder / "state").read_text() == "half"
+        finish(folder, "whole")
+    assert (out / "value").read_text() == "whole"
+
+
+def test_results_are_kept_until_dvc_has_taken_them_up_and_not_longer(in_tmp: Path) -> None:
+    out = Path("runs/demo/dcmpln/round-0/train")
+    with runs.resumable(in_tmp, out, "key") as folder:
+        finish(folder, "1")
+    with runs.resumable(in_tmp, out, "key") as folder:  # killed before DVC wrote its lock: nothing is computed anew
+        assert (folder / "results").is_dir()
+    (in_tmp / "dvc.lock").write_text(f"outs:\n- path: {out}\n  hash: md5\n  md5: abc.dir\n")
+    with runs.resumable(in_tmp, out, "key") as folder:  # forced again after it was taken up: begins anew
+        assert not (folder / "results").exists()
+        finish(folder, "2")
+
+
+def test_a_computation_without_results_is_an_error(in_tmp: Path) -> None:
+    with pytest.raises(RuntimeError, match="holds no results for out"), runs.resumable(in_tmp, Path("out"), "key"):
+        pass
+
+
+def test_a_second_process_waits_for_the_first(in_tmp: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from pipeline import runs\n"
+        "with runs.resumable(Path(sys.argv[1]), Path(sys.argv[1]) / 'out', 'key') as folder:\n"
+        "    seen = (folder / 'results').is_dir(); print(seen, flush=True)\n"
+        "    if not seen:\n"
+        "        time.sleep(1); (folder / 'results').mkdir(); (folder / 'results' / 'v').write_text('1')\n"
+    )
+    root = Path(__file__).resolve().parent.parent
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, str(in_tmp)], cwd=root, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert sorted(process.communicate(timeout=60)[0].strip() for process in both) == ["False", "True"]
+
+
+def test_time_counts_from_the_first_start(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"started": "2026-01-01T00:00:00+00:00", "run_id": "x"}))
+    run = runs.begin(tmp_path, {"device": "cpu"}, "demo")
+    assert (run["run_id"], run["device"], run["experiment"]) == ("x", "cpu", "demo")
+    assert runs.end(run)["seconds"] > 1e6

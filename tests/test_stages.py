@@ -1,0 +1,234 @@
+"""All stages end to end on a small demo, as DVC calls them: same bits, no test label astray, killed and resumed."""
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from scipy.stats import spearmanr
+
+from pipeline import rounds, study
+from pipeline.files import file_md5
+from pipeline.images import cut, normalise, open_prepared, window_origins
+from pipeline.params import load_params
+from pipeline.rounds import StudyError
+
+ROOT = Path(__file__).resolve().parent.parent
+VARIANTS, BASELINES = ("dcmpln", "clip_agiqa"), ("clip_iqa", "linear_probe", "handcrafted")
+
+
+def stage(name: str, **arguments: object) -> None:
+    words = [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
+    importlib.import_module(f"stages.{name}").main(words)
+
+
+def write_params(folder: Path, tiny_config: Path, **changes: Any) -> None:
+    raw = yaml.safe_load((ROOT / "params" / "demo.yaml").read_text())
+    raw["study"] |= {"name": "tiny", "datasets": ["demo"], "variants": list(VARIANTS), "rounds": [0, 1]}
+    raw["demo"] = {"seed": 3, "prompts": 14, "size": 64}
+    raw["split"]["validation_fraction"] = 0.25
+    raw["backbone"] |= {"name": "tiny-vit", "config": str(tiny_config), "file": None, "origin": None}
+    raw["model"] |= {"prompt_depth": 3, "prompt_length": 2}
+    raw["images"]["stride"] = 16
+    raw["train"] |= {"epochs": 3, "batch_size": 16, "learning_rate": 0.01, "threads": 1}
+    raw["validation"]["windows"] = 2
+    raw["evaluate"]["bootstrap"] = 100
+    for key, value in changes.items():
+        section, name = key.split("__")
+        raw[section][name] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw))
+
+
+def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    patch.chdir(folder)
+    patch.delenv("DVC_ROOT", raising=False)
+    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Path:
+    """Return a folder in which every stage has run."""
+    folder = tmp_path_factory.mktemp("study")
+    write_params(folder, tiny_config)
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        for name in ("download", "preprocess", "split", "features"):
+            stage(name, dataset="demo")
+        for number in (0, 1):
+            stage("index", round=number)
+            for variant in VARIANTS:
+                stage("train", dataset="demo", variant=variant, round=number)
+            for baseline in BASELINES:
+                stage("baseline", dataset="demo", baseline=baseline, round=number)
+            for method in (*VARIANTS, *BASELINES):
+                stage("evaluate", dataset="demo", method=method, round=number)
+        stage("report")
+    torch.use_deterministic_algorithms(False)
+    return folder
+
+
+@pytest.fixture
+def prepared(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with the data prepared and nothing trained."""
+    for name in ("data", "params.yaml"):
+        source = finished / name
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, tmp_path / name)
+    enter(tmp_path, monkeypatch)
+    return tmp_path
+
+
+def test_every_method_has_its_files(finished: Path) -> None:
+    for method in (*VARIANTS, *BASELINES):
+        run = finished / "runs" / "demo" / method / "round-1"
+        record = json.loads((run / "train" / "record.json").read_text())
+        assert (record["method"], record["round"], record["leaks"]) == (method, 1, [])
+        test = json.loads((run / "evaluate" / "metrics.json").read_text())["test"]
+        table = pd.read_csv(run / "evaluate" / "predictions.csv")
+        assert test["srcc"] == pytest.approx(spearmanr(table["predicted"], table["mos"]).statistic)
+        assert (run / "evaluate" / "scatter.png").stat().st_size > 5_000
+    checkpoints = sorted(path.name for path in (finished / "runs/demo/dcmpln/round-0/train/checkpoints").iterdir())
+    assert checkpoints == ["epoch-001.safetensors", "epoch-002.safetensors", "epoch-003.safetensors"]
+
+
+def test_test_images_are_those_of_the_split(finished: Path) -> None:
+    split = pd.read_csv(finished / "data/splits/demo/round-0.csv").set_index("image_id")["subset"]
+    table = pd.read_csv(finished / "runs/demo/dcmpln/round-0/evaluate/predictions.csv")
+    assert sorted(table["image_id"]) == sorted(split[split == "test"].index)
+
+
+def test_predictions_equal_the_plain_model_with_the_selected_epochs_windows(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oracle scores one image at a time with the checkpoint that the record names."""
+    from pipeline.checkpoint import load_checkpoint
+
+    enter(finished, monkeypatch)
+    params = load_params()
+    backbone = study.make_backbone(params)
+    rule = study.make_window_rule(params, backbone)
+    run = finished / "runs/demo/dcmpln/round-0"
+    epoch = json.loads((run / "train/record.json").read_text())["selected_epoch"]
+    scorer, _, _ = load_checkpoint(run / "train/checkpoints" / f"epoch-{epoch:03d}.safetensors", backbone, rule)
+    manifest, pack = open_prepared("data/prepared/demo")
+    row_of = dict(zip(manifest["image_id"], range(len(manifest)), strict=True))
+    table = pd.read_csv(run / "evaluate/predictions.csv").head(6)
+    with torch.no_grad():
+        for row in table.itertuples():
+            pixels = pack[row_of[row.image_id]]
+            windows = normalise(cut(pixels, window_origins(*pixels.shape[:2], rule), rule.size), rule)
+            assert float(scorer(windows).mean()) == pytest.approx(row.predicted, abs=1e-5)
+
+
+def test_the_report_and_mlflow_hold_the_same_numbers(finished: Path) -> None:
+    from mlflow import MlflowClient
+
+    table = pd.read_csv(finished / "reports/study/rounds.csv").set_index(["method", "round"])
+    client = MlflowClient(f"sqlite:///{finished / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    found = {run.info.run_name: run.data.metrics.get("test_srcc") for run in runs}
+    for (method, number), row in table.iterrows():
+        assert found[f"demo/{method}/round-{number}"] == pytest.approx(row["srcc"], abs=1e-5)
+    assert len(runs) == len(table) + 1
+
+
+def test_equal_params_give_equal_bits(finished: Path, prepared: Path) -> None:
+    stage("train", dataset="demo", variant="dcmpln", round=1)
+    one, other = (folder / "runs/demo/dcmpln/round-1/train" for folder in (finished, prepared))
+    for name in ("history.csv", "checkpoints/epoch-003.safetensors"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_test_labels_reach_nothing_but_evaluate(finished: Path, prepared: Path) -> None:
+    """With every test label turned upside down, training and baselines give the same bits."""
+    path = prepared / "data/prepared/demo/manifest.parquet"
+    manifest = pd.read_parquet(path)
+    split = pd.read_csv(prepared / "data/splits/demo/round-0.csv").set_index("image_id")["subset"]
+    test = manifest["image_id"].map(split).eq("test")
+    for column in ("quality", "alignment"):
+        manifest.loc[test, column] = 5 - manifest.loc[test, column]
+    manifest.to_parquet(path, index=False)
+    stage("train", dataset="demo", variant="dcmpln", round=0)
+    stage("baseline", dataset="demo", baseline="linear_probe", round=0)
+    for name in ("dcmpln/round-0/train/history.csv", "linear_probe/round-0/train/model.npz"):
+        one, other = (folder / "runs/demo" / name for folder in (finished, prepared))
+        assert file_md5(one) == file_md5(other)
+    stage("evaluate", dataset="demo", method="linear_probe", round=0)
+    one, other = (
+        json.loads((folder / "runs/demo/linear_probe/round-0/evaluate/metrics.json").read_text())["test"]["srcc"]
+        for folder in (finished, prepared)
+    )
+    assert one == pytest.approx(-other)
+
+
+def test_a_training_killed_with_sigkill_goes_on_and_ends_alike(finished: Path, prepared: Path) -> None:
+    words = [sys.executable, "-m", "stages.train", "--dataset", "demo", "--variant", "dcmpln", "--round", "0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(words, cwd=prepared, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(prepared.glob(".work/train/*/checkpoints/epoch-001.safetensors")):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (prepared / "runs/demo/dcmpln/round-0/train/record.json").exists()
+    done = subprocess.run(words, cwd=prepared, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    one, other = (folder / "runs/demo/dcmpln/round-0/train" for folder in (finished, prepared))
+    for name in ("history.csv", "checkpoints/epoch-003.safetensors"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{prepared / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert sorted((run.info.run_name, run.info.status) for run in runs if "/" in run.info.run_name) == [
+        ("demo/dcmpln/round-0", "FINISHED")
+    ]
+
+
+def test_shuffled_labels_and_leaks_are_on_record(prepared: Path, tiny_config: Path) -> None:
+    write_params(prepared, tiny_config, train__select_on="test", train__epochs=2, study__variants=["shuffled"])
+    stage("train", dataset="demo", variant="shuffled", round=0)
+    record = json.loads((prepared / "runs/demo/shuffled/round-0/train/record.json").read_text())
+    assert (record["shuffled_labels"], record["leaks"]) == (True, ["epoch selected on test"])
+    assert "test_srcc" in pd.read_csv(prepared / "runs/demo/shuffled/round-0/train/history.csv")
+
+
+def test_splits_that_do_not_fit_are_refused(prepared: Path) -> None:
+    manifest = pd.read_parquet("data/prepared/demo/manifest.parquet")
+    with pytest.raises(StudyError, match="and the manifest differ in 1 images"):
+        rounds.open_split("data/splits/demo/round-0.csv", manifest.iloc[1:])
+    path = Path("data/splits/demo/round-0.csv")
+    path.write_text(path.read_text().replace("validation", "train"))
+    with pytest.raises(StudyError, match="leaves no image for validation"):
+        rounds.open_split(path, manifest)
+
+
+def test_rounds_have_seeds_of_their_own() -> None:
+    seeds = {rounds.round_seed(seed, number) for seed in range(20) for number in range(20)}
+    assert len(seeds) == 400
+
+
+def test_scores_are_scaled_by_the_declared_scale() -> None:
+    manifest = pd.DataFrame({"quality": [0.0, 2.5, np.nan], "mos_low": 0.0, "mos_high": 5.0})
+    np.testing.assert_array_equal(rounds.scaled_mos(manifest, "quality"), [0.0, 0.5, np.nan])
+
+
+def test_code_names_every_script(in_tmp: Path) -> None:
+    for name in ("pipeline", "stages"):
+        shutil.copytree(ROOT / name, in_tmp / name, ignore=shutil.ignore_patterns("__pycache__"))
+    stage("code")
+    assert {path.stem for path in Path("data/code").iterdir()} == {path.stem for path in Path("stages").glob("*.py")}
+    assert "pipeline/model.py" in json.loads(Path("data/code/train.json").read_text())
+    assert "pipeline/model.py" not in json.loads(Path("data/code/split.json").read_text())
