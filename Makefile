@@ -41,6 +41,7 @@ lint: setup ## check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 mlflow: setup ## browse the runs in MLflow (PORT=5000)
+	@if [ -d runs ]; then $(BIN)/python -m stages.mirror; fi
 	@echo "MLflow shows this study's runs at http://127.0.0.1:$(PORT) once it says 'Application startup complete'; stop it with Ctrl-C."
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) \
 		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db --artifacts-destination $(CURDIR)/mlartifacts
