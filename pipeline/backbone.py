@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,53 @@ NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 class BackboneError(ValueError):
     """A backbone that cannot be built, loaded or prompted."""
+
+
+class LayerWeights(NamedTuple):
+    """One transformer layer of the image tower: x += s_1 MHA(LN_1 x), then x += s_2 MLP(LN_2 x).
+
+    Attributes:
+        norm_1, norm_2: Weight and bias (D,) and epsilon of the layer norms.
+        attention_in: Weight (3 D, D) and bias (3 D,) of query, key and value, stacked.
+        attention_out: Weight (D, D) and bias (D,).
+        expand, contract: Weight and bias of the MLP's two maps.
+        quick: Whether the MLP's activation is QuickGELU, else GELU.
+        scale_1, scale_2: Layer scale (D,), or None.
+        heads: Attention heads.
+    """
+
+    norm_1: tuple[Tensor, Tensor, float]
+    attention_in: tuple[Tensor, Tensor]
+    attention_out: tuple[Tensor, Tensor]
+    norm_2: tuple[Tensor, Tensor, float]
+    expand: tuple[Tensor, Tensor]
+    contract: tuple[Tensor, Tensor]
+    quick: bool
+    scale_1: Tensor | None
+    scale_2: Tensor | None
+    heads: int
+
+
+class ImageTowerWeights(NamedTuple):
+    """The image tower as plain tensors.
+
+    Attributes:
+        patches: Weight (D, 3, P, P) of the patch embedding, which has no bias.
+        class_token: Shape (D,).
+        positions: Shape (1 + patches, D).
+        norm_pre: Weight, bias and epsilon before the first layer, or None.
+        layers: In order.
+        norm_post: Weight, bias and epsilon after the last layer.
+        projection: Shape (D, E).
+    """
+
+    patches: Tensor
+    class_token: Tensor
+    positions: Tensor
+    norm_pre: tuple[Tensor, Tensor, float] | None
+    layers: tuple[LayerWeights, ...]
+    norm_post: tuple[Tensor, Tensor, float]
+    projection: Tensor
 
 
 class Backbone(nn.Module):
@@ -197,6 +244,54 @@ class Backbone(nn.Module):
             x = block(x)
         pooled, _ = self.visual._pool(x[:, :body])  # (B, D_v)
         return pooled if self.visual.proj is None else pooled @ self.visual.proj  # (B, E)
+
+    def image_tower(self) -> ImageTowerWeights | None:
+        """Return the image tower as plain tensors, or None where its layers are not CLIP's plain ones."""
+        layers = [_layer_weights(block) for block in self.visual.transformer.resblocks]
+        pre = self.visual.ln_pre
+        plain = self.visual.conv1.bias is None and isinstance(pre, nn.LayerNorm | nn.Identity)
+        if not plain or None in layers:
+            return None
+        return ImageTowerWeights(
+            patches=self.visual.conv1.weight,
+            class_token=self.visual.class_embedding,
+            positions=self.visual.positional_embedding,
+            norm_pre=_norm(pre) if isinstance(pre, nn.LayerNorm) else None,
+            layers=tuple(layers),
+            norm_post=_norm(self.visual.ln_post),
+            projection=self.visual.proj,
+        )
+
+
+def _norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
+    return norm.weight, norm.bias, norm.eps
+
+
+def _layer_weights(block: nn.Module) -> LayerWeights | None:
+    """Return one layer's weights, or None if it is not open_clip's plain residual attention block."""
+    from open_clip.transformer import QuickGELU, ResidualAttentionBlock
+
+    if type(block) is not ResidualAttentionBlock or hasattr(block, "ln_1_kv"):
+        return None
+    attention, expand, activation, contract = block.attn, block.mlp.c_fc, block.mlp.gelu, block.mlp.c_proj
+    quick = isinstance(activation, QuickGELU)
+    if not quick and not (type(activation) is nn.GELU and activation.approximate == "none"):
+        return None
+    if attention.in_proj_weight is None or attention.bias_k is not None or attention.add_zero_attn:
+        return None
+    scales = [None if isinstance(scale, nn.Identity) else scale.gamma for scale in (block.ls_1, block.ls_2)]
+    return LayerWeights(
+        norm_1=_norm(block.ln_1),
+        attention_in=(attention.in_proj_weight, attention.in_proj_bias),
+        attention_out=(attention.out_proj.weight, attention.out_proj.bias),
+        norm_2=_norm(block.ln_2),
+        expand=(expand.weight, expand.bias),
+        contract=(contract.weight, contract.bias),
+        quick=quick,
+        scale_1=scales[0],
+        scale_2=scales[1],
+        heads=attention.num_heads,
+    )
 
 
 def load_backbone(

@@ -4,11 +4,11 @@ No prompt depends on the image, so after training everything but the image tower
 visual prompts, two text features and one adapter. The auxiliary branch, MPA, Layer F and the text tower vanish, and the
 score is the same up to float rounding.
 
-Imports pipeline.backbone, pipeline.images, pipeline.model.
+Imports pipeline.backbone, pipeline.fast, pipeline.images, pipeline.model.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline.backbone import Backbone
-from pipeline.images import WindowRule, cut, enlarge, normalise, window_batches, window_origins
+from pipeline.fast import fast_tower
+from pipeline.images import WindowRule, cut, enlarge, normalise, spread, window_batches, window_origins
 from pipeline.model import DCMPLN, ImageAdapter, antonym_score
 
 SCORING_BATCH = 64  # windows a forward pass; larger ones gain nothing on CPUs
@@ -47,7 +48,29 @@ class FoldedScorer(nn.Module):
     @torch.no_grad()
     def forward(self, windows: Tensor) -> Tensor:
         """Return scores in (0, 1), shape (N,), of normalised windows (N, 3, H, W)."""
-        features = self.backbone.encode_image(windows, self.visual_prompts)
+        tower = fast_tower(self.backbone)
+        return self.score_prepared(windows if tower is None else tower.tokens(tower.embed(windows)))
+
+    @torch.no_grad()
+    def prepare(self, image: Tensor, origins: Sequence[tuple[int, int]]) -> Tensor:
+        """Return what `score_prepared` takes, for windows of one normalised image (3, H, W), cut at n (top, left).
+
+        Windows of one image share patch embeddings; the results of several images may be joined along the first axis.
+        """
+        tower, size = fast_tower(self.backbone), self.backbone.image_size
+        if tower is None:
+            return torch.stack([image[:, top : top + size, left : left + size] for top, left in origins])
+        return tower.window_tokens(image, origins)
+
+    @torch.no_grad()
+    def score_prepared(self, prepared: Tensor) -> Tensor:
+        """Return scores in (0, 1), shape (n,), of windows from `prepare`."""
+        tower = fast_tower(self.backbone)
+        if tower is None:
+            return self._score(self.backbone.encode_image(prepared, self.visual_prompts))
+        return self._score(tower(prepared, self.visual_prompts[None]))
+
+    def _score(self, features: Tensor) -> Tensor:
         if self.adapter is not None:
             features = self.adapter(features)
         return antonym_score(features, self.text_features, self.backbone.logit_scale)
@@ -112,6 +135,8 @@ def image_scores(
     shown = tqdm(
         images, desc=label, total=total, unit="image", disable=label is None, mininterval=1.0, dynamic_ncols=True
     )
+    if isinstance(scorer, FoldedScorer):
+        return _folded_scores(scorer, shown, total, rule, windows, device, batch)
     for cut_windows, owners in window_batches(shown, rule, batch, windows):
         scores = scorer(normalise(cut_windows, rule, device)).double().cpu().numpy()
         if sums is None:
@@ -121,6 +146,47 @@ def image_scores(
     if sums is None:
         raise ValueError("there is no image to score")
     return (sums.T / counts).T
+
+
+def _folded_scores(
+    scorer: FoldedScorer,
+    images: Iterable[np.ndarray],
+    total: int,
+    rule: WindowRule,
+    windows: int | None,
+    device: torch.device | str,
+    batch: int,
+) -> np.ndarray:
+    """As `image_scores`, an image at a time, so that its windows share patch embeddings."""
+    sums, owners, waiting, held = torch.zeros(total, dtype=torch.float64, device=device), [], [], 0
+    counts = torch.zeros_like(sums)
+
+    def flush() -> None:
+        scores = scorer.score_prepared(torch.cat(waiting)).double()
+        whose = torch.tensor(owners, device=device)
+        sums.index_add_(0, whose, scores)
+        counts.index_add_(0, whose, torch.ones_like(scores))
+        owners.clear()
+        waiting.clear()
+
+    for number, pixels in enumerate(images):
+        large = enlarge(pixels, rule.size)
+        origins = window_origins(*large.shape[:2], rule)
+        origins = origins if windows is None else spread(origins, windows)
+        image = normalise(large[None], rule, device)[0]
+        for start in range(0, len(origins), batch):
+            part = origins[start : start + batch]
+            if held + len(part) > batch and waiting:
+                flush()
+                held = 0
+            waiting.append(scorer.prepare(image, part))
+            owners += [number] * len(part)
+            held += len(part)
+    if waiting:
+        flush()
+    if not counts.all() or not total:
+        raise ValueError(f"{total} images were announced, and {int((counts > 0).sum())} came")
+    return (sums / counts).cpu().numpy()
 
 
 def quality_map(

@@ -164,7 +164,9 @@ def cut(pixels: np.ndarray, origins: Iterable[tuple[int, int]], size: int) -> np
 
 def normalise(windows: np.ndarray, rule: WindowRule, device: torch.device | str = "cpu") -> Tensor:
     """Return model input, shape (N, 3, size, size), float32, from windows (N, size, size, 3), uint8."""
-    raw = torch.from_numpy(np.ascontiguousarray(windows)).to(device, non_blocking=True)
+    windows = np.ascontiguousarray(windows)
+    windows = windows if windows.flags.writeable else windows.copy()  # torch warns of read-only memory maps
+    raw = torch.from_numpy(windows).to(device, non_blocking=True)
     # One multiply-add per value: (x / 255 - mean) / std.
     scale = torch.tensor([1 / (255 * std) for std in rule.std], device=device).view(3, 1, 1)
     shift = torch.tensor([mean / std for mean, std in zip(rule.mean, rule.std, strict=True)], device=device).view(

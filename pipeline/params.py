@@ -174,7 +174,7 @@ class Train(Section):
     warmup_epochs: NonNegative
     weight_decay: Annotated[float, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)]
-    micro_batch: Positive | None
+    micro_batch: Literal["auto"] | Positive
     epochs: Positive
     patience: Positive | None
     auxiliary_weight: Annotated[float, Field(ge=0)]
@@ -343,7 +343,8 @@ def _nearest(word: str, known: list[str]) -> str:
 
 def _fault(raw: Any, item: dict[str, Any]) -> str:
     """Turn one pydantic finding into a sentence that names key, value and remedy."""
-    location = [part for part in item["loc"] if part != "[key]"]  # pydantic marks a bad table key so
+    # pydantic marks a bad table key as `[key]`, and the branch of a choice of types as `literal[...]` or such
+    location = [part for part in item["loc"] if re.fullmatch(r"[\w.]+", str(part))]
     key = ".".join(str(part) for part in location)
     if item["type"] == "extra_forbidden":
         return f"unknown key {key!r}" + _nearest(str(location[-1]), _known_keys(location[:-1]))

@@ -1,0 +1,249 @@
+"""Measure scoring and training against the predecessor's procedure, plain open_clip, and the machine's own rate.
+
+Run from the repository root: `make benchmark`, or `python benchmarks/speed.py --backbones ViT-B-32 --threads 1 2`. All
+contestants of a row run in turn in one process, so that a noisy machine disturbs them alike; medians are reported, and
+ratios of medians. Random weights serve, since speed does not depend on them.
+
+Writes benchmarks/results.md and results.csv, with the machine named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from tqdm import tqdm
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))  # so that the script runs without the package installed
+
+from pipeline.backbone import NORMALISATION, Backbone, load_backbone  # noqa: E402
+from pipeline.folding import fold, image_scores  # noqa: E402
+from pipeline.images import WindowRule, cut, decode, normalise, window_origins  # noqa: E402
+from pipeline.model import DCMPLN  # noqa: E402
+from pipeline.training import batch_step, micro_batch_for  # noqa: E402
+
+SIDE, STRIDE = 512, 64
+
+
+def make_model(backbone: Backbone) -> DCMPLN:
+    """Return the whole model at the paper's sizes."""
+    torch.manual_seed(0)
+    return DCMPLN(backbone, prompt_depth=min(12, backbone.image_layers, backbone.text_layers))
+
+
+def predecessors(model: DCMPLN) -> DCMPLN:
+    """Make the model run its texts at full length, as the predecessor does; ours cuts them at the EOT token."""
+    for name in ("main_tokens", "auxiliary_tokens"):
+        tokens = getattr(model, name)
+        setattr(model, name, F.pad(tokens, (0, model.backbone.context_length - tokens.shape[1])))
+    return model
+
+
+def window_flops(backbone: Backbone) -> float:
+    """Return multiply-adds x 2 of one window through the plain tower, counted from its matrices."""
+    width, layers = backbone.image_width, backbone.image_layers
+    tokens = 1 + (backbone.image_size // backbone.patch_size) ** 2
+    linear = 12 * width * width * tokens  # in 3, out 1, MLP 8
+    attention = 2 * tokens * tokens * width
+    patches = (tokens - 1) * 3 * backbone.patch_size**2 * width
+    return 2.0 * (layers * (linear + attention) + patches + width * backbone.embed_dim)
+
+
+def matrix_rate(backbone: Backbone, rows: int) -> Callable[[], object]:
+    """Return a product of the size of the tower's widest one."""
+    left, right = torch.randn(rows, backbone.image_width), torch.randn(backbone.image_width, 4 * backbone.image_width)
+    return lambda: left @ right
+
+
+def interleaved(contestants: dict[str, Callable[[], object]], repeats: int, label: str) -> dict[str, float]:
+    """Return each contestant's median seconds; all run in turn, after one round to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in tqdm(range(repeats + 1), desc=label, unit="turn"):
+        for name, run in contestants.items():
+            started = time.perf_counter()
+            run()
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def scoring(backbone: Backbone, repeats: int) -> dict[str, float]:
+    """Time the scoring of one 512x512 image at stride 64."""
+    mean, std = NORMALISATION["clip"]
+    rule = WindowRule(backbone.image_size, STRIDE, "reference", "clip", mean=mean, std=std)
+    pixels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
+    origins = window_origins(SIDE, SIDE, rule)
+    scorer, plain = fold(make_model(backbone)), predecessors(make_model(backbone))
+    windows = normalise(cut(pixels, origins, rule.size), rule)
+
+    @torch.no_grad()
+    def predecessor() -> object:
+        found = decode(io.BytesIO(buffer.getvalue()))
+        return plain(normalise(cut(found, origins, rule.size), rule))
+
+    @torch.no_grad()
+    def open_clip() -> object:
+        return backbone.encode_image(windows)
+
+    with torch.no_grad():
+        expected = plain(windows)[0].mean()
+    drift = abs(float(expected) - float(image_scores(scorer, [pixels], 1, rule)[0]))
+    assert drift < 1e-5, f"the fast score differs from the plain model's by {drift}"
+    rows = len(origins) * (1 + (backbone.image_size // backbone.patch_size) ** 2)
+    found = interleaved(
+        {
+            "ours": lambda: image_scores(scorer, [pixels], 1, rule),
+            "predecessor": predecessor,
+            "open_clip": open_clip,
+            "product": matrix_rate(backbone, rows),
+        },
+        repeats,
+        f"{backbone.name} scoring",
+    )
+    rate = 2.0 * rows * 4 * backbone.image_width**2 / found["product"]
+    ideal = len(origins) * window_flops(backbone) / rate
+    return {
+        "ours_ms": 1e3 * found["ours"],
+        "vs_predecessor": found["predecessor"] / found["ours"],
+        "vs_open_clip": found["open_clip"] / found["ours"],
+        "of_matrix_rate": ideal / found["ours"],
+        "open_clip_of_matrix_rate": ideal / found["open_clip"],
+        "drift": drift,
+    }
+
+
+def training(backbone: Backbone, batch: int, repeats: int) -> dict[str, float]:
+    """Time one training step."""
+    generator = torch.Generator().manual_seed(0)
+    size = backbone.image_size
+    images = torch.randn(batch, 3, size, size, generator=generator)
+    main, auxiliary = (torch.rand(batch, generator=generator) for _ in range(2))
+    ours, plain = make_model(backbone), predecessors(make_model(backbone))
+    micro = micro_batch_for(backbone, "cpu", batch)
+    optimisers = {
+        "ours": torch.optim.Adam(ours.trainable_parameters(), lr=1e-4, fused=True),
+        "predecessor": torch.optim.Adam(plain.trainable_parameters(), lr=1e-4),
+    }
+
+    def our_step() -> None:
+        optimisers["ours"].zero_grad(set_to_none=True)
+        batch_step(ours, lambda a, b: images[a:b], main, auxiliary, auxiliary_weight=0.1, micro_batch=micro)
+        optimisers["ours"].step()
+
+    def their_step() -> None:
+        optimisers["predecessor"].zero_grad(set_to_none=True)
+        found: tuple[Tensor, Tensor | None] = plain(images)
+        loss = (found[0] - main).square().mean() + 0.1 * (found[1] - auxiliary).square().mean()
+        loss.backward()
+        optimisers["predecessor"].step()
+
+    found = interleaved(
+        {"ours": our_step, "predecessor": their_step}, repeats, f"{backbone.name} training, batch {batch}"
+    )
+    return {"ours_ms": 1e3 * found["ours"], "vs_predecessor": found["predecessor"] / found["ours"]}
+
+
+def peak_memory(name: str, batch: int) -> float:
+    """Return how far one training step raises the peak memory of a fresh process, in GB."""
+    code = f"import sys; sys.path[:0] = [{str(HERE)!r}]; import speed; speed.print_step_memory({name!r}, {batch})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=HERE.parent)
+    return float(done.stdout.split()[-1])
+
+
+def print_step_memory(name: str, batch: int) -> None:
+    """Run one of our training steps and print what it adds to the peak memory, in GB."""
+    backbone = load_backbone(name, activation="quickgelu")
+    model = make_model(backbone)
+    optimiser = torch.optim.Adam(model.trainable_parameters(), lr=1e-4, fused=True)
+    images = torch.randn(batch, 3, backbone.image_size, backbone.image_size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    micro = micro_batch_for(backbone, "cpu", batch)
+    batch_step(
+        model, lambda a, b: images[a:b], torch.rand(batch), torch.rand(batch), auxiliary_weight=0.1, micro_batch=micro
+    )
+    optimiser.step()
+    sys.stdout.write(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20:.3f}\n")
+
+
+def machine() -> str:
+    """Name the processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{model}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbones", nargs="+", default=["ViT-B-32"])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 64])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=HERE)
+    arguments = parser.parse_args(argv)
+    rows = []
+    for name in arguments.backbones:
+        backbone = load_backbone(name, activation="quickgelu")
+        for threads in arguments.threads:
+            torch.set_num_threads(threads)
+            found = scoring(backbone, arguments.repeats)
+            rows.append({"what": "score 512x512", "backbone": name, "threads": threads, "batch": "", **found})
+            for batch in arguments.batches:
+                found = training(backbone, batch, max(2, arguments.repeats // (1 + batch // 32)))
+                if threads == arguments.threads[-1]:
+                    found["peak_gb"] = peak_memory(name, batch)
+                rows.append({"what": "training step", "backbone": name, "threads": threads, "batch": batch, **found})
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with (arguments.out / "results.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
+        )
+    (arguments.out / "results.md").write_text(markdown(rows))
+
+
+def markdown(rows: list[dict[str, object]]) -> str:
+    """Return the table as Markdown."""
+    lines = [
+        f"Machine: {machine()}. Medians; contestants in turn in one process.",
+        "",
+        "| what | backbone | threads | batch | ours, ms | faster than predecessor | than plain open_clip | of the "
+        "machine's matrix rate | peak, GB above start |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+
+    def cell(row: dict[str, object], key: str, form: str) -> str:
+        return format(row[key], form) if key in row else ""
+
+    for row in rows:
+        cells = [
+            str(row["what"]), str(row["backbone"]), str(row["threads"]), str(row["batch"]),
+            cell(row, "ours_ms", ".0f"), cell(row, "vs_predecessor", ".2f") + "x",
+            cell(row, "vs_open_clip", ".2f") + ("x" if "vs_open_clip" in row else ""),
+            cell(row, "of_matrix_rate", ".0%"), cell(row, "peak_gb", ".2f"),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

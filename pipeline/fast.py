@@ -1,0 +1,256 @@
+"""The prompted image tower, rearranged to do only the work that reaches the score, and held to `model.py` by tests.
+
+What is exact, and why:
+
+- A prompt acts as a key and a value only: its outputs are thrown away before the next layer, which has prompts of its
+  own. So prompts enter the attention as n further keys and values, and cost no query, no output map and no MLP. At the
+  last prompted layer of a tower that goes on without prompts (L below the tower's layers) their outputs live on, and
+  they become tokens there.
+- The score reads the class token alone, so the last layer computes that token alone.
+- A layer norm's weight and bias, the layer scale and QuickGELU's 1.702 fold into the neighbouring matrices:
+  x sigmoid(1.702 x) = silu(1.702 x) / 1.702.
+- Windows whose offsets differ by multiples of the patch side share patch embeddings: they are computed once an image.
+
+Both tasks of the model see the same images, so they run as one batch whose halves have prompts of their own.
+
+Imports pipeline.backbone, pipeline.model.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from pipeline.backbone import Backbone, LayerWeights
+from pipeline.model import DCMPLN, Constants, antonym_score
+
+QUICK = 1.702
+
+
+class _Layer(nn.Module):
+    """One layer with its norms, scales and activation folded into four matrices."""
+
+    def __init__(self, weights: LayerWeights) -> None:
+        super().__init__()
+        width = len(weights.norm_1[0])
+        self.heads, self.quick = weights.heads, weights.quick
+        self.epsilons = (weights.norm_1[2], weights.norm_2[2])
+        matrices = {
+            "attention_in": _after_norm(weights.norm_1, weights.attention_in),
+            "attention_out": _scaled(weights.attention_out, weights.scale_1),
+            "expand": _after_norm(weights.norm_2, weights.expand),
+            "contract": _scaled(weights.contract, weights.scale_2),
+        }
+        if self.quick:
+            matrices["expand"] = tuple(part * QUICK for part in matrices["expand"])
+            weight, bias = matrices["contract"]
+            matrices["contract"] = (weight / QUICK, bias)
+        for name, (weight, bias) in matrices.items():
+            self.register_buffer(f"{name}_weight", weight.detach().clone().contiguous(), persistent=False)
+            self.register_buffer(f"{name}_bias", bias.detach().clone(), persistent=False)
+        self.width = width
+
+    def forward(self, x: Tensor, prompts: Tensor | None, class_only: bool) -> Tensor:
+        """Return the layer's output.
+
+        Args:
+            x: Tokens, shape (G B, N, D).
+            prompts: Further keys and values before their norm, shape (G, n, D), or None.
+            class_only: Return the class token alone, shape (G B, 1, D).
+        """
+        rows, tokens, width = x.shape
+        normed = F.layer_norm(x, (width,), eps=self.epsilons[0])
+        if class_only:
+            query = F.linear(normed[:, :1], self.attention_in_weight[:width], self.attention_in_bias[:width])
+            pairs = F.linear(normed, self.attention_in_weight[width:], self.attention_in_bias[width:])
+            key, value = pairs.view(rows, tokens, 2, self.heads, -1).permute(2, 0, 3, 1, 4)  # (GB, heads, N, 64)
+            query = query.view(rows, 1, self.heads, -1).transpose(1, 2)
+            x = x[:, :1]
+        else:
+            joined = F.linear(normed, self.attention_in_weight, self.attention_in_bias)
+            query, key, value = joined.view(rows, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        if prompts is not None:
+            groups, count = prompts.shape[:2]
+            pairs = F.linear(
+                F.layer_norm(prompts, (width,), eps=self.epsilons[0]),
+                self.attention_in_weight[width:],
+                self.attention_in_bias[width:],
+            )
+            more = pairs.view(groups, count, 2, self.heads, -1).permute(2, 0, 3, 1, 4)  # (2, G, heads, n, 64)
+            more = more.repeat_interleave(rows // groups, dim=1)
+            key, value = torch.cat([key, more[0]], dim=2), torch.cat([value, more[1]], dim=2)
+        mixed = F.scaled_dot_product_attention(query, key, value)  # (GB, heads, N or 1, 64)
+        mixed = mixed.transpose(1, 2).reshape(rows, -1, width)
+        x = x + F.linear(mixed, self.attention_out_weight, self.attention_out_bias)
+        wide = F.linear(F.layer_norm(x, (width,), eps=self.epsilons[1]), self.expand_weight, self.expand_bias)
+        if torch.is_grad_enabled() and wide.requires_grad:
+            wide = F.silu(wide) if self.quick else F.gelu(wide)
+        else:
+            wide = F.silu(wide, inplace=True) if self.quick else F.gelu(wide)
+        return x + F.linear(wide, self.contract_weight, self.contract_bias)
+
+
+def _after_norm(norm: tuple[Tensor, Tensor, float], linear: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Fold a norm's weight and bias into the map that follows: W (g x + c) + b = (W g) x + (W c + b)."""
+    (gain, shift, _), (weight, bias) = norm, linear
+    return weight * gain, bias + weight @ shift
+
+
+def _scaled(linear: tuple[Tensor, Tensor], scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    return linear if scale is None else (linear[0] * scale[:, None], linear[1] * scale)
+
+
+class FastTower(nn.Module):
+    """The image tower of a backbone, folded; holds no gradient and no state of its own.
+
+    Source: equal to `Backbone.encode_image` up to float rounding.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        """Fold the tower's weights.
+
+        Raises:
+            ValueError: If the tower's layers are not CLIP's plain ones; see `fast_tower`.
+        """
+        super().__init__()
+        weights = backbone.image_tower()
+        if weights is None:
+            raise ValueError(f"the image tower of {backbone.name} has layers that cannot be folded")
+        with torch.no_grad():
+            self.layers = nn.ModuleList(_Layer(layer) for layer in weights.layers)
+            flat = weights.patches.flatten(1)  # (D, 3 P P)
+            for name, tensor in {
+                "patches": flat,
+                "class_token": weights.class_token + weights.positions[0],
+                "positions": weights.positions[1:],
+                "projection": weights.norm_post[0][:, None] * weights.projection,
+                "projection_bias": weights.norm_post[1] @ weights.projection,
+            }.items():
+                self.register_buffer(name, tensor.detach().clone().contiguous(), persistent=False)
+            self.norm_pre = None if weights.norm_pre is None else weights.norm_pre[2]
+            if weights.norm_pre is not None:
+                self.register_buffer("pre_weight", weights.norm_pre[0].detach().clone(), persistent=False)
+                self.register_buffer("pre_bias", weights.norm_pre[1].detach().clone(), persistent=False)
+        self.patch_size, self.image_size = backbone.patch_size, backbone.image_size
+        self.post_epsilon = weights.norm_post[2]
+        self.requires_grad_(False)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return patch embeddings, without positions, shape (B, h, w, D), of normalised images (B, 3, H, W).
+
+        What is left over at the right and bottom beyond whole patches is cut off, as the convolution does.
+        """
+        size = self.patch_size
+        count, _, height, width = images.shape
+        rows, columns = height // size, width // size
+        blocks = images[..., : rows * size, : columns * size].reshape(count, 3, rows, size, columns, size)
+        return F.linear(blocks.permute(0, 2, 4, 1, 3, 5).reshape(count, rows, columns, -1), self.patches)
+
+    def tokens(self, patches: Tensor) -> Tensor:
+        """Return the first layer's input, shape (B, 1 + patches, D), from patch embeddings (B, h, w, D) of windows."""
+        body = patches.flatten(1, 2) + self.positions
+        first = self.class_token.to(body.dtype).expand(len(body), 1, -1)
+        return self._pre(torch.cat([first, body], dim=1))
+
+    def window_tokens(self, image: Tensor, origins: Sequence[tuple[int, int]]) -> Tensor:
+        """Return the first layer's input for windows of one image, embedding each patch once where windows share it.
+
+        Args:
+            image: Normalised pixels, shape (3, H, W).
+            origins: (top, left) of each window, shape (n, 2).
+
+        Returns:
+            Tokens, shape (n, 1 + patches, D), in the order of `origins`.
+        """
+        size, side = self.patch_size, self.image_size // self.patch_size
+        by_offset: dict[tuple[int, int], list[int]] = {}
+        for number, (top, left) in enumerate(origins):
+            by_offset.setdefault((top % size, left % size), []).append(number)
+        found = torch.empty(len(origins), side, side, len(self.class_token), dtype=image.dtype, device=image.device)
+        for numbers in by_offset.values():
+            tops, lefts = zip(*(origins[number] for number in numbers), strict=True)
+            bottom, end = max(tops) + self.image_size, max(lefts) + self.image_size
+            top, left = min(tops), min(lefts)  # both lie on this offset's grid
+            grid = self.embed(image[None, :, top:bottom, left:end])[0]  # (h, w, D)
+            for number in numbers:
+                row, column = (origins[number][0] - top) // size, (origins[number][1] - left) // size
+                found[number] = grid[row : row + side, column : column + side]
+        return self.tokens(found)
+
+    def forward(self, tokens: Tensor, prompts: Tensor) -> Tensor:
+        """Return image features, not normalised, shape (G B, E).
+
+        Args:
+            tokens: From `tokens` or `window_tokens`, shape (G B, 1 + patches, D): G groups of B rows.
+            prompts: Each group's prompts, shape (G, L, n, D).
+        """
+        x, groups, depth = tokens, len(prompts), prompts.shape[1]
+        last = len(self.layers) - 1
+        for number, layer in enumerate(self.layers):
+            own = None
+            if number < depth:
+                own = prompts[:, number]
+                own = self._pre(own) if number == 0 else own
+                if number == depth - 1 and number < last:  # their outputs live on: from here they are tokens
+                    own = own.to(x.dtype).repeat_interleave(len(x) // groups, dim=0)
+                    x, own = torch.cat([x, own], dim=1), None
+            x = layer(x, own, number == last)
+        pooled = F.layer_norm(x[:, 0], (x.shape[-1],), eps=self.post_epsilon)
+        return pooled @ self.projection + self.projection_bias
+
+    def _pre(self, x: Tensor) -> Tensor:
+        if self.norm_pre is None:
+            return x
+        return F.layer_norm(x, (x.shape[-1],), self.pre_weight, self.pre_bias, self.norm_pre)
+
+
+_TOWERS: "WeakKeyDictionary[Backbone, FastTower | None]" = WeakKeyDictionary()
+
+
+def fast_tower(backbone: Backbone) -> FastTower | None:
+    """Return the backbone's folded image tower on the backbone's device, made once; None where it cannot be folded.
+
+    The backbone is frozen, so one folded copy serves every scorer and training on it.
+    """
+    if backbone not in _TOWERS:
+        _TOWERS[backbone] = None if backbone.image_tower() is None else FastTower(backbone)
+    tower = _TOWERS[backbone]
+    return None if tower is None else tower.to(backbone.logit_scale.device)
+
+
+class TaskScores(NamedTuple):
+    """Scores in (0, 1), each (B,); `auxiliary` is None without that task."""
+
+    main: Tensor
+    auxiliary: Tensor | None
+
+
+def score_tasks(
+    model: DCMPLN, tower: FastTower | None, images: Tensor, main: Constants, auxiliary: Constants | None
+) -> TaskScores:
+    """Return what `DCMPLN.score` gives for both tasks, in one pass of the image tower.
+
+    Args:
+        model: Its adapters are used.
+        tower: Of the model's backbone; None takes the plain tower, once a task.
+        images: Normalised pixels, shape (B, 3, H, W).
+        main: The main task's constants.
+        auxiliary: The auxiliary task's, or None to leave that task out.
+    """
+    tasks = [(main, model.main_adapter)] + ([] if auxiliary is None else [(auxiliary, model.auxiliary_adapter)])
+    if tower is None:
+        scores = [model.score(images, constants, adapter) for constants, adapter in tasks]
+    else:
+        tokens = tower.tokens(tower.embed(images))
+        prompts = torch.stack([constants.visual_prompts for constants, _ in tasks])
+        parts = tower(tokens.repeat(len(tasks), 1, 1), prompts).chunk(len(tasks))
+        scores = [
+            antonym_score(
+                part if adapter is None else adapter(part), constants.text_features, model.backbone.logit_scale
+            )
+            for (constants, adapter), part in zip(tasks, parts, strict=True)
+        ]
+    return TaskScores(scores[0], scores[1] if auxiliary is not None else None)
