@@ -9,7 +9,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test lint mlflow mirror clean
+.PHONY: help setup study test lint mlflow mirror benchmark clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,9 @@ mlflow: setup ## browse the runs in MLflow (PORT=5000)
 
 mirror: setup ## rebuild MLflow's database from the files
 	@$(BIN)/python -m stages.mirror
+
+benchmark: setup ## time scoring and training against the predecessor's procedure, plain open_clip and the machine's rate
+	@$(BIN)/python benchmarks/speed.py
 
 clean: ## remove caches and resume states; keeps data, runs and reports
 	@rm -rf .work .pytest_cache .ruff_cache build && find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
