@@ -4,7 +4,8 @@ Run from the repository root: `make benchmark`, or `python benchmarks/speed.py -
 contestants of a row run in turn in one process, so that a noisy machine disturbs them alike; medians are reported, and
 ratios of medians. Random weights serve, since speed does not depend on them.
 
-Writes benchmarks/results.md and results.csv, with the machine named.
+Writes benchmarks/results.md and results.csv, with the machine named. `--gpu --batches 64 256 1024` measures a GPU
+instead and writes results-gpu.csv.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
@@ -161,6 +163,51 @@ def training(backbone: Backbone, batch: int, repeats: int) -> dict[str, float]:
     return {"ours_ms": 1e3 * found["ours"], "vs_predecessor": found["predecessor"] / found["ours"]}
 
 
+def accelerator(backbone: Backbone, batches: Sequence[int]) -> list[dict[str, object]]:
+    """Measure a GPU: scored images and trained crops a second in bfloat16, and the drift from float32."""
+    device = torch.device("cuda")
+    backbone.to(device)
+    mean, std = NORMALISATION["clip"]
+    rule = WindowRule(backbone.image_size, STRIDE, "reference", "clip", mean=mean, std=std)
+    noise = np.random.default_rng(0)
+    images = [noise.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(64)] * 8
+    model = make_model(backbone).to(device)
+    scorer = fold(model)
+
+    def score(autocast: bool, part: list[np.ndarray]) -> np.ndarray:
+        return image_scores(scorer, part, len(part), rule, device=device, autocast=autocast)
+
+    exact, drifted = score(False, images[:64]), score(True, images[:64])
+    started = time.perf_counter()
+    score(True, images)
+    row: dict[str, object] = {
+        "what": "score 512x512, bfloat16", "images_per_second": len(images) / (time.perf_counter() - started),
+        "drift": float(np.abs(exact - drifted).max()), "srcc": float(spearmanr(exact, drifted).statistic),
+    }  # fmt: skip
+    rows = [row]
+    optimiser = torch.optim.Adam(model.trainable_parameters(), lr=1e-4, fused=True)
+    for batch in batches:
+        pixels = torch.randn(batch, 3, rule.size, rule.size, device=device)
+        target = torch.rand(batch, device=device)
+        seconds = []
+        for _ in range(25):
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            optimiser.zero_grad(set_to_none=True)
+            batch_step(
+                model, lambda a, b, pixels=pixels: pixels[a:b], target, target, auxiliary_weight=0.1,
+                micro_batch=batch, autocast=True,
+            )  # fmt: skip
+            optimiser.step()
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+        rows.append(
+            {"what": "training step, bfloat16", "batch": batch, "crops_per_second": batch / statistics.median(seconds)}
+        )
+    name = torch.cuda.get_device_name(device)
+    return [{"device": name, "backbone": backbone.name, **row} for row in rows]
+
+
 def peak_memory(name: str, batch: int) -> float:
     """Return how far one training step raises the peak memory of a fresh process, in GB."""
     code = f"import sys; sys.path[:0] = [{str(HERE)!r}]; import speed; speed.print_step_memory({name!r}, {batch})"
@@ -196,10 +243,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--backbones", nargs="+", default=["ViT-B-32"])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 64])
+    parser.add_argument("--gpu", action="store_true", help="measure the GPU alone; writes results-gpu.csv")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=HERE)
     arguments = parser.parse_args(argv)
     rows = []
+    if arguments.gpu:
+        for name in arguments.backbones:
+            rows += accelerator(load_backbone(name, activation="quickgelu"), arguments.batches)
+        write_csv(arguments.out / "results-gpu.csv", rows)
+        return
     for name in arguments.backbones:
         backbone = load_backbone(name, activation="quickgelu")
         for threads in arguments.threads:
@@ -211,14 +264,19 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if threads == arguments.threads[-1]:
                     found["peak_gb"] = peak_memory(name, batch)
                 rows.append({"what": "training step", "backbone": name, "threads": threads, "batch": batch, **found})
+    write_csv(arguments.out / "results.csv", rows)
+    (arguments.out / "results.md").write_text(markdown(rows))
+
+
+def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
+    """Write rows that may lack columns."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with (arguments.out / "results.csv").open("w", newline="") as stream:
+    with path.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(
             {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
         )
-    (arguments.out / "results.md").write_text(markdown(rows))
 
 
 def markdown(rows: list[dict[str, object]]) -> str:

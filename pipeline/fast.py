@@ -169,15 +169,21 @@ class FastTower(nn.Module):
         by_offset: dict[tuple[int, int], list[int]] = {}
         for number, (top, left) in enumerate(origins):
             by_offset.setdefault((top % size, left % size), []).append(number)
-        found = torch.empty(len(origins), side, side, len(self.class_token), dtype=image.dtype, device=image.device)
+        steps = torch.arange(side)
+        parts, order = [], []
         for numbers in by_offset.values():
             tops, lefts = zip(*(origins[number] for number in numbers), strict=True)
             bottom, end = max(tops) + self.image_size, max(lefts) + self.image_size
             top, left = min(tops), min(lefts)  # both lie on this offset's grid
             grid = self.embed(image[None, :, top:bottom, left:end])[0]  # (h, w, D)
-            for number in numbers:
-                row, column = (origins[number][0] - top) // size, (origins[number][1] - left) // size
-                found[number] = grid[row : row + side, column : column + side]
+            rows = (torch.tensor(tops) - top)[:, None] // size + steps  # (m, side)
+            columns = (torch.tensor(lefts) - left)[:, None] // size + steps
+            places = rows[:, :, None] * grid.shape[1] + columns[:, None, :]  # (m, side, side)
+            parts.append(grid.flatten(0, 1)[places.to(image.device, non_blocking=True)])
+            order += numbers
+        found = torch.cat(parts)
+        if order != sorted(order):
+            found = found[torch.tensor(order).argsort().to(image.device)]
         return self.tokens(found)
 
     def forward(self, tokens: Tensor, prompts: Tensor) -> Tensor:
@@ -247,10 +253,13 @@ def score_tasks(
         tokens = tower.tokens(tower.embed(images))
         prompts = torch.stack([constants.visual_prompts for constants, _ in tasks])
         parts = tower(tokens.repeat(len(tasks), 1, 1), prompts).chunk(len(tasks))
-        scores = [
-            antonym_score(
-                part if adapter is None else adapter(part), constants.text_features, model.backbone.logit_scale
-            )
-            for (constants, adapter), part in zip(tasks, parts, strict=True)
-        ]
+        with torch.autocast(images.device.type, enabled=False):  # bfloat16 logits of up to 100 would blur the scores
+            scores = [
+                antonym_score(
+                    part.float() if adapter is None else adapter(part.float()),
+                    constants.text_features.float(),
+                    model.backbone.logit_scale,
+                )
+                for (constants, adapter), part in zip(tasks, parts, strict=True)
+            ]
     return TaskScores(scores[0], scores[1] if auxiliary is not None else None)

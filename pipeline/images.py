@@ -162,17 +162,68 @@ def cut(pixels: np.ndarray, origins: Iterable[tuple[int, int]], size: int) -> np
     return np.stack([pixels[top : top + size, left : left + size] for top, left in origins])
 
 
-def normalise(windows: np.ndarray, rule: WindowRule, device: torch.device | str = "cpu") -> Tensor:
+def normalise(windows: np.ndarray | Tensor, rule: WindowRule, device: torch.device | str = "cpu") -> Tensor:
     """Return model input, shape (N, 3, size, size), float32, from windows (N, size, size, 3), uint8."""
-    windows = np.ascontiguousarray(windows)
-    windows = windows if windows.flags.writeable else windows.copy()  # torch warns of read-only memory maps
-    raw = torch.from_numpy(windows).to(device, non_blocking=True)
+    if isinstance(windows, np.ndarray):
+        windows = np.ascontiguousarray(windows)
+        # torch warns of read-only memory maps
+        windows = torch.from_numpy(windows if windows.flags.writeable else windows.copy())
+    raw = windows.to(device, non_blocking=True)
     # One multiply-add per value: (x / 255 - mean) / std.
     scale = torch.tensor([1 / (255 * std) for std in rule.std], device=device).view(3, 1, 1)
     shift = torch.tensor([mean / std for mean, std in zip(rule.mean, rule.std, strict=True)], device=device).view(
         3, 1, 1
     )
     return raw.permute(0, 3, 1, 2).float().mul_(scale).sub_(shift)
+
+
+class DevicePixels:
+    """Images held on a device, enlarged where a crop needs it, so that crops are cut there and nothing waits for them.
+
+    Attributes:
+        device: Where they are.
+    """
+
+    def __init__(self, pack: PixelPack, rows: np.ndarray, size: int, device: torch.device | str) -> None:
+        """Copy images to the device.
+
+        Args:
+            pack: Decoded images.
+            rows: Indices into the pack, shape (N,).
+            size: Side of the crops in pixels.
+            device: Where to.
+        """
+        images = [enlarge(pack[row], size) for row in rows]
+        shapes = np.array([image.shape[:2] for image in images], dtype=np.int64).reshape(-1, 2)
+        starts = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))[:-1]]) if len(images) else np.zeros(0, np.int64)
+        self._pixels = torch.empty((int(shapes.prod(axis=1).sum()), 3), dtype=torch.uint8, device=device)
+        for start, image in zip(starts, images, strict=True):
+            flat = torch.from_numpy(np.array(image).reshape(-1, 3))
+            self._pixels[start : start + len(flat)] = flat.to(device, non_blocking=True)
+        self._starts, self.shapes, self._size = starts, shapes, size
+        self.device = torch.device(device)
+
+    @classmethod
+    def if_it_fits(
+        cls, pack: PixelPack, rows: np.ndarray, size: int, device: torch.device | str
+    ) -> "DevicePixels | None":
+        """Return the images on a GPU if they take no more than half of its free memory; None otherwise and on CPUs."""
+        if torch.device(device).type != "cuda":
+            return None
+        sides = np.stack([pack.heights[rows], pack.widths[rows]], axis=1).astype(np.float64)
+        scale = np.maximum(1, size / sides.min(axis=1, keepdims=True))
+        needed = 3 * float((sides * scale).prod(axis=1).sum())
+        return cls(pack, rows, size, device) if needed < torch.cuda.mem_get_info(device)[0] / 2 else None
+
+    def crops(self, slots: np.ndarray, tops: np.ndarray, lefts: np.ndarray, flips: np.ndarray) -> Tensor:
+        """Return crops of the images at `slots`, each argument (B,), as uint8, shape (B, size, size, 3)."""
+        steps = torch.arange(self._size, device=self.device)
+        first = torch.as_tensor(self._starts[slots] + tops * self.shapes[slots, 1] + lefts, device=self.device)
+        widths = torch.as_tensor(self.shapes[slots, 1], device=self.device)
+        mirrored = torch.as_tensor(flips, device=self.device)[:, None]
+        columns = torch.where(mirrored, self._size - 1 - steps, steps)  # (B, size)
+        places = first[:, None, None] + widths[:, None, None] * steps[:, None] + columns[:, None, :]
+        return self._pixels[places]
 
 
 class EpochCrops:
@@ -205,6 +256,12 @@ class EpochCrops:
             crop = pixels[top : top + size, left : left + size]
             out[slot] = crop[:, ::-1] if self._flips[position] else crop
         return out
+
+    def crops_on(self, pixels: DevicePixels, positions: np.ndarray) -> Tensor:
+        """Return the same crops, cut on the device that holds `rows` in this order."""
+        room = pixels.shapes[positions] - self._rule.size + 1
+        tops, lefts = (self._places[positions] * room).astype(np.int64).T
+        return pixels.crops(positions, tops, lefts, self._flips[positions])
 
 
 def window_batches(

@@ -248,6 +248,7 @@ def test_scores(
         _, pack = open_prepared(input_paths(dataset, record["round"])[0].parent)
         images = (pack[row] for row in rows)
         label = f"{record['dataset']}/{record['method']}/round-{record['round']} scores {dataset}"
-        return image_scores(scorer, images, len(rows), rule, device=device, label=label)
+        autocast = params.train.amp == "auto" and device.type == "cuda"
+        return image_scores(scorer, images, len(rows), rule, device=device, autocast=autocast, label=label)
 
     return from_pixels

@@ -24,7 +24,7 @@ from pipeline.checkpoint import save_checkpoint
 from pipeline.fast import fast_tower, score_tasks
 from pipeline.files import write_atomically
 from pipeline.folding import fold, image_scores
-from pipeline.images import EpochCrops, PixelPack, WindowRule, normalise
+from pipeline.images import DevicePixels, EpochCrops, PixelPack, WindowRule, normalise
 from pipeline.metrics import correlations
 from pipeline.model import DCMPLN, Constants
 
@@ -277,6 +277,7 @@ def fit(
         optimiser.load_state_dict(state["optimiser"])
         history, timing = state["history"], state["timing"]
 
+    pixels = DevicePixels.if_it_fits(train.pack, train.rows, rule.size, device)
     steps_an_epoch = math.ceil(len(train.rows) / batch_size)
     key = f"{select_on}_srcc"
     bar = tqdm(
@@ -300,7 +301,9 @@ def fit(
                 optimiser.zero_grad(set_to_none=True)
                 main_loss, auxiliary_loss, scores = batch_step(
                     model,
-                    lambda a, b, crops=crops, batch=positions: normalise(crops.crops(batch[a:b]), rule, device),
+                    lambda a, b, crops=crops, batch=positions: normalise(
+                        crops.crops(batch[a:b]) if pixels is None else crops.crops_on(pixels, batch[a:b]), rule, device
+                    ),
                     torch.as_tensor(train.main[positions], dtype=torch.float32, device=device),
                     torch.as_tensor(train.auxiliary[positions], dtype=torch.float32, device=device),
                     auxiliary_weight=auxiliary_weight, micro_batch=size, autocast=amp,
@@ -328,7 +331,7 @@ def fit(
             for name, subset in selectors.items():
                 images = (subset.pack[row_index] for row_index in subset.rows)
                 scores_there = image_scores(
-                    scorer, images, len(subset.rows), rule, windows=validation_windows, device=device
+                    scorer, images, len(subset.rows), rule, windows=validation_windows, device=device, autocast=amp
                 )
                 row |= correlations(name, scores_there, subset.main)
             history.append(row)

@@ -83,3 +83,16 @@ def test_quality_map_lays_scores_where_their_windows_are() -> None:
         WindowRule(32, 24, "reference", "clip", (0.0,) * 3, (1.0,) * 3),
     )
     assert np.isnan(reference[:, 32:]).all()
+
+
+def test_a_bfloat16_tower_drifts_little_and_scores_in_float32(tiny_backbone: Backbone) -> None:
+    torch.manual_seed(0)
+    scorer = fold(DCMPLN(tiny_backbone, prompt_depth=3, prompt_length=2))
+    generator = np.random.default_rng(0)
+    images = [generator.integers(0, 256, (40 + k, 50, 3), dtype=np.uint8) for k in range(3)]
+    rule = WindowRule(32, 24, "all", "clip", mean=(0.5,) * 3, std=(0.25,) * 3)
+    exact = image_scores(scorer, images, 3, rule)
+    drifted = image_scores(scorer, images, 3, rule, autocast=True)
+    assert 0 < np.abs(exact - drifted).max() < 0.02
+    prepared = scorer.prepare(torch.randn(3, 40, 40), [(0, 0), (8, 8)])
+    assert scorer.score_prepared(prepared, autocast=True).dtype == torch.float32

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.images import (
+    DevicePixels,
     EpochCrops,
     PixelPack,
     WindowRule,
@@ -126,3 +127,19 @@ def test_epoch_crops_are_real_crops_seeded_and_free_of_the_batch_size(tmp_path: 
         flipped += mirrored
     assert 3 <= flipped <= 17
     assert not any(EpochCrops(pack, rows, rule(), flip=False, seed=(1,))._flips)
+
+
+def test_crops_cut_on_a_device_are_the_hosts(tmp_path: Path) -> None:
+    generator = np.random.default_rng(4)
+    shapes = [(40, 60), (33, 32), (20, 90), (32, 32)]  # the third is enlarged
+    images = [generator.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+    (tmp_path / "pixels.bin").write_bytes(b"".join(image.tobytes() for image in images))
+    offsets = np.concatenate([[0], np.cumsum([image.size for image in images])[:-1]])
+    pack = PixelPack(tmp_path / "pixels.bin", offsets, *zip(*shapes, strict=True))
+    rows = np.array([3, 1, 0, 2])
+    held = DevicePixels(pack, rows, 32, "cpu")
+    for epoch in range(5):
+        epoch_crops = EpochCrops(pack, rows, rule(32), flip=True, seed=(epoch,))
+        found = epoch_crops.crops_on(held, epoch_crops.order)
+        np.testing.assert_array_equal(found.numpy(), epoch_crops.crops(epoch_crops.order))
+    assert DevicePixels.if_it_fits(pack, rows, 32, "cpu") is None
