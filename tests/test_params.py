@@ -81,8 +81,8 @@ def test_all_faults_come_at_once(raw: dict[str, Any]) -> None:
 def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
     """YAML 1.1 would read 1e-4 as text."""
     text = (ROOT / "params" / "demo.yaml").read_text()
-    assert "learning_rate: 0.02" in text
-    (tmp_path / "params.yaml").write_text(text.replace("learning_rate: 0.02", "learning_rate: 5e-4"))
+    assert "learning_rate: 0.005" in text
+    (tmp_path / "params.yaml").write_text(text.replace("learning_rate: 0.005", "learning_rate: 5e-4"))
     assert load_params(tmp_path / "params.yaml").train.learning_rate == 5e-4
 
 
