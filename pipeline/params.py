@@ -45,6 +45,7 @@ class Study(Section):
     variants: list[Name]
     baselines: list[BaselineName]
     rounds: Annotated[list[NonNegative], Field(min_length=1)]
+    audit: list[Name]
 
     @property
     def methods(self) -> list[str]:
@@ -53,12 +54,15 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _no_repeats(self) -> "Study":
-        for key in ("datasets", "variants", "baselines", "rounds"):
+        for key in ("datasets", "variants", "baselines", "rounds", "audit"):
             values = getattr(self, key)
             if len(set(values)) != len(values):
                 raise ValueError(f"{key} names an entry twice: {values}")
         if not self.methods:
             raise ValueError("variants and baselines are both empty: name at least one method")
+        absent = [name for name in self.audit if name not in self.variants]
+        if absent:
+            raise ValueError(f"audit names {absent[0]!r}, which is none of variants {self.variants}")
         return self
 
 
@@ -245,6 +249,7 @@ class Evaluate(Section):
     """Scoring of the test images and the intervals."""
 
     bootstrap: Annotated[int, Field(ge=100)]
+    gallery: NonNegative
     seed: NonNegative
 
 

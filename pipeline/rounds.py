@@ -26,11 +26,17 @@ class StudyError(ValueError):
     """Files of the study that do not fit each other."""
 
 
-def input_paths(dataset: str, round_index: int) -> tuple[Path, Path]:
-    """Return a data set's manifest and one round's split, relative to the repository root."""
+def input_paths(dataset: str, round_index: int, split: str = "round") -> tuple[Path, Path]:
+    """Return a data set's manifest and one round's split, relative to the repository root.
+
+    Args:
+        dataset: Its name.
+        round_index: The round.
+        split: `round` for the study's own split, `random` for the leaking one that the audit compares it with.
+    """
     return (
         Path("data", "prepared", dataset, "manifest.parquet"),
-        Path("data", "splits", dataset, f"round-{round_index}.csv"),
+        Path("data", "splits", dataset, f"{split}-{round_index}.csv"),
     )
 
 

@@ -18,9 +18,9 @@ from typing import Any
 from pipeline.files import file_md5, replaced_folder, write_json
 
 
-def run_folder(dataset: str, method: str, round_index: int) -> Path:
-    """Return the folder of one run, relative to the repository root."""
-    return Path("runs") / dataset / method / f"round-{round_index}"
+def run_folder(dataset: str, method: str, round_index: int, split: str = "round") -> Path:
+    """Return the folder of one run, relative to the repository root; `split` is `random` for the audit's runs."""
+    return Path("runs") / dataset / method / f"{split}-{round_index}"
 
 
 def repository_root() -> Path:

@@ -5,7 +5,7 @@ pipeline.checkpoint, pipeline.files, pipeline.folding, pipeline.images, pipeline
 pipeline.rounds, pipeline.runs, pipeline.training.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from pipeline.backbone import NORMALISATION, Backbone, load_backbone
 from pipeline.checkpoint import load_checkpoint
 from pipeline.files import file_md5
-from pipeline.folding import image_scores
+from pipeline.folding import FoldedScorer, image_scores, quality_map
 from pipeline.images import PixelPack, WindowRule, open_prepared
 from pipeline.model import DCMPLN
 from pipeline.params import Params
@@ -155,11 +155,12 @@ class TrainingPlan:
         }
 
 
-def plan_training(params: Params, dataset: str, variant: str, round_index: int) -> TrainingPlan:
-    """Read all that one training needs."""
+def plan_training(params: Params, dataset: str, variant: str, round_index: int, split: str = "round") -> TrainingPlan:
+    """Read all that one training needs; `split` as `pipeline.rounds.input_paths`."""
     settings = params.train_for(variant)
+    split_rule = "random" if split == "random" else params.split.rule
     device = choose_device(settings.device, settings.threads)
-    manifest_path, split_path = input_paths(dataset, round_index)
+    manifest_path, split_path = input_paths(dataset, round_index, split)
     manifest, pack = open_prepared(manifest_path.parent)
     rows, _ = open_split(split_path, manifest)
     backbone = make_backbone(params)
@@ -169,6 +170,7 @@ def plan_training(params: Params, dataset: str, variant: str, round_index: int) 
     subsets = training_subsets(params, variant, manifest, pack, rows, seed)
     switches = params.variants[variant]
     used = used_params(params.model_dump() | {"train": settings.model_dump()}, VARIANT_KEYS)
+    used["split.rule"] = split_rule
     used |= {f"variant.{switch}": value for switch, value in switches.model_dump(exclude={"train"}).items()}
     has_auxiliary = switches.auxiliary and bool(np.isfinite(subsets["train"].auxiliary).any())
     record = {
@@ -176,10 +178,11 @@ def plan_training(params: Params, dataset: str, variant: str, round_index: int) 
         "method": variant,
         "kind": "variant",
         "round": round_index,
+        "split": split,
         "seed": seed,
-        "split_rule": params.split.rule,
+        "split_rule": split_rule,
         "select_on": settings.select_on,
-        "leaks": leaks(params.split.rule, settings.select_on),
+        "leaks": leaks(split_rule, settings.select_on),
         "shuffled_labels": switches.shuffle_labels,
         "target": params.targets.main,
         "auxiliary_target": params.targets.auxiliary if has_auxiliary else None,
@@ -206,7 +209,7 @@ def plan_training(params: Params, dataset: str, variant: str, round_index: int) 
         "selectors": subsets,
         "rule": rule,
         "record": checkpoint_record,
-        "label": f"{dataset}/{variant}/round-{round_index}",
+        "label": f"{dataset}/{variant}/{split}-{round_index}",
         "validation_windows": params.validation.windows,
         "device": device,
         "amp": settings.amp == "auto" and device.type == "cuda",
@@ -226,29 +229,60 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
-def test_scores(
-    params: Params, record: Mapping[str, Any], train_folder: Path
-) -> Callable[[str, pd.DataFrame, np.ndarray], np.ndarray]:
-    """Return what scores the images of any data set with a trained variant's selected epoch.
+@dataclass(frozen=True)
+class Judge:
+    """A training's checkpoints, ready to score the images of any data set.
 
-    Args:
+    Attributes:
         params: Of the study.
         record: The run's record.json.
         train_folder: The run's `train` folder.
-
-    Returns:
-        A function of a data set's name, its manifest and manifest rows (n,), which returns raw scores (n,).
+        backbone: Of the study, on its device.
+        rule: The window rule.
     """
-    device = choose_device(params.train.device, params.train.threads)
-    backbone = make_backbone(params).to(device)
-    checkpoint = train_folder / "checkpoints" / checkpoint_name(record["selected_epoch"])
-    scorer, rule, _ = load_checkpoint(checkpoint, backbone, make_window_rule(params, backbone))
 
-    def from_pixels(dataset: str, manifest: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
-        _, pack = open_prepared(input_paths(dataset, record["round"])[0].parent)
-        images = (pack[row] for row in rows)
-        label = f"{record['dataset']}/{record['method']}/round-{record['round']} scores {dataset}"
-        autocast = params.train.amp == "auto" and device.type == "cuda"
-        return image_scores(scorer, images, len(rows), rule, device=device, autocast=autocast, label=label)
+    params: Params
+    record: Mapping[str, Any]
+    train_folder: Path
+    backbone: Backbone
+    rule: WindowRule
 
-    return from_pixels
+    @classmethod
+    def of(cls, params: Params, record: Mapping[str, Any], train_folder: Path) -> "Judge":
+        """Load the backbone on the study's device."""
+        backbone = make_backbone(params).to(choose_device(params.train.device, params.train.threads))
+        return cls(params, record, train_folder, backbone, make_window_rule(params, backbone))
+
+    def pixels(self, image_id: str) -> np.ndarray:
+        """Return an image of the training's own data set, shape (H, W, 3), uint8."""
+        manifest, pack = open_prepared(input_paths(self.record["dataset"], self.record["round"])[0].parent)
+        return pack[int(np.flatnonzero(manifest["image_id"] == image_id)[0])]
+
+    def quality_map(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the selected epoch's scores laid on an image; see `pipeline.folding.quality_map`."""
+        return quality_map(self.scorer(), pixels, self.rule, self.backbone.logit_scale.device)
+
+    def scorer(self, epoch: int | None = None) -> FoldedScorer:
+        """Return the scorer of an epoch; None takes the selected one."""
+        name = checkpoint_name(self.record["selected_epoch"] if epoch is None else epoch)
+        return load_checkpoint(self.train_folder / "checkpoints" / name, self.backbone, self.rule)[0]
+
+    def scores(
+        self, dataset: str, rows: np.ndarray, *, epoch: int | None = None, windows: int | None = None
+    ) -> np.ndarray:
+        """Return raw scores, shape (n,), of manifest rows (n,) of a data set.
+
+        Args:
+            dataset: Its name.
+            rows: Manifest rows, shape (n,).
+            epoch: None takes the selected one.
+            windows: Windows an image; None takes all.
+        """
+        _, pack = open_prepared(input_paths(dataset, self.record["round"])[0].parent)
+        device = self.backbone.logit_scale.device
+        label = f"{self.record['dataset']}/{self.record['method']}/{self.train_folder.parent.name} scores {dataset}"
+        return image_scores(
+            self.scorer(epoch), (pack[row] for row in rows), len(rows), self.rule, windows=windows, device=device,
+            autocast=self.params.train.amp == "auto" and device.type == "cuda",
+            label=label if epoch is None else f"{label}, epoch {epoch}",
+        )  # fmt: skip

@@ -303,7 +303,7 @@ def mirror(
     """
     runs_dir = Path(runs_dir)
     counts: Counter[str] = Counter(dict.fromkeys(("runs", "created", "epochs", "evaluations", "reports", "skipped"), 0))
-    folders = [folder.parent for folder in runs_dir.glob("*/*/round-*/train")]
+    folders = [folder.parent for split in ("round", "random") for folder in runs_dir.glob(f"*/*/{split}-*/train")]
     folders = [folder for folder in folders if names is None or folder.relative_to(runs_dir).as_posix() in names]
     stale, on_disk = _stale_evaluations(runs_dir), set()
     with _or_warn("what is on disk", strict=strict):
@@ -414,7 +414,7 @@ def _create_run(
 
 
 def _run_name(record: Mapping[str, Any]) -> str:
-    return f"{record['dataset']}/{record['method']}/round-{record['round']}"
+    return f"{record['dataset']}/{record['method']}/{record.get('split') or 'round'}-{record['round']}"
 
 
 def _identity(record: Mapping[str, Any]) -> str:

@@ -6,6 +6,8 @@ The test images of every other data set of the study, in the same round, are sco
 
 import argparse
 import json
+import resource
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import baselines, evaluation, metrics, plots, rounds, runs
+from pipeline import baselines, evaluation, gallery, metrics, plots, rounds, runs
 from pipeline.files import replaced_folder, write_json
 from pipeline.params import Params, load_params
 
-Scores = Callable[[str, pd.DataFrame, np.ndarray], np.ndarray]
+Scores = Callable[[str, np.ndarray], np.ndarray]  # a data set's name and manifest rows (n,) to raw scores (n,)
+Show = Callable[[Path, pd.DataFrame], None]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,29 +28,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--method", required=True)
     parser.add_argument("--round", type=int, required=True)
+    parser.add_argument("--split", choices=["round", "random"], default="round")
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
-    params, dataset = load_params(arguments.params), arguments.dataset
-    run = runs.run_folder(dataset, arguments.method, arguments.round)
+    params, dataset, split = load_params(arguments.params), arguments.dataset, arguments.split
+    run = runs.run_folder(dataset, arguments.method, arguments.round, split)
     record = json.loads((run / "train" / "record.json").read_text())
-    scores = _scores(params, record, run / "train")
+    scores, show = _methods(params, record, run / "train")
     target = params.targets.main
     found: dict[str, object] = {"cross": {}}
+    others = [name for name in params.study.datasets if name != dataset and split == "round"]
     with replaced_folder(run / "evaluate") as out:
-        for other in [dataset, *(name for name in params.study.datasets if name != dataset)]:
-            manifest_path, split_path = rounds.input_paths(other, arguments.round)
+        for other in [dataset, *others]:
+            manifest_path, split_path = rounds.input_paths(other, arguments.round, split)
             manifest = pd.read_parquet(manifest_path)
             rows, groups = rounds.open_split(split_path, manifest)
-            predictions = evaluation.predictions_table(
-                manifest, groups, rows["test"], scores(other, manifest, rows["test"]), target
-            )
+            started = time.perf_counter()
+            predicted = scores(other, rows["test"])
+            seconds = time.perf_counter() - started
+            predictions = evaluation.predictions_table(manifest, groups, rows["test"], predicted, target)
             if other == dataset:
                 predictions.to_csv(out / "predictions.csv", index=False)
                 found["test"] = evaluation.evaluate(predictions, params.evaluate.bootstrap, params.evaluate.seed)
                 found["generator"] = evaluation.by_generator(predictions)
+                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+                found["cost"] = {"seconds": seconds, "images_per_second": len(predictions) / seconds}
+                found["cost"]["peak_memory_mb"] = peak  # of the process so far
                 label = rounds.backbone_label(record["backbone"])
-                title = f"{dataset}: {arguments.method}, round {arguments.round}\nbackbone {label}"
+                title = f"{dataset}: {arguments.method}, {split} {arguments.round}\nbackbone {label}"
                 plots.scatter(predictions, out / "scatter.png", title, f"{target} MOS")
+                show(out / "gallery", predictions)
             else:
                 (out / "cross").mkdir(exist_ok=True)
                 predictions.to_csv(out / "cross" / f"{other}.csv", index=False)
@@ -57,18 +67,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_json(out / "metrics.json", found)
 
 
-def _scores(params: Params, record: Mapping[str, Any], train_folder: Path) -> Scores:
-    """Return what scores images with a run's result: a data set's name, its manifest and rows (n,) to scores (n,)."""
+def _methods(params: Params, record: Mapping[str, Any], train_folder: Path) -> tuple[Scores, Show]:
+    """Return what scores images with a run's result, and what shows some of them (nothing for a baseline)."""
     if record["kind"] == "variant":
         from pipeline import study  # imported here: brings in torch, which no baseline needs
 
-        return study.test_scores(params, record, train_folder)
+        judge = study.Judge.of(params, record, train_folder)
+        return judge.scores, lambda folder, table: gallery.write_gallery(
+            folder, table, params.evaluate.gallery, judge.pixels, judge.quality_map
+        )
 
-    def from_features(dataset: str, manifest: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
-        features = rounds.read_features(dataset, manifest)
+    def from_features(dataset: str, rows: np.ndarray) -> np.ndarray:
+        features = rounds.read_features(dataset, pd.read_parquet(rounds.input_paths(dataset, record["round"])[0]))
         return baselines.predict(train_folder, {key: value[rows] for key, value in features.items()})
 
-    return from_features
+    return from_features, lambda folder, table: None
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     study, root = load_params(arguments.params).study, repository_root()
-    names = {f"{d}/{m}/round-{r}" for d in study.datasets for m in study.methods for r in study.rounds}
+    which = [("round", method) for method in study.methods] + [("random", variant) for variant in study.audit]
+    names = {f"{d}/{m}/{split}-{r}" for d in study.datasets for split, m in which for r in study.rounds}
     counts = mirror(root, study.name, arguments.runs, arguments.report, names=names, strict=True)
     if not counts["runs"]:
         raise SystemExit(f"{arguments.runs}/ holds no run of study {study.name!r}: run `dvc pull` or `dvc repro` first")

@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with replaced_folder(Path("data", "splits", dataset)) as folder:
         for number, split in splits.items():
             split.to_csv(folder / f"round-{number}.csv", index=False)
+            random = split_round(manifest, groups, number, rule="random", **settings)  # for `study.audit` alone
+            random.to_csv(folder / f"random-{number}.csv", index=False)
         write_json(folder / "audit.json", audit_rounds(manifest, splits, dataset, params.split.rule, **settings))
 
 

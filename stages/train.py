@@ -21,11 +21,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--variant", required=True)
     parser.add_argument("--round", type=int, required=True)
+    parser.add_argument("--split", choices=["round", "random"], default="round")
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
     params = load_params(arguments.params)
-    plan = study.plan_training(params, arguments.dataset, arguments.variant, arguments.round)
-    out = runs.run_folder(arguments.dataset, arguments.variant, arguments.round) / "train"
+    which = (arguments.dataset, arguments.variant, arguments.round, arguments.split)
+    plan = study.plan_training(params, *which)
+    out = runs.run_folder(*which) / "train"
     root = runs.repository_root()
     with runs.resumable(root, out, runs.key_of(plan.record, plan.inputs)) as folder:
         if not (folder / "results").is_dir():  # else it was killed after its end, before DVC took it up

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
 from scipy.stats import spearmanr
 
 from pipeline import rounds, study
@@ -73,6 +74,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Pat
                 stage("baseline", dataset="demo", baseline=baseline, round=number)
             for method in (*VARIANTS, *BASELINES):
                 stage("evaluate", dataset="demo", method=method, round=number)
+            stage("train", dataset="demo", variant="dcmpln", round=number, split="random")
+            stage("evaluate", dataset="demo", method="dcmpln", round=number, split="random")
+            for split in ("round", "random"):
+                stage("audit", dataset="demo", variant="dcmpln", round=number, split=split)
         stage("report")
     torch.use_deterministic_algorithms(False)
     return folder
@@ -99,6 +104,45 @@ def test_every_method_has_its_files(finished: Path) -> None:
         assert (run / "evaluate" / "scatter.png").stat().st_size > 5_000
     checkpoints = sorted(path.name for path in (finished / "runs/demo/dcmpln/round-0/train/checkpoints").iterdir())
     assert checkpoints == ["epoch-001.safetensors", "epoch-002.safetensors", "epoch-003.safetensors"]
+
+
+def test_the_audit_takes_the_epoch_that_is_best_on_test_and_says_so(finished: Path) -> None:
+    split = pd.read_csv(finished / "data/splits/demo/random-0.csv").set_index("image_id")["subset"]
+    for folder, leaks in (
+        ("round-0", ["epoch selected on test"]),
+        ("random-0", ["random split", "epoch selected on test"]),
+    ):
+        run = finished / "runs/demo/dcmpln" / folder
+        found = json.loads((run / "audit/metrics.json").read_text())
+        assert found["leaks"] == leaks
+        by_epoch = {row["epoch"]: row["test_srcc"] for row in found["epochs"]}
+        assert list(by_epoch) == [1, 2, 3]
+        assert by_epoch[found["selected_epoch"]] == max(by_epoch.values())
+        table = pd.read_csv(run / "audit/predictions.csv")
+        assert found["test"]["srcc"] == pytest.approx(spearmanr(table["predicted"], table["mos"]).statistic)
+        if folder == "random-0":
+            assert sorted(table["image_id"]) == sorted(split[split == "test"].index)
+    record = json.loads((finished / "runs/demo/dcmpln/random-0/train/record.json").read_text())
+    assert (record["split_rule"], record["leaks"]) == ("random", ["random split"])
+    assert record["params"]["split.rule"] == "random"
+
+
+def test_the_audits_epoch_is_the_evaluations_where_both_chose_alike(finished: Path) -> None:
+    """Same checkpoint, same windows: the audit may differ from the evaluation by its choice alone."""
+    for folder in ("round-0", "round-1", "random-0", "random-1"):
+        run = finished / "runs/demo/dcmpln" / folder
+        chosen = json.loads((run / "train/record.json").read_text())["selected_epoch"]
+        if chosen == json.loads((run / "audit/metrics.json").read_text())["selected_epoch"]:
+            assert (run / "audit/predictions.csv").read_bytes() == (run / "evaluate/predictions.csv").read_bytes()
+
+
+def test_the_gallery_shows_the_largest_errors(finished: Path) -> None:
+    folder = finished / "runs/demo/dcmpln/round-0/evaluate/gallery"
+    table = pd.read_csv(folder / "gallery.csv")
+    assert (table["fitted"] - table["mos"])[table["kind"] == "over"].min() > 0
+    for row in table.itertuples():
+        with Image.open(folder / row.picture) as picture, Image.open(folder / row.map) as overlay:
+            assert (picture.size, overlay.size, overlay.mode) == ((64, 64), (64, 64), "RGBA")
 
 
 def test_test_images_are_those_of_the_split(finished: Path) -> None:
@@ -139,7 +183,9 @@ def test_the_report_and_mlflow_hold_the_same_numbers(finished: Path) -> None:
     found = {run.info.run_name: run.data.metrics.get("test_srcc") for run in runs}
     for (method, number), row in table.iterrows():
         assert found[f"demo/{method}/round-{number}"] == pytest.approx(row["srcc"], abs=1e-5)
-    assert len(runs) == len(table) + 1
+    random = [run for run in runs if "/random-" in run.info.run_name]
+    assert [run.data.tags["leaks"] for run in random] == ["random split"] * 2
+    assert len(runs) == len(table) + len(random) + 1
 
 
 def test_equal_params_give_equal_bits(finished: Path, prepared: Path) -> None:
@@ -198,7 +244,9 @@ def test_a_training_killed_with_sigkill_goes_on_and_ends_alike(finished: Path, p
 
 
 def test_shuffled_labels_and_leaks_are_on_record(prepared: Path, tiny_config: Path) -> None:
-    write_params(prepared, tiny_config, train__select_on="test", train__epochs=2, study__variants=["shuffled"])
+    write_params(
+        prepared, tiny_config, train__select_on="test", train__epochs=2, study__variants=["shuffled"], study__audit=[]
+    )
     stage("train", dataset="demo", variant="shuffled", round=0)
     record = json.loads((prepared / "runs/demo/shuffled/round-0/train/record.json").read_text())
     assert (record["shuffled_labels"], record["leaks"]) == (True, ["epoch selected on test"])

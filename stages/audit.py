@@ -1,0 +1,57 @@
+"""Measure what it is worth to choose the epoch on test: judge a training at the epoch that is best there.
+
+Many published codes do so, and a result got that way is no estimate of anything; it is labelled as leaking wherever it
+shows. Every epoch's checkpoint scores the test images with the validation's few windows, and the best one with all.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+
+import pandas as pd
+
+from pipeline import evaluation, rounds, runs, study
+from pipeline.files import replaced_folder, write_json
+from pipeline.metrics import correlations
+from pipeline.params import load_params
+from pipeline.training import select_epoch
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--variant", required=True)
+    parser.add_argument("--round", type=int, required=True)
+    parser.add_argument("--split", choices=["round", "random"], default="round")
+    parser.add_argument("--params", default="params.yaml")
+    arguments = parser.parse_args(argv)
+    params, dataset = load_params(arguments.params), arguments.dataset
+    run = runs.run_folder(dataset, arguments.variant, arguments.round, arguments.split)
+    record = json.loads((run / "train" / "record.json").read_text())
+    manifest_path, split_path = rounds.input_paths(dataset, arguments.round, arguments.split)
+    manifest = pd.read_parquet(manifest_path)
+    rows, groups = rounds.open_split(split_path, manifest)
+    mos = manifest[params.targets.main].to_numpy()[rows["test"]]
+    judge = study.Judge.of(params, record, run / "train")
+    epochs = []
+    for epoch in range(1, record["epochs_run"] + 1):
+        scores = judge.scores(dataset, rows["test"], epoch=epoch, windows=params.validation.windows)
+        epochs.append({"epoch": epoch, **correlations("test", scores, mos)})
+    selected = select_epoch(epochs, "test_srcc")
+    scores = judge.scores(dataset, rows["test"], epoch=selected)
+    predictions = evaluation.predictions_table(manifest, groups, rows["test"], scores, params.targets.main)
+    with replaced_folder(run / "audit") as out:
+        predictions.to_csv(out / "predictions.csv", index=False)
+        found = {
+            "selected_epoch": selected,
+            "selected_on": "test",
+            "split_rule": record["split_rule"],
+            "epochs": epochs,
+            "test": evaluation.evaluate(predictions, params.evaluate.bootstrap, params.evaluate.seed),
+            "leaks": runs.leaks(record["split_rule"], "test"),
+        }
+        write_json(out / "metrics.json", found)
+
+
+if __name__ == "__main__":
+    main()
