@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm import tqdm
 
 from pipeline.datasets import ATTRIBUTES, IMAGE_SUFFIXES, WHEN_ALLOWED, Labels, Problem, read_labels
 from pipeline.files import write_atomically, write_json
-from pipeline.images import decode
+from pipeline.images import ImageError, open_image
 
 SHOWN = 5  # problems of a kind that the error message spells out; the report holds all
 
@@ -78,16 +77,11 @@ def _decode_all(dataset: str, labels: Labels, raw: Path, target: Path) -> pd.Dat
                 continue
             content = path.read_bytes()
             try:
-                pixels = decode(io.BytesIO(content))
-            except (
-                OSError,
-                ValueError,
-                SyntaxError,
-                Image.DecompressionBombError,
-                Image.DecompressionBombWarning,
-            ) as error:
-                reason = f"{file}: {type(error).__name__}: {error}" if content else f"{file} is empty"
-                labels.problems.append(Problem("unreadable", str(labels.rows["image_id"][number]), reason))
+                pixels = open_image(content)
+            except ImageError as error:
+                labels.problems.append(
+                    Problem("unreadable", str(labels.rows["image_id"][number]), f"{file} {error.reason}")
+                )
                 continue
             stream.write(np.ascontiguousarray(pixels).tobytes())
             height, width = pixels.shape[:2]
