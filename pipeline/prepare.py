@@ -25,7 +25,16 @@ class PreparationError(ValueError):
     """A data set with problems that params do not allow."""
 
 
-def prepare(dataset: str, reader: str, raw: Path, out: Path, allow: Collection[str] = ()) -> pd.DataFrame:
+def prepare(
+    dataset: str,
+    reader: str,
+    raw: Path,
+    out: Path,
+    allow: Collection[str] = (),
+    *,
+    labels_file: str | None = None,
+    scale: tuple[float, float] | None = None,
+) -> pd.DataFrame:
     """Check a data set and write manifest.parquet, pixels.bin, problems.csv and card.json.
 
     Args:
@@ -34,6 +43,8 @@ def prepare(dataset: str, reader: str, raw: Path, out: Path, allow: Collection[s
         raw: The unpacked data set.
         out: Folder to write into; emptied by the caller.
         allow: Kinds of problems to go on with; see `pipeline.datasets.WHEN_ALLOWED`.
+        labels_file: As `pipeline.datasets.read_labels`.
+        scale: Likewise.
 
     Returns:
         The manifest, a row an image in the order of pixels.bin: image_id, file, sha256, width, height, pixel_offset,
@@ -43,7 +54,7 @@ def prepare(dataset: str, reader: str, raw: Path, out: Path, allow: Collection[s
     Raises:
         PreparationError: If there are problems of a kind not in `allow`; problems.csv is written all the same.
     """
-    labels = read_labels(reader, raw)
+    labels = read_labels(reader, raw, labels_file=labels_file, scale=scale)
     out.mkdir(parents=True, exist_ok=True)
     manifest = _decode_all(dataset, labels, raw, out / "pixels.bin")
     problems = pd.DataFrame(sorted(labels.problems), columns=list(Problem._fields))
