@@ -359,12 +359,18 @@ def enlarge(pixels: np.ndarray, size: int) -> np.ndarray:
         pixels: Shape (H, W, 3), uint8.
         size: Smallest allowed side in pixels.
     """
-    height, width = pixels.shape[:2]
+    height, width = enlarged_sides(*pixels.shape[:2], size)
+    if (height, width) == pixels.shape[:2]:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def enlarged_sides(height: int, width: int, size: int) -> tuple[int, int]:
+    """Return the (height, width) that `enlarge` gives an image of these sides."""
     short = min(height, width)
     if short >= size:
-        return pixels
-    target = (max(size, round(width * size / short)), max(size, round(height * size / short)))
-    return np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.BICUBIC))
+        return height, width
+    return max(size, round(height * size / short)), max(size, round(width * size / short))
 
 
 def cut(pixels: np.ndarray, origins: Iterable[tuple[int, int]], size: int) -> np.ndarray:
