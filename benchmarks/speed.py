@@ -36,7 +36,7 @@ sys.path.insert(0, str(HERE.parent))  # so that the script runs without the pack
 
 from pipeline.backbone import NORMALISATION, Backbone, load_backbone  # noqa: E402
 from pipeline.folding import fold, image_scores  # noqa: E402
-from pipeline.images import WindowRule, cut, decode, normalise, window_origins  # noqa: E402
+from pipeline.images import WindowRule, cut, normalise, open_image, window_origins  # noqa: E402
 from pipeline.model import DCMPLN  # noqa: E402
 from pipeline.training import batch_step, micro_batch_for  # noqa: E402
 
@@ -98,7 +98,7 @@ def scoring(backbone: Backbone, repeats: int) -> dict[str, float]:
 
     @torch.no_grad()
     def predecessor() -> object:
-        found = decode(io.BytesIO(buffer.getvalue()))
+        found = open_image(buffer.getvalue())
         return plain(normalise(cut(found, origins, rule.size), rule))
 
     @torch.no_grad()

@@ -69,7 +69,7 @@ def fetch(
     google_drive_id: str | None = None,
     data_folder: str | None = None,
     downloads: Path,
-    checksums: Path,
+    checksums: Path | None,
 ) -> None:
     """Bring a data set into `out`: from the user's copy if there is one, else from Google Drive.
 
@@ -82,15 +82,17 @@ def fetch(
         google_drive_id: Of the published archive.
         data_folder: As `locate`.
         downloads: Folder for downloaded archives and their unfinished parts; a broken download goes on from there.
-        checksums: JSON file of digests recorded at first sight, which later copies must have as well.
+        checksums: JSON file of digests recorded at first sight, which later copies must have as well; None: the data
+            set is the user's own, and may change.
 
     Raises:
         ArchiveError: If there is no copy and none can be downloaded, the digest differs, or the archive is unsafe.
     """
     local = locate(dataset, source, archive, data_folder)
     found = local or download(dataset, archive, google_drive_id, downloads)
-    digest = folder_digest(found) if found.is_dir() else file_digest(found)
-    _verify(dataset, found, digest, sha256, checksums)
+    if sha256 is not None or checksums is not None:
+        digest = folder_digest(found) if found.is_dir() else file_digest(found)
+        _verify(dataset, found, digest, sha256, checksums)
     with replaced_folder(out) as folder:
         if found.is_dir():
             _copy(found, folder)
@@ -164,8 +166,8 @@ def _plain_files(folder: Path) -> list[Path]:
     return found
 
 
-def _verify(dataset: str, path: Path, digest: str, pinned: str | None, checksums: Path) -> None:
-    recorded = json.loads(checksums.read_text()) if checksums.is_file() else {}
+def _verify(dataset: str, path: Path, digest: str, pinned: str | None, checksums: Path | None) -> None:
+    recorded = json.loads(checksums.read_text()) if checksums is not None and checksums.is_file() else {}
     expected = pinned or recorded.get(dataset)
     if expected is None:
         write_json(checksums, recorded | {dataset: digest})

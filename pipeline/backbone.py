@@ -1,8 +1,8 @@
 """The frozen CLIP, and the only place that knows open_clip's inside.
 
-`load_backbone` makes a `Backbone` from an open_clip name and a tag, a weights file, or random numbers. A `Backbone`
-encodes images and texts, with learned prompts in the transformer layers or without: without, its features are
-open_clip's own.
+`load_backbone` makes a `Backbone` from an open_clip name and a tag, a weights file, or random numbers, and
+`rebuild_backbone` makes the one that a checkpoint speaks of. A `Backbone` encodes images and texts, with learned
+prompts in the transformer layers or without: without, its features are open_clip's own.
 
 Imports pipeline.torchvision_shim.
 """
@@ -10,8 +10,9 @@ Imports pipeline.torchvision_shim.
 import hashlib
 import json
 import logging
+import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -89,6 +90,10 @@ class Backbone(nn.Module):
         pretrained: Tag or file name of the weights, or None for random ones.
         origin: Whose weights: `random`, `in-house` or `pretrained`.
         weights_sha256: Hash of every tensor that was really loaded.
+        config: The open_clip configuration of the towers, as plain values.
+        quick_gelu: Whether the towers use QuickGELU, whatever `config` says.
+        file: Path of the weights as it was given, or None for a tag or random weights.
+        seed: Of random weights, else None.
         image_size: Side of the square input in pixels.
         patch_size: Side of a patch in pixels.
         image_width, text_width: Widths D_v, D_t of the towers.
@@ -104,6 +109,10 @@ class Backbone(nn.Module):
         name: str,
         pretrained: str | None,
         origin: Origin,
+        config: dict[str, Any],
+        quick_gelu: bool,
+        file: str | None = None,
+        seed: int | None = None,
         vocabulary: Tensor | None = None,
     ) -> None:
         """Freeze and wrap an open_clip model.
@@ -114,6 +123,10 @@ class Backbone(nn.Module):
             name: open_clip's name of the model.
             pretrained: Tag or file name of the weights; None for random ones.
             origin: Whose weights these are.
+            config: The open_clip configuration of the towers.
+            quick_gelu: Whether they use QuickGELU.
+            file: Path of the weights as it was given.
+            seed: Of random weights.
             vocabulary: Token ids that have an embedding, shape (V,); None means all.
 
         Raises:
@@ -136,6 +149,7 @@ class Backbone(nn.Module):
         super().train(False)
 
         self.name, self.pretrained, self.origin = name, pretrained, origin
+        self.config, self.quick_gelu, self.file, self.seed = config, quick_gelu, file, seed
         self.image_size: int = self.visual.image_size[0]
         self.patch_size: int = self.visual.patch_size[0]
         self.image_width: int = self.visual.conv1.out_channels
@@ -151,8 +165,11 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def record(self) -> dict[str, Any]:
-        """Return what a checkpoint must know to refuse another backbone."""
-        keys = ("name", "pretrained", "weights_sha256", "origin", "image_size", "patch_size")
+        """Return what a checkpoint must know to refuse another backbone, and to build this one anew."""
+        keys = (
+            "name", "pretrained", "weights_sha256", "origin", "image_size", "patch_size",
+            "config", "quick_gelu", "file", "seed",
+        )  # fmt: skip
         return {key: getattr(self, key) for key in keys}
 
     def tokenize(self, texts: Sequence[str], slots: int = 0) -> Tensor:
@@ -297,7 +314,7 @@ def _layer_weights(block: nn.Module) -> LayerWeights | None:
 def load_backbone(
     name: str,
     *,
-    config: str | Path | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
     pretrained: str | None = None,
     file: str | Path | None = None,
     origin: Literal["pretrained", "in-house"] | None = None,
@@ -308,7 +325,7 @@ def load_backbone(
 
     Args:
         name: open_clip's name, such as ViT-B-32.
-        config: JSON file of a model that open_clip does not know; its stem must be `name`.
+        config: Of a model that open_clip does not know: a JSON file whose stem is `name`, or the values themselves.
         pretrained: open_clip tag of published weights, such as openai; downloaded on first use.
         file: Weights file (safetensors, or a state dict that torch reads with weights_only).
         origin: Whose weights `file` holds.
@@ -326,7 +343,9 @@ def load_backbone(
     ensure_torchvision_imports()
     import open_clip  # imported here: costs two seconds, and needs the line above
 
-    if config is not None:
+    if isinstance(config, Mapping):
+        _add_config(open_clip, name, config)
+    elif config is not None:
         _check_config(name, Path(config))
         open_clip.add_model_config(Path(config))
     model_config = open_clip.get_model_config(name)
@@ -355,8 +374,80 @@ def load_backbone(
         name=name,
         pretrained=pretrained if file is None else Path(file).name,
         origin=origin or ("random" if pretrained is None else "pretrained"),
+        config=model_config,
+        quick_gelu=quick,
+        file=None if file is None else str(file),
+        seed=seed if pretrained is None and file is None else None,
         vocabulary=vocabulary,
     )
+
+
+def rebuild_backbone(
+    record: Mapping[str, Any], *, file: str | Path | None = None, folders: Sequence[Path] = ()
+) -> Backbone:
+    """Build the backbone that a checkpoint was trained on, and prove that it is that one.
+
+    Args:
+        record: From `Backbone.record`. Checkpoints of earlier versions lack `config`, `quick_gelu`, `file` and `seed`:
+            for those the configuration and the file are looked for under `backbones/` in `folders`.
+        file: The weights, wherever they lie; None takes the recorded file or tag.
+        folders: Where a recorded relative path may start from, in this order.
+
+    Raises:
+        BackboneError: If the weights are not at hand, or others than those that the checkpoint was trained with; names
+            what is missing.
+    """
+    name, config = record["name"], record.get("config")
+    tag, recorded = record["pretrained"], record.get("file")
+    if config is None:
+        found = sorted(path for folder in folders for path in folder.glob(f"backbones/*/{name}.json"))
+        if found:
+            config = found[0]
+            recorded = None if tag is None else str(found[0].parent / tag)
+    from_file = file is not None or recorded is not None
+    if file is None and recorded is not None:
+        places = [folder / recorded for folder in folders] or [Path(recorded)]
+        file = next((place for place in places if place.is_file()), None)
+        if file is None:
+            raise BackboneError(
+                f"the weights of backbone {name} are not here: the checkpoint was trained with {recorded}, and there "
+                f"is no {' and no '.join(dict.fromkeys(map(str, places)))}. Give the file itself as backbone_file"
+            )
+    quick = record.get("quick_gelu")
+    if quick is None and config is None and from_file:
+        raise BackboneError(
+            f"the checkpoint was trained with a weights file of {name} by an earlier version, which did not record the "
+            "activation: build the backbone by load_backbone and load the checkpoint by load_checkpoint"
+        )
+    given = {
+        "config": config,
+        "pretrained": None if from_file else tag,
+        "file": file,
+        "origin": record["origin"] if from_file else None,
+        "activation": None if quick is None else "quickgelu" if quick else "gelu",
+        "seed": record.get("seed") or 0,
+    }
+    try:
+        backbone = load_backbone(name, **given)
+    except BackboneError as error:
+        raise BackboneError(f"the backbone that the checkpoint was trained on cannot be built: {error}") from error
+    if backbone.weights_sha256 != record["weights_sha256"]:
+        raise BackboneError(
+            f"the weights in {file or tag or 'open_clip'} are not those that the checkpoint was trained with: their "
+            f"hash is {backbone.weights_sha256}, and the checkpoint says {record['weights_sha256']} (backbone {name}, "
+            f"{recorded or tag or 'random weights'}). Give the right file as backbone_file"
+        )
+    return backbone
+
+
+def _add_config(open_clip: Any, name: str, config: Mapping[str, Any]) -> None:
+    """Make a configuration known to open_clip, which reads files alone."""
+    if open_clip.get_model_config(name) == config:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"{name}.json")
+        path.write_text(json.dumps(config), encoding="utf-8")
+        open_clip.add_model_config(path)
 
 
 def _check_config(name: str, config: Path) -> None:

@@ -92,7 +92,15 @@ def load_checkpoint(
     path = Path(path)
     record, tensors = _read(path)
     saved, given = record["backbone"], backbone.record()
-    differing = [key for key in ("name", "weights_sha256", "image_size", "patch_size") if saved[key] != given[key]]
+    # Earlier versions did not record the activation, which the hash of the weights does not cover.
+    compared = (
+        "name",
+        "weights_sha256",
+        "image_size",
+        "patch_size",
+        *(["quick_gelu"] if "quick_gelu" in saved else []),
+    )
+    differing = [key for key in compared if saved[key] != given[key]]
     faults = [f"backbone {key} is {given[key]!r}, and it was trained with {saved[key]!r}" for key in differing]
     rule_record = record["windows"]
     rule = WindowRule(

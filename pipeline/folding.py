@@ -8,7 +8,7 @@ Imports pipeline.backbone, pipeline.fast, pipeline.images, pipeline.model.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 from pipeline.backbone import Backbone
 from pipeline.fast import fast_tower
-from pipeline.images import WindowRule, cut, enlarge, normalise, spread, window_batches, window_origins
+from pipeline.images import WindowRule, enlarge, normalise, spread, window_batches, window_origins
 from pipeline.model import DCMPLN, ImageAdapter, antonym_score
 
 SCORING_BATCH = {"cpu": 64, "cuda": 1024}  # windows a forward pass; larger ones gain nothing on CPUs
+PART_PIXELS = 1 << 22  # of an image that are normalised at once, unless a single row of windows takes more
 
 
 class FoldedScorer(nn.Module):
@@ -147,7 +148,10 @@ def image_scores(
         images, desc=label, total=total, unit="image", disable=label is None, mininterval=1.0, dynamic_ncols=True
     )
     if isinstance(scorer, FoldedScorer):
-        return _folded_scores(scorer, shown, total, rule, windows, device, batch, autocast)
+        found = window_scores(scorer, shown, rule, windows=windows, device=device, batch=batch, autocast=autocast)
+        if len(found) != total or not total:
+            raise ValueError(f"{total} images were announced, and {len(found)} came")
+        return np.array([scores.mean() for scores in found])
     for cut_windows, owners in window_batches(shown, rule, batch, windows):
         scores = scorer(normalise(cut_windows, rule, device)).double().cpu().numpy()
         if sums is None:
@@ -159,50 +163,89 @@ def image_scores(
     return (sums.T / counts).T
 
 
-def _folded_scores(
+def window_scores(
     scorer: FoldedScorer,
     images: Iterable[np.ndarray],
-    total: int,
     rule: WindowRule,
-    windows: int | None,
-    device: torch.device | str,
-    batch: int,
-    autocast: bool,
-) -> np.ndarray:
-    """As `image_scores`, an image at a time, so that its windows share patch embeddings."""
-    sums, owners, waiting, held = torch.zeros(total, dtype=torch.float64, device=device), [], [], 0
-    counts = torch.zeros_like(sums)
+    *,
+    windows: int | None = None,
+    device: torch.device | str = "cpu",
+    batch: int | None = None,
+    autocast: bool = False,
+) -> list[np.ndarray]:
+    """Return every window's score, image by image.
+
+    An image is taken in parts, so that its windows share patch embeddings and a huge one is never normalised whole;
+    windows of several images share a forward pass.
+
+    Args:
+        scorer: A folded scorer.
+        images: Each (H, W, 3), uint8, of any size.
+        rule: The window rule that the scorer was trained with.
+        windows: Windows an image, evenly spread; None means all.
+        device: Where the scorer stands.
+        batch: Windows a forward pass; None takes what suits the device.
+        autocast: Run the tower in bfloat16.
+
+    Returns:
+        Scores in (0, 1), shape (n_i,), float64, of each image's windows in the order of `window_origins`.
+    """
+    batch = batch or SCORING_BATCH[torch.device(device).type]
+    done: list[Tensor] = []
+    waiting: list[Tensor] = []
+    counts: list[int] = []
 
     def flush() -> None:
-        scores = scorer.score_prepared(torch.cat(waiting), autocast=autocast).double()
-        whose = torch.tensor(owners, device=device)
-        sums.index_add_(0, whose, scores)
-        counts.index_add_(0, whose, torch.ones_like(scores))
-        owners.clear()
-        waiting.clear()
+        if waiting:
+            done.append(scorer.score_prepared(torch.cat(waiting), autocast=autocast).double())
+            waiting.clear()
 
-    for number, pixels in enumerate(images):
+    for pixels in images:
         large = enlarge(pixels, rule.size)
         origins = window_origins(*large.shape[:2], rule)
         origins = origins if windows is None else spread(origins, windows)
-        image = normalise(large[None], rule, device)[0]
-        for start in range(0, len(origins), batch):
-            part = origins[start : start + batch]
-            if held + len(part) > batch and waiting:
+        counts.append(len(origins))
+        for part in _parts(origins, batch, rule.size):
+            if sum(map(len, waiting)) + len(part) > batch:
                 flush()
-                held = 0
-            waiting.append(scorer.prepare(image, part))
-            owners += [number] * len(part)
-            held += len(part)
-    if waiting:
-        flush()
-    if not counts.all() or not total:
-        raise ValueError(f"{total} images were announced, and {int((counts > 0).sum())} came")
-    return (sums / counts).cpu().numpy()
+            top, left, bottom, right = _box(part, rule.size)
+            image = normalise(large[None, top:bottom, left:right], rule, device)[0]
+            waiting.append(scorer.prepare(image, [(row - top, column - left) for row, column in part]))
+    flush()
+    scores = torch.cat(done).cpu().numpy() if done else np.zeros(0)
+    return np.split(scores, np.cumsum(counts)[:-1]) if counts else []
+
+
+def _box(origins: Sequence[tuple[int, int]], size: int) -> tuple[int, int, int, int]:
+    """Return the top, left, bottom and right of the pixels that windows cover together."""
+    tops, lefts = zip(*origins, strict=True)
+    return min(tops), min(lefts), max(tops) + size, max(lefts) + size
+
+
+def _parts(origins: list[tuple[int, int]], batch: int, size: int) -> Iterator[list[tuple[int, int]]]:
+    """Cut an image's windows, in their order, into parts of at most `batch` windows that lie in few pixels."""
+    part: list[tuple[int, int]] = []
+    start = end = 0
+    for top, left in origins:
+        if part:
+            start, end = min(start, left), max(end, left + size)
+            too_large = top > part[0][0] and (top + size - part[0][0]) * (end - start) > PART_PIXELS
+            if len(part) == batch or too_large:
+                yield part
+                part = []
+        if not part:
+            start, end = left, left + size
+        part.append((top, left))
+    yield part
 
 
 def quality_map(
-    scorer: nn.Module, pixels: np.ndarray, rule: WindowRule, device: torch.device | str = "cpu"
+    scorer: nn.Module,
+    pixels: np.ndarray,
+    rule: WindowRule,
+    device: torch.device | str = "cpu",
+    *,
+    batch: int | None = None,
 ) -> np.ndarray:
     """Return the window scores laid back on the image, averaged where windows overlap.
 
@@ -211,19 +254,44 @@ def quality_map(
         pixels: Shape (H, W, 3), uint8, of any size.
         rule: The window rule; pixels that no window covers (cover: reference) are NaN.
         device: Where the scorer stands.
+        batch: Windows a forward pass; None takes what suits the device.
 
     Returns:
-        Scores in (0, 1), shape (H', W'), float64, where H', W' are the sides after enlarging to the window size.
+        Scores in (0, 1), shape (H', W'), float32, where H', W' are the sides after enlarging to the window size.
     """
     large = enlarge(pixels, rule.size)
-    origins = window_origins(*large.shape[:2], rule)
-    sums, counts = np.zeros(large.shape[:2]), np.zeros(large.shape[:2])
-    batch = SCORING_BATCH[torch.device(device).type]
-    for start in range(0, len(origins), batch):
-        part = origins[start : start + batch]
-        scores = scorer(normalise(cut(large, part, rule.size), rule, device)).double().cpu().numpy()
-        for (top, left), score in zip(part, scores, strict=True):
-            sums[top : top + rule.size, left : left + rule.size] += score
-            counts[top : top + rule.size, left : left + rule.size] += 1
+    if isinstance(scorer, FoldedScorer):
+        scores = window_scores(scorer, [large], rule, device=device, batch=batch)[0]
+    else:
+        batch = batch or SCORING_BATCH[torch.device(device).type]
+        parts = window_batches([large], rule, batch)
+        scores = np.concatenate([scorer(normalise(part, rule, device)).double().cpu().numpy() for part, _ in parts])
+    return lay_out(scores, *large.shape[:2], rule)
+
+
+def lay_out(scores: np.ndarray, height: int, width: int, rule: WindowRule) -> np.ndarray:
+    """Return one image's window scores laid back on it; see `quality_map`.
+
+    Args:
+        scores: Shape (n,), in the order of `window_origins`.
+        height: Of the image in pixels, after enlarging.
+        width: Likewise.
+        rule: The window rule.
+    """
+    origins = window_origins(height, width, rule)
+    tops, lefts = sorted({top for top, _ in origins}), sorted({left for _, left in origins})
+    # Windows stand on a grid, so how many cover a pixel is a product of two counts, and sums grow by whole rows.
+    sums = np.zeros((height, width), np.float32)
+    down, across = np.zeros(height, np.float32), np.zeros(width, np.float32)
+    for left in lefts:
+        across[left : left + rule.size] += 1
+    for top, row in zip(tops, np.reshape(scores, (len(tops), len(lefts))), strict=True):
+        line = np.zeros(width)
+        for left, score in zip(lefts, row, strict=True):
+            line[left : left + rule.size] += score
+        sums[top : top + rule.size] += line
+        down[top : top + rule.size] += 1
     with np.errstate(invalid="ignore"):
-        return sums / counts
+        sums /= down[:, None]
+        sums /= across
+    return sums

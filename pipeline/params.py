@@ -21,7 +21,7 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$")]
 Attribute = Literal["quality", "alignment", "authenticity"]
-Reader = Literal["demo", "agiqa3k", "agiqa1k", "aigciqa2023"]
+Reader = Literal["demo", "agiqa3k", "agiqa1k", "aigciqa2023", "folder"]
 BaselineName = Literal["clip_iqa", "linear_probe", "handcrafted"]
 ProblemKind = Literal["missing", "unlabelled", "unreadable", "duplicate_name", "duplicate_image", "bad_label"]
 BASELINES: tuple[str, ...] = get_args(BaselineName)
@@ -74,7 +74,18 @@ class Dataset(Section):
     archive: str | None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
     google_drive_id: str | None
+    labels: str | None
+    scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None
     allow_problems: list[ProblemKind]
+
+    @model_validator(mode="after")
+    def _keys_fit_reader(self) -> "Dataset":
+        for key in ("labels", "scale"):
+            if self.reader != "folder" and getattr(self, key) is not None:
+                raise ValueError(f"{key} is for `reader: folder`; the reader {self.reader} knows its own: null")
+        if self.scale is not None and not self.scale[0] < self.scale[1]:
+            raise ValueError(f"scale is {self.scale}: give the lowest, then the highest possible score")
+        return self
 
 
 class Demo(Section):

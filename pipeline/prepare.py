@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm import tqdm
 
 from pipeline.datasets import ATTRIBUTES, IMAGE_SUFFIXES, WHEN_ALLOWED, Labels, Problem, read_labels
 from pipeline.files import write_atomically, write_json
-from pipeline.images import decode
+from pipeline.images import ImageError, open_image
 
 SHOWN = 5  # problems of a kind that the error message spells out; the report holds all
 
@@ -26,7 +25,16 @@ class PreparationError(ValueError):
     """A data set with problems that params do not allow."""
 
 
-def prepare(dataset: str, reader: str, raw: Path, out: Path, allow: Collection[str] = ()) -> pd.DataFrame:
+def prepare(
+    dataset: str,
+    reader: str,
+    raw: Path,
+    out: Path,
+    allow: Collection[str] = (),
+    *,
+    labels_file: str | None = None,
+    scale: tuple[float, float] | None = None,
+) -> pd.DataFrame:
     """Check a data set and write manifest.parquet, pixels.bin, problems.csv and card.json.
 
     Args:
@@ -35,6 +43,8 @@ def prepare(dataset: str, reader: str, raw: Path, out: Path, allow: Collection[s
         raw: The unpacked data set.
         out: Folder to write into; emptied by the caller.
         allow: Kinds of problems to go on with; see `pipeline.datasets.WHEN_ALLOWED`.
+        labels_file: As `pipeline.datasets.read_labels`.
+        scale: Likewise.
 
     Returns:
         The manifest, a row an image in the order of pixels.bin: image_id, file, sha256, width, height, pixel_offset,
@@ -44,7 +54,7 @@ def prepare(dataset: str, reader: str, raw: Path, out: Path, allow: Collection[s
     Raises:
         PreparationError: If there are problems of a kind not in `allow`; problems.csv is written all the same.
     """
-    labels = read_labels(reader, raw)
+    labels = read_labels(reader, raw, labels_file=labels_file, scale=scale)
     out.mkdir(parents=True, exist_ok=True)
     manifest = _decode_all(dataset, labels, raw, out / "pixels.bin")
     problems = pd.DataFrame(sorted(labels.problems), columns=list(Problem._fields))
@@ -78,16 +88,11 @@ def _decode_all(dataset: str, labels: Labels, raw: Path, target: Path) -> pd.Dat
                 continue
             content = path.read_bytes()
             try:
-                pixels = decode(io.BytesIO(content))
-            except (
-                OSError,
-                ValueError,
-                SyntaxError,
-                Image.DecompressionBombError,
-                Image.DecompressionBombWarning,
-            ) as error:
-                reason = f"{file}: {type(error).__name__}: {error}" if content else f"{file} is empty"
-                labels.problems.append(Problem("unreadable", str(labels.rows["image_id"][number]), reason))
+                pixels = open_image(content)
+            except ImageError as error:
+                labels.problems.append(
+                    Problem("unreadable", str(labels.rows["image_id"][number]), f"{file} {error.reason}")
+                )
                 continue
             stream.write(np.ascontiguousarray(pixels).tobytes())
             height, width = pixels.shape[:2]

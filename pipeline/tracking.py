@@ -10,6 +10,8 @@ functions that stages call warn, and a later mirror makes up for it.
     log_report   when the report is complete
     mirror       all of it again, from files alone; what is already there is left alone
 
+and back again, `fetch_checkpoint` gives the checkpoint file behind an MLflow URI.
+
 A run is known by its MLflow id. Ids cannot be chosen, so a rebuilt run keeps its first id in the tag `agiqa.run_id`,
 and every function finds it under either.
 
@@ -337,6 +339,35 @@ def mirror(
             if report_dir is not None and Path(report_dir).is_dir():
                 counts["reports"] += _mirror_report(client, parent_id, Path(report_dir))
     return dict(counts)
+
+
+def fetch_checkpoint(uri: str, root: str | Path) -> Path:
+    """Return the checkpoint file behind an MLflow URI, downloaded unless the store lies on this machine.
+
+    Args:
+        uri: `models:/<name>@<alias>`, `models:/<name>/<version>`, `models:/<model id>`, or `runs:/<run id>/<path>`.
+        root: Of the main repository; see `tracking_uri`.
+
+    Raises:
+        ValueError: If nothing is behind the URI, or not exactly one checkpoint.
+    """
+    uri_of_store = tracking_uri(root)
+    client = _client(uri_of_store)
+    if isinstance(client, Exception):
+        raise ValueError(f"{uri}: the MLflow store {uri_of_store} cannot be opened: {client}") from client
+    import mlflow
+
+    try:
+        mlflow.set_registry_uri(uri_of_store)
+        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=uri_of_store))
+    except Exception as error:  # MLflow raises its own and those of every kind of store
+        raise ValueError(f"{uri} leads to nothing in the MLflow store {uri_of_store}: {error}") from error
+    files = [found] if found.is_file() else sorted(found.rglob("*.safetensors"))
+    files = [path for path in files if path.suffix == ".safetensors"]
+    if len(files) != 1:
+        names = ", ".join(path.name for path in files[:3]) or "none"
+        raise ValueError(f"{uri} must hold one checkpoint (.safetensors), and holds {len(files)}: {names}")
+    return files[0]
 
 
 # Studies and runs

@@ -17,7 +17,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     settings = load_params(arguments.params).datasets[arguments.dataset]
     out = Path("data", "prepared", arguments.dataset)
-    prepare(arguments.dataset, settings.reader, Path("data", "raw", arguments.dataset), out, settings.allow_problems)
+    prepare(
+        arguments.dataset,
+        settings.reader,
+        Path("data", "raw", arguments.dataset),
+        out,
+        settings.allow_problems,
+        labels_file=settings.labels,
+        scale=settings.scale,
+    )
     manifest, pack = open_prepared(out)
     plots.data_card(manifest, pack, out / "card.png", arguments.dataset)
 

@@ -178,3 +178,11 @@ def test_wrong_paths_are_named(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(ArchiveError, match="is a link: put the file itself there"):
         archives.folder_digest(tmp_path)
+
+
+def test_ones_own_folder_may_change(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for text in ("one", "two"):
+        (tmp_path / "mine" / "labels.csv").write_text(text)
+        fetch("mine", tmp_path / "out", source=str(tmp_path / "mine"), downloads=tmp_path / "d", checksums=None)
+        assert (tmp_path / "out" / "labels.csv").read_text() == text

@@ -12,7 +12,7 @@ from conftest import TINY
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.backbone import Backbone, BackboneError, load_backbone
+from pipeline.backbone import Backbone, BackboneError, load_backbone, rebuild_backbone
 from pipeline.torchvision_shim import ensure_torchvision_imports
 
 ensure_torchvision_imports()
@@ -113,7 +113,9 @@ def test_weights_file_round_trip(tiny_config: Path, tiny_backbone: Backbone, tmp
         save_file(state, path)
     loaded = load_backbone("tiny-vit", config=tiny_config, file=path, origin="in-house", seed=9)
     assert loaded.weights_sha256 == tiny_backbone.weights_sha256
-    assert loaded.record() | {"pretrained": None, "origin": "random"} == tiny_backbone.record()
+    told_apart = {"pretrained": None, "origin": "random", "file": None, "seed": 1}
+    assert loaded.record()["file"] == str(path)
+    assert loaded.record() | told_apart == tiny_backbone.record()
 
 
 def test_reduced_vocabulary_is_expanded_and_guarded(tiny_config: Path, tmp_path: Path) -> None:
@@ -165,3 +167,42 @@ def test_published_weights_without_network_say_what_to_do(monkeypatch: pytest.Mo
     )
     with pytest.raises(BackboneError, match=message):
         load_backbone("ViT-B-32", pretrained="openai")
+
+
+def test_a_backbone_is_rebuilt_from_its_record(tiny_config: Path, tiny_backbone: Backbone, tmp_path: Path) -> None:
+    random = json.loads(json.dumps(tiny_backbone.record()))
+    assert rebuild_backbone(random).weights_sha256 == tiny_backbone.weights_sha256
+    state = {key: value.contiguous() for key, value in plain_clip(tiny_config, seed=4).state_dict().items()}
+    (tmp_path / "here").mkdir()
+    save_file(state, tmp_path / "here" / "w.safetensors")
+    trained = load_backbone(
+        "tiny-vit", config=tiny_config, file=tmp_path / "here" / "w.safetensors", origin="in-house", activation="gelu"
+    )
+    record = json.loads(json.dumps(trained.record())) | {"file": "here/w.safetensors"}
+    rebuilt = rebuild_backbone(record, folders=[tmp_path / "nowhere", tmp_path])
+    assert rebuilt.record() == trained.record()  # the activation, too, though the configuration says QuickGELU
+    assert rebuild_backbone(record, file=tmp_path / "here" / "w.safetensors").weights_sha256 == record["weights_sha256"]
+    message = f"trained with here/w.safetensors, and there is no {tmp_path}/nowhere/here/w.safetensors. Give the file"
+    with pytest.raises(BackboneError, match=re.escape(message)):
+        rebuild_backbone(record, folders=[tmp_path / "nowhere"])
+    save_file(plain_clip(tiny_config, seed=5).state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(BackboneError, match=r"other\.safetensors are not those that the checkpoint was trained with"):
+        rebuild_backbone(record, file=tmp_path / "other.safetensors")
+    with pytest.raises(BackboneError, match=r"cannot be built: the weights of ViT-B-32 openai could not be downloaded"):
+        rebuild_backbone({"name": "ViT-B-32", "pretrained": "openai", "origin": "pretrained", "quick_gelu": True})
+
+
+def test_records_of_earlier_versions_find_the_backbones_folder(tiny_config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "backbones" / "own"
+    folder.mkdir(parents=True)
+    (folder / "tiny-vit.json").write_text(tiny_config.read_text())
+    save_file(plain_clip(tiny_config, seed=6).state_dict(), folder / "w.safetensors")
+    trained = load_backbone(
+        "tiny-vit", config=folder / "tiny-vit.json", file=folder / "w.safetensors", origin="in-house"
+    )
+    new = ("config", "quick_gelu", "file", "seed")
+    old = {key: value for key, value in trained.record().items() if key not in new}
+    assert rebuild_backbone(old, folders=[tmp_path]).record() == trained.record()
+    old |= {"name": "ViT-B-32"}
+    with pytest.raises(BackboneError, match="did not record the activation"):
+        rebuild_backbone(old, file=folder / "w.safetensors")

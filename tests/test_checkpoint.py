@@ -111,3 +111,20 @@ def test_released_prompts_that_do_not_fit_are_refused(tiny_backbone: Backbone, t
     path.write_bytes(b"not a pickle")
     with pytest.raises(CheckpointError, match="is not a plain torch state dict"):
         load_released_auxiliary(path, model)
+
+
+def test_another_activation_is_refused_and_records_without_one_load(
+    scorer: FoldedScorer, tiny_config: Path, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "a.safetensors", scorer, RECORD)
+    gelu = load_backbone("tiny-vit", config=tiny_config, activation="gelu", seed=1)
+    assert gelu.weights_sha256 == scorer.backbone.weights_sha256
+    with pytest.raises(CheckpointError, match="backbone quick_gelu is False, and it was trained with True"):
+        load_checkpoint(tmp_path / "a.safetensors", gelu)
+    record = read_record(tmp_path / "a.safetensors")
+    for key in ("config", "quick_gelu", "file", "seed"):
+        del record["backbone"][key]
+    save_file(scorer.constants(), tmp_path / "old.safetensors", metadata={"agiqa": json.dumps(record)})
+    loaded, _, _ = load_checkpoint(tmp_path / "old.safetensors", scorer.backbone)
+    images = torch.randn(3, 3, 32, 32)
+    assert torch.equal(loaded(images), scorer(images))

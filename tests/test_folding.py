@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import folding
 from pipeline.backbone import Backbone
-from pipeline.folding import fold, image_scores, quality_map
-from pipeline.images import WindowRule, cut, normalise, window_origins
+from pipeline.folding import fold, image_scores, quality_map, window_scores
+from pipeline.images import WindowRule, cut, normalise, spread, window_origins
 from pipeline.model import DCMPLN
 
 RULE = WindowRule(32, 24, "all", "clip", mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
@@ -96,3 +97,37 @@ def test_a_bfloat16_tower_drifts_little_and_scores_in_float32(tiny_backbone: Bac
     assert 0 < np.abs(exact - drifted).max() < 0.02
     prepared = scorer.prepare(torch.randn(3, 40, 40), [(0, 0), (8, 8)])
     assert scorer.score_prepared(prepared, autocast=True).dtype == torch.float32
+
+
+def test_an_image_taken_in_parts_scores_as_a_whole(tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    scorer = fold(DCMPLN(tiny_backbone, prompt_depth=3))
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 170, 3), dtype=np.uint8)
+    origins = window_origins(150, 170, RULE)
+    expected = scorer(normalise(cut(pixels, origins, 32), RULE)).double().numpy()
+    for limit in (1, 32 * 100, 60 * 170, 1 << 22):
+        monkeypatch.setattr(folding, "PART_PIXELS", limit)
+        for batch in (3, 64):
+            found = window_scores(scorer, [pixels, pixels[:40]], RULE, batch=batch)
+            np.testing.assert_allclose(found[0], expected, atol=1e-6)
+            assert len(found[1]) == len(window_origins(40, 170, RULE))
+    few = window_scores(scorer, [pixels], RULE, windows=5)[0]
+    np.testing.assert_allclose(few, [expected[origins.index(one)] for one in spread(origins, 5)], atol=1e-6)
+    assert window_scores(scorer, [], RULE) == []
+
+
+@pytest.mark.parametrize("cover", ["all", "reference"])
+def test_a_quality_map_is_the_mean_over_the_windows_of_a_pixel(tiny_backbone: Backbone, cover: str) -> None:
+    torch.manual_seed(1)
+    scorer = fold(DCMPLN(tiny_backbone, prompt_depth=3))
+    rule = WindowRule(32, 13, cover, "clip", mean=(0.5,) * 3, std=(0.25,) * 3)
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    sums, counts = np.zeros((70, 90)), np.zeros((70, 90))
+    for top, left in window_origins(70, 90, rule):
+        sums[top : top + 32, left : left + 32] += float(scorer(normalise(cut(pixels, [(top, left)], 32), rule)))
+        counts[top : top + 32, left : left + 32] += 1
+    with np.errstate(invalid="ignore"):
+        expected = sums / counts
+    found = quality_map(scorer, pixels, rule, batch=7)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.isnan(found).any() == (cover == "reference")

@@ -42,6 +42,17 @@ def put(raw: dict[str, Any], key: str, value: Any) -> None:
     raw[last] = value
 
 
+def own(raw: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    return {**raw["datasets"]["demo"], "reader": "folder", "source": "photos", "scale": [0, 5], **changed}
+
+
+def test_a_data_set_of_ones_own_has_labels_and_scale(raw: dict[str, Any]) -> None:
+    put(raw, "datasets.mine", own(raw, labels="mos.csv"))
+    put(raw, "study.datasets", ["mine"])
+    mine = parse_params(raw).datasets["mine"]
+    assert (mine.labels, mine.scale) == ("mos.csv", [0, 5])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -54,6 +65,8 @@ def put(raw: dict[str, Any], key: str, value: Any) -> None:
         (lambda raw: put(raw, "split.rule", "groped"), "split.rule = 'groped': input should be 'grouped' or 'random'"),
         (lambda raw: put(raw, "study.variants", ["dcmpln", "dcmplm"]), "names 'dcmplm', which section 'variants'"),
         (lambda raw: put(raw, "study.rounds", [0, 0]), "rounds names an entry twice: [0, 0]"),
+        (lambda raw: put(raw, "datasets.demo.scale", [0, 5]), "scale is for `reader: folder`; the reader demo knows"),
+        (lambda raw: put(raw, "datasets.demo", own(raw, scale=[5, 1])), "scale is [5.0, 1.0]: give the lowest, then"),
         (lambda raw: put(raw, "variants.dcmpln.auxiliary", False), "mpa is true without auxiliary"),
         (lambda raw: put(raw, "variants.dcmpln.train", {"lr": 0.1}), "unknown key 'variants.dcmpln.train.lr'"),
         (lambda raw: put(raw, "variants.dcmpln.train", {"epochs": -1}), "variants.dcmpln.train.epochs = -1"),

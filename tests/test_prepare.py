@@ -90,6 +90,27 @@ def test_allowed_problems_have_the_stated_consequence(raw: Path, tmp_path: Path)
         prepare("toy", "agiqa3k", raw, tmp_path / "out", kinds[1:])
 
 
+def test_ones_own_folder_becomes_a_data_set(raw: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(raw / "data.csv")
+    labels = pd.DataFrame({"image": table["name"], "mos": 20 * table["mos_quality"], "prompt": table["prompt"]})
+    labels.to_csv(raw / "data.csv", index=False)
+    own = {"labels_file": "data.csv", "scale": (0, 100)}
+    prepare("mine", "folder", raw, tmp_path / "out", **own)
+    manifest, pack = open_prepared(tmp_path / "out")
+    assert manifest["image_id"].tolist() == [f"img/sd_normal_{k:03d}.png" for k in range(6)]
+    np.testing.assert_array_equal(pack[2], np.asarray(Image.open(raw / manifest["file"][2])))
+    assert manifest["quality"].tolist() == pytest.approx(np.linspace(20, 80, 6))
+    assert manifest["alignment"].isna().all()
+    (raw / "img" / "sd_normal_001.png").write_bytes(b"<html>not found</html>")
+    (raw / "img" / "new.png").write_bytes(b"")
+    labels.assign(mos=labels["mos"].where(labels.index != 3, 500)).to_csv(raw / "data.csv", index=False)
+    with pytest.raises(PreparationError, match=re.escape("row 5: mos is 500, not in 0..100")):
+        prepare("mine", "folder", raw, tmp_path / "out", **own)
+    assert problems_of(tmp_path / "out") == [
+        ("bad_label", "sd_normal_003.png"), ("unlabelled", "img/new.png"), ("unreadable", "img/sd_normal_001.png"),
+    ]  # fmt: skip
+
+
 def test_the_real_agiqa3k(agiqa_data: Path, tmp_path: Path) -> None:
     """Thirty images of the real archive, two of them identical files under different prompts."""
     with zipfile.ZipFile(agiqa_data / "agiqa3k" / "AGIQA-3K.zip") as archive:
