@@ -103,10 +103,7 @@ def load_checkpoint(
     differing = [key for key in compared if saved[key] != given[key]]
     faults = [f"backbone {key} is {given[key]!r}, and it was trained with {saved[key]!r}" for key in differing]
     rule_record = record["windows"]
-    rule = WindowRule(
-        size=rule_record["window_size"], stride=rule_record["stride"], cover=rule_record["cover"],
-        normalisation=rule_record["normalisation"], mean=tuple(rule_record["mean"]), std=tuple(rule_record["std"]),
-    )  # fmt: skip
+    rule = WindowRule.from_record(rule_record)
     if windows is not None:
         faults += [
             f"images {key} is {value!r}, and it was trained with {rule_record[key]!r}"

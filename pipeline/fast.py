@@ -80,7 +80,7 @@ class _Layer(nn.Module):
                 self.attention_in_bias[width:],
             )
             more = pairs.view(groups, count, 2, self.heads, -1).permute(2, 0, 3, 1, 4)  # (2, G, heads, n, 64)
-            more = more.repeat_interleave(rows // groups, dim=1)
+            more = more[:, :, None].expand(-1, -1, rows // groups, -1, -1, -1).flatten(1, 2)
             key, value = torch.cat([key, more[0]], dim=2), torch.cat([value, more[1]], dim=2)
         mixed = F.scaled_dot_product_attention(query, key, value)  # (GB, heads, N or 1, 64)
         mixed = mixed.transpose(1, 2).reshape(rows, -1, width)
@@ -152,7 +152,7 @@ class FastTower(nn.Module):
     def tokens(self, patches: Tensor) -> Tensor:
         """Return the first layer's input, shape (B, 1 + patches, D), from patch embeddings (B, h, w, D) of windows."""
         body = patches.flatten(1, 2) + self.positions
-        first = self.class_token.to(body.dtype).expand(len(body), 1, -1)
+        first = self.class_token.to(body.dtype).expand(body.shape[0], 1, -1)  # len() would fix the batch on export
         return self._pre(torch.cat([first, body], dim=1))
 
     def window_tokens(self, image: Tensor, origins: Sequence[tuple[int, int]]) -> Tensor:
@@ -201,7 +201,7 @@ class FastTower(nn.Module):
                 own = prompts[:, number]
                 own = self._pre(own) if number == 0 else own
                 if number == depth - 1 and number < last:  # their outputs live on: from here they are tokens
-                    own = own.to(x.dtype).repeat_interleave(len(x) // groups, dim=0)
+                    own = own.to(x.dtype)[:, None].expand(-1, x.shape[0] // groups, -1, -1).flatten(0, 1)
                     x, own = torch.cat([x, own], dim=1), None
             x = layer(x, own, number == last)
         pooled = F.layer_norm(x[:, 0], (x.shape[-1],), eps=self.post_epsilon)

@@ -8,11 +8,11 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -280,6 +280,14 @@ class WindowRule:
             "mean": list(self.mean),
             "std": list(self.std),
         }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "WindowRule":
+        """Return the rule that `record()` described."""
+        return cls(
+            size=record["window_size"], stride=record["stride"], cover=record["cover"],
+            normalisation=record["normalisation"], mean=tuple(record["mean"]), std=tuple(record["std"]),
+        )  # fmt: skip
 
 
 class PixelPack:
