@@ -393,12 +393,16 @@ def normalise(windows: np.ndarray | Tensor, rule: WindowRule, device: torch.devi
         # torch warns of read-only memory maps
         windows = torch.from_numpy(windows if windows.flags.writeable else windows.copy())
     raw = windows.to(device, non_blocking=True)
-    # One multiply-add per value: (x / 255 - mean) / std.
-    scale = torch.tensor([1 / (255 * std) for std in rule.std], device=device).view(3, 1, 1)
-    shift = torch.tensor([mean / std for mean, std in zip(rule.mean, rule.std, strict=True)], device=device).view(
-        3, 1, 1
-    )
+    scale, shift = _scale_and_shift(rule.mean, rule.std, torch.device(device))
     return raw.permute(0, 3, 1, 2).float().mul_(scale).sub_(shift)
+
+
+@cache  # made anew for each batch, it would be a copy that a GPU waits for
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return what makes (x / 255 - mean) / std one multiply-add a value, each of shape (3, 1, 1)."""
+    scale = torch.tensor([1 / (255 * part) for part in std], device=device)
+    shift = torch.tensor([part / deviation for part, deviation in zip(mean, std, strict=True)], device=device)
+    return scale.view(3, 1, 1), shift.view(3, 1, 1)
 
 
 class DevicePixels:
@@ -439,15 +443,29 @@ class DevicePixels:
         needed = 3 * float((sides * scale).prod(axis=1).sum())
         return cls(pack, rows, size, device) if needed < torch.cuda.mem_get_info(device)[0] / 2 else None
 
-    def crops(self, slots: np.ndarray, tops: np.ndarray, lefts: np.ndarray, flips: np.ndarray) -> Tensor:
-        """Return crops of the images at `slots`, each argument (B,), as uint8, shape (B, size, size, 3)."""
-        steps = torch.arange(self._size, device=self.device)
+    def crops(
+        self, slots: np.ndarray, tops: np.ndarray, lefts: np.ndarray, flips: np.ndarray
+    ) -> Callable[[int, int], Tensor]:
+        """Return what cuts crops start..stop, uint8, shape (stop - start, size, size, 3), and copies nothing to a GPU.
+
+        Args:
+            slots: Which of the images each crop is of, shape (C,), as the others.
+            tops: First row of each crop in its image.
+            lefts: First column.
+            flips: Whether it is mirrored.
+        """
         first = torch.as_tensor(self._starts[slots] + tops * self.shapes[slots, 1] + lefts, device=self.device)
         widths = torch.as_tensor(self.shapes[slots, 1], device=self.device)
-        mirrored = torch.as_tensor(flips, device=self.device)[:, None]
-        columns = torch.where(mirrored, self._size - 1 - steps, steps)  # (B, size)
-        places = first[:, None, None] + widths[:, None, None] * steps[:, None] + columns[:, None, :]
-        return self._pixels[places]
+        mirrored = torch.as_tensor(flips, device=self.device)
+        steps = torch.arange(self._size, device=self.device)
+
+        def cut_out(start: int, stop: int) -> Tensor:
+            part = slice(start, stop)
+            columns = torch.where(mirrored[part, None], self._size - 1 - steps, steps)  # (B, size)
+            rows = first[part, None] + widths[part, None] * steps  # (B, size)
+            return self._pixels[rows[:, :, None] + columns[:, None, :]]
+
+        return cut_out
 
 
 class EpochCrops:
@@ -481,11 +499,11 @@ class EpochCrops:
             out[slot] = crop[:, ::-1] if self._flips[position] else crop
         return out
 
-    def crops_on(self, pixels: DevicePixels, positions: np.ndarray) -> Tensor:
-        """Return the same crops, cut on the device that holds `rows` in this order."""
-        room = pixels.shapes[positions] - self._rule.size + 1
-        tops, lefts = (self._places[positions] * room).astype(np.int64).T
-        return pixels.crops(positions, tops, lefts, self._flips[positions])
+    def on_device(self, pixels: DevicePixels) -> Callable[[int, int], Tensor]:
+        """Return what cuts the crops of `order[start:stop]` on the device that holds `rows`; equal to `crops`."""
+        room = pixels.shapes[self.order] - self._rule.size + 1
+        tops, lefts = (self._places[self.order] * room).astype(np.int64).T
+        return pixels.crops(self.order, tops, lefts, self._flips[self.order])
 
 
 def window_batches(

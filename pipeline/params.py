@@ -197,6 +197,7 @@ class Train(Section):
     seed: NonNegative
     device: Literal["auto", "cpu", "cuda"]
     amp: Literal["auto", "off"]
+    compile: Literal["auto", "off"]
     threads: Positive | None
     select_on: Literal["validation", "test"]
 

@@ -213,6 +213,7 @@ def plan_training(params: Params, dataset: str, variant: str, round_index: int, 
         "validation_windows": params.validation.windows,
         "device": device,
         "amp": settings.amp == "auto" and device.type == "cuda",
+        "compiled": settings.compile == "auto",
         "seed": seed,
     } | settings.model_dump(
         include={

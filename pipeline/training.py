@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from pipeline.backbone import Backbone
 from pipeline.checkpoint import save_checkpoint
-from pipeline.fast import fast_tower, score_tasks
+from pipeline.fast import TaskScores, fast_tower, score_tasks
 from pipeline.files import write_atomically
 from pipeline.folding import fold, image_scores
 from pipeline.images import DevicePixels, EpochCrops, PixelPack, WindowRule, normalise
@@ -123,13 +123,16 @@ def batch_step(
     *,
     auxiliary_weight: float,
     micro_batch: int,
+    labelled: int | None = None,
     autocast: bool = False,
-) -> tuple[float, float, Tensor]:
+    constants: Callable[[], tuple[Constants, Constants | None]] | None = None,
+    score: Callable[..., TaskScores] = score_tasks,
+) -> tuple[Tensor, Tensor]:
     """Put one batch's gradients into the model.
 
     Prompts and texts, which do not depend on the images, run once. Images run in micro-batches whose gradients gather
     at the constants and then flow on through MPA, Layer F and the text tower in one pass: the gradient is the whole
-    batch's, and memory is a micro-batch's.
+    batch's, and memory is a micro-batch's. Nothing here makes the CPU wait for a GPU, if `labelled` is given.
 
     Args:
         model: The model; its gradients are added to.
@@ -138,24 +141,28 @@ def batch_step(
         auxiliary_target: In 0..1 or NaN, shape (B,).
         auxiliary_weight: lambda of the loss.
         micro_batch: Images a forward pass.
+        labelled: Images with an auxiliary label; None counts them.
         autocast: Run the towers in bfloat16.
+        constants: A compiled `model.constants`; None takes the plain one.
+        score: `score_tasks`, or a compiled one.
 
     Returns:
-        The batch's main loss, its auxiliary loss (0 without labels or task), and its main scores, shape (B,).
+        The batch's main and auxiliary loss (0 without labels or task), shape (2,), and its main scores, shape (B,),
+        both on the device.
     """
     device = main_target.device.type
+    labelled = int((~auxiliary_target.isnan()).sum()) if labelled is None else labelled
     with torch.autocast(device, torch.bfloat16, enabled=autocast):
-        sources = model.constants()
-    main_leaf, auxiliary_leaf = (_leaves(constants) for constants in sources)
-    sizes = (len(main_target), int((~auxiliary_target.isnan()).sum()))
+        sources = (constants or model.constants)()
+    main_leaf, auxiliary_leaf = (_leaves(source) for source in sources)
+    sizes = (len(main_target), labelled)
     use_auxiliary = auxiliary_leaf is not None and sizes[1] > 0
-    total_main = total_auxiliary = 0.0
-    scores = []
+    losses, scores = torch.zeros(2, device=main_target.device), []
     for start in range(0, sizes[0], micro_batch):
         stop = min(start + micro_batch, sizes[0])
         pixels = images(start, stop)
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
-            main, auxiliary = score_tasks(
+            main, auxiliary = score(
                 model, fast_tower(model.backbone), pixels, main_leaf, auxiliary_leaf if use_auxiliary else None
             )
         main_loss, auxiliary_loss = task_losses(
@@ -163,18 +170,17 @@ def batch_step(
             main_target[start:stop], auxiliary_target[start:stop], sizes,
         )  # fmt: skip
         (main_loss + auxiliary_weight * auxiliary_loss).backward()
-        total_main += float(main_loss.detach())
-        total_auxiliary += float(auxiliary_loss.detach())
+        losses += torch.stack([main_loss.detach(), auxiliary_loss.detach()])
         scores.append(main.detach().float())
     pairs = [
         (source, leaf.grad)
-        for constants, leaves in zip(sources, (main_leaf, auxiliary_leaf), strict=True)
-        if constants is not None
-        for source, leaf in zip(constants, leaves, strict=True)
+        for task, leaves in zip(sources, (main_leaf, auxiliary_leaf), strict=True)
+        if task is not None
+        for source, leaf in zip(task, leaves, strict=True)
         if leaf.grad is not None and source.requires_grad
     ]
     torch.autograd.backward([source for source, _ in pairs], [gradient for _, gradient in pairs])
-    return total_main, total_auxiliary, torch.cat(scores)
+    return losses, torch.cat(scores)
 
 
 def micro_batch_for(backbone: Backbone, device: torch.device | str, batch_size: int) -> int:
@@ -223,6 +229,7 @@ def fit(
     validation_windows: int = 5,
     device: torch.device | str = "cpu",
     amp: bool = False,
+    compiled: bool = False,
     on_epoch: Callable[[dict[str, float], dict[str, float], Path], None] | None = None,
     label: str = "train",
 ) -> Fitted:
@@ -253,6 +260,7 @@ def fit(
         validation_windows: Windows an image when selecting.
         device: Where to train.
         amp: Run the towers in bfloat16.
+        compiled: Compile the step with torch.compile on a GPU; on CPUs, where that gains nothing, it is ignored.
         on_epoch: Called with history row, timing row and checkpoint path after each epoch that ran here.
         label: Shown at the progress bar.
 
@@ -277,6 +285,10 @@ def fit(
         optimiser.load_state_dict(state["optimiser"])
         history, timing = state["history"], state["timing"]
 
+    on_cpu = torch.device(device).type == "cpu"
+    passes: dict[str, Any] = {}
+    if compiled and not on_cpu:  # the first steps of every process pay a minute for it
+        passes = {"constants": torch.compile(model.constants), "score": torch.compile(score_tasks)}
     pixels = DevicePixels.if_it_fits(train.pack, train.rows, rule.size, device)
     steps_an_epoch = math.ceil(len(train.rows) / batch_size)
     key = f"{select_on}_srcc"
@@ -289,49 +301,52 @@ def fit(
             epoch = len(history) + 1
             started = time.perf_counter()
             crops = EpochCrops(train.pack, train.rows, rule, flip=flip, seed=(seed, epoch))
-            sums, predicted, rate = np.zeros(2), np.empty(len(train.rows)), learning_rate
+            # Whatever the epoch needs is on the device before its first step: a small copy in between makes a GPU idle.
+            images = _epoch_images(crops, pixels, rule, device)
+            main_targets = torch.as_tensor(train.main[crops.order], dtype=torch.float32, device=device)
+            auxiliary_targets = torch.as_tensor(train.auxiliary[crops.order], dtype=torch.float32, device=device)
+            labelled = np.isfinite(train.auxiliary[crops.order])
+            losses, predicted, rates = [], [], []
             for step, start in enumerate(range(0, len(train.rows), batch_size)):
-                positions = crops.order[start : start + batch_size]
-                rate = learning_rate_at(
+                part = slice(start, min(start + batch_size, len(train.rows)))
+                rates.append(learning_rate_at(
                     (epoch - 1) * steps_an_epoch + step, epochs * steps_an_epoch, warmup_epochs * steps_an_epoch,
                     learning_rate, schedule,
-                )  # fmt: skip
+                ))  # fmt: skip
                 for group in optimiser.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rates[-1]
                 optimiser.zero_grad(set_to_none=True)
-                main_loss, auxiliary_loss, scores = batch_step(
+                step_losses, scores = batch_step(
                     model,
-                    lambda a, b, crops=crops, batch=positions: normalise(
-                        crops.crops(batch[a:b]) if pixels is None else crops.crops_on(pixels, batch[a:b]), rule, device
-                    ),
-                    torch.as_tensor(train.main[positions], dtype=torch.float32, device=device),
-                    torch.as_tensor(train.auxiliary[positions], dtype=torch.float32, device=device),
-                    auxiliary_weight=auxiliary_weight, micro_batch=size, autocast=amp,
+                    lambda a, b, images=images, start=start: images(start + a, start + b),
+                    main_targets[part], auxiliary_targets[part], auxiliary_weight=auxiliary_weight, micro_batch=size,
+                    labelled=int(labelled[part].sum()), autocast=amp, **passes,
                 )  # fmt: skip
-                if not math.isfinite(main_loss + auxiliary_loss):
-                    raise TrainingError(
-                        f"{label}: loss is {main_loss + auxiliary_loss} at epoch {epoch}, step {step + 1} of "
-                        f"{steps_an_epoch}, learning rate {rate:g}: lower train.learning_rate"
-                    )
                 optimiser.step()
-                predicted[positions] = scores.cpu().numpy()
-                sums += np.array([main_loss, auxiliary_loss]) * len(positions)
-                bar.update(len(positions))
+                losses.append(step_losses)
+                predicted.append(scores)
+                if on_cpu or part.stop == len(train.rows):  # a GPU is asked once an epoch, and so never waits for us
+                    _refuse_bad_losses(losses, rates, f"epoch {epoch}", steps_an_epoch, label)
+                bar.update(part.stop - part.start)
+            ordered = np.empty(len(train.rows))
+            ordered[crops.order] = torch.cat(predicted).cpu().numpy()
+            counts = np.diff([*range(0, len(train.rows), batch_size), len(train.rows)])
             seconds = time.perf_counter() - started
 
             scorer = fold(model)
-            loss_main, loss_auxiliary = (sums / len(train.rows)).tolist()
+            means = np.average(torch.stack(losses).double().cpu().numpy(), axis=0, weights=counts)
+            loss_main, loss_auxiliary = means.tolist()
             has_auxiliary = model.auxiliary_prompts is not None and bool(np.isfinite(train.auxiliary).any())
             row: dict[str, float] = {
-                "epoch": epoch, "learning_rate": rate,
+                "epoch": epoch, "learning_rate": rates[-1],
                 "loss": loss_main + auxiliary_weight * loss_auxiliary, "loss_main": loss_main,
                 "loss_auxiliary": loss_auxiliary if has_auxiliary else math.nan,
             }  # fmt: skip
-            row |= correlations("train", predicted, train.main)
+            row |= correlations("train", ordered, train.main)
             for name, subset in selectors.items():
-                images = (subset.pack[row_index] for row_index in subset.rows)
+                held_out = (subset.pack[row_index] for row_index in subset.rows)
                 scores_there = image_scores(
-                    scorer, images, len(subset.rows), rule, windows=validation_windows, device=device, autocast=amp
+                    scorer, held_out, len(subset.rows), rule, windows=validation_windows, device=device, autocast=amp
                 )
                 row |= correlations(name, scores_there, subset.main)
             history.append(row)
@@ -349,6 +364,27 @@ def fit(
             if on_epoch is not None:
                 on_epoch(row, timing[-1], checkpoint)
     return Fitted(history, timing, select_epoch(history, key))
+
+
+def _epoch_images(
+    crops: EpochCrops, pixels: DevicePixels | None, rule: WindowRule, device: torch.device | str
+) -> Callable[[int, int], Tensor]:
+    """Return what gives the normalised crops start..stop of the epoch's order, cut where `pixels` are."""
+    if pixels is None:
+        return lambda start, stop: normalise(crops.crops(crops.order[start:stop]), rule, device)
+    there = crops.on_device(pixels)
+    return lambda start, stop: normalise(there(start, stop), rule, device)
+
+
+def _refuse_bad_losses(losses: list[Tensor], rates: list[float], epoch: str, steps: int, label: str) -> None:
+    """Raise if one of an epoch's losses so far is not finite."""
+    totals = torch.stack(losses).sum(dim=1).tolist()
+    for step, (total, rate) in enumerate(zip(totals, rates, strict=True), 1):
+        if not math.isfinite(total):
+            raise TrainingError(
+                f"{label}: loss is {total} at {epoch}, step {step} of {steps}, learning rate {rate:g}: "
+                "lower train.learning_rate"
+            )
 
 
 def _is_stuck(history: list[dict[str, float]], key: str, patience: int | None) -> bool:
