@@ -72,7 +72,7 @@ def test_a_data_set_of_ones_own_has_labels_and_scale(raw: dict[str, Any]) -> Non
         (lambda raw: put(raw, "variants.dcmpln.train", {"epochs": -1}), "variants.dcmpln.train.epochs = -1"),
         (lambda raw: put(raw, "backbone.pretrained", "openai"), "pretrained and file are both set"),
         (lambda raw: put(raw, "targets.auxiliary", "quality"), "targets.auxiliary is 'quality', the same as"),
-        (lambda raw: put(raw, "train.warmup_epochs", 6), "warmup_epochs is 6, which leaves none of 6 epochs"),
+        (lambda raw: put(raw, "train.warmup_epochs", 4), "warmup_epochs is 4, which leaves none of 4 epochs"),
         (lambda raw: put(raw, "datasets.demo.sha256", "abc"), "datasets.demo.sha256 = 'abc'"),
     ],
 )
