@@ -101,7 +101,7 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
 
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     text = (ROOT / "params" / "demo.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(text.replace("  epochs: 6\n", "  epochs: 6\n  epochs: 7\n"))
+    (tmp_path / "params.yaml").write_text(text.replace("  epochs: 4\n", "  epochs: 4\n  epochs: 7\n"))
     with pytest.raises(ParamsError, match="key 'epochs' stands twice"):
         load_params(tmp_path / "params.yaml")
 
