@@ -1,14 +1,15 @@
-"""The mirror in MLflow of what the stages wrote; the only module that knows MLflow.
+"""The mirror in MLflow of what the stages wrote; the only module that knows MLflow, beside the model that it serves.
 
 Files are the truth: everything that MLflow shows can be rebuilt from runs/ and reports/. So its database may be deleted
 at any time, `python -m stages.mirror` fills a new one, and a store that cannot be written never stops a training: the
 functions that stages call warn, and a later mirror makes up for it.
 
-    start_run    before the first epoch, or to go on after a crash
-    log_epoch    after each epoch
-    finish_run   when the train folder is complete; also adds whatever the calls above could not
-    log_report   when the report is complete
-    mirror       all of it again, from files alone; what is already there is left alone
+    start_run     before the first epoch, or to go on after a crash
+    log_epoch     after each epoch
+    finish_run    when the train folder is complete; also adds whatever the calls above could not
+    log_report    when the report is complete
+    mirror        all of it again, from files alone; what is already there is left alone
+    log_champion  the model to use, as one that MLflow loads and serves
 
 and back again, `fetch_checkpoint` gives the checkpoint file behind an MLflow URI.
 
@@ -30,19 +31,23 @@ import time
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from filelock import FileLock
 from tqdm import tqdm
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Metric, Run
+    from mlflow.entities.model_registry import ModelVersion
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +70,9 @@ RUN_ID = "agiqa.run_id"  # the id in run.json, where MLflow gave the rebuilt run
 IDENTITY = "agiqa.identity"  # hash of what the run computes: a killed run is gone on with only if this is equal
 PROCESS = "agiqa.process"  # who writes it: "host:pid"
 MIRRORED = "agiqa.mirrored_"  # + train, evaluate or report: hash of the files that are in MLflow completely
+
+# What pipeline.served_model imports; a served model asks for the versions that it was made with.
+SERVED_WITH = ("mlflow", "numpy", "pandas", "pillow", "torch", "tqdm")
 
 TRAIN_FILES = ("record.json", "run.json", "history.csv", "timing.csv")
 
@@ -370,6 +378,121 @@ def fetch_checkpoint(uri: str, root: str | Path) -> Path:
     return files[0]
 
 
+def log_champion(
+    root: str | Path, study: str, train_dir: str | Path, make_program: Callable[[Path, Path], None]
+) -> str:
+    """Register the selected epoch of a training as `models:/agiqa-<data set>@champion`, an MLflow pyfunc model.
+
+    The model holds the checkpoint, the scorer as a program, a copy of our package, signature, input example and pinned
+    requirements, so that `mlflow.pyfunc.load_model` and `mlflow models serve` need nothing else. Where this checkpoint
+    is the champion already, nothing is done.
+
+    Args:
+        root: Of the main repository.
+        study: Name of the study.
+        train_dir: runs/<dataset>/<method>/round-<r>/train of the champion.
+        make_program: Writes the scorer of a checkpoint (first argument) as a torch.export program (second); called
+            only if the champion is new.
+
+    Returns:
+        The version that has the alias.
+
+    Raises:
+        FileNotFoundError: If the selected epoch has no checkpoint.
+        ValueError: If the training has no selected epoch, or has leaks or shuffled labels: such a model is no champion.
+        Exception: Whatever MLflow raises about a store that cannot be written.
+    """
+    train_dir = Path(train_dir)
+    record = _read_json(train_dir / "record.json", "dataset", "method", "round", "selected_epoch")
+    about = _read_json(train_dir / "run.json", "run_id")
+    if record.get("leaks") or record.get("shuffled_labels"):
+        reason = "; ".join(record.get("leaks") or ["shuffled labels"])
+        raise ValueError(f"{train_dir} cannot be the champion: {reason}")
+    checkpoint = train_dir / "checkpoints" / f"epoch-{int(record['selected_epoch']):03d}.safetensors"
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"checkpoint {checkpoint} of the selected epoch does not exist: run `dvc repro`")
+    name, sha256 = f"agiqa-{record['dataset']}", _sha256(checkpoint)
+    with open_store(root) as client:
+        champion = _champion(client, name)
+        if champion is not None and champion.tags.get("sha256") == sha256:
+            return str(champion.version)
+    with TemporaryDirectory() as folder:
+        make_program(checkpoint, Path(folder) / "scorer.pt2")
+        _save_served_model(Path(folder) / "model", {"checkpoint": checkpoint, "program": Path(folder) / "scorer.pt2"})
+        with open_store(root) as client:
+            experiment_id, _ = _study(client, root, study)
+            run = _find_run(client, about["run_id"], experiment_id)
+            run_id = None if run is None else run.info.run_id
+            tags = {key: _text(record[key]) for key in ("dataset", "method", "round", "target") if key in record}
+            tags |= {f"backbone_{key}": _text(record["backbone"].get(key)) for key in ("name", "origin")}
+            tags |= {"sha256": sha256, "file": checkpoint.name}
+            model = client.create_logged_model(
+                experiment_id, name=name, source_run_id=run_id, tags=tags, model_type="pyfunc",
+                params={"epoch": str(record["selected_epoch"])},
+            )  # fmt: skip
+            client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
+            client.finalize_logged_model(model.model_id, "READY")
+            if not client.search_registered_models(f"name = '{name}'"):
+                client.create_registered_model(name, description=f"Scorers trained on {record['dataset']}.")
+            registered = client.create_model_version(
+                name, f"models:/{model.model_id}", run_id=run_id, tags=tags, model_id=model.model_id,
+                description=f"{_run_name(record)}, epoch {record['selected_epoch']}. Backbone "
+                f"{record['backbone'].get('name')} with {record['backbone'].get('origin')} weights.",
+            )  # fmt: skip
+            client.set_registered_model_alias(name, "champion", registered.version)
+            return str(registered.version)
+
+
+def _champion(client: "MlflowClient", name: str) -> "ModelVersion | None":
+    from mlflow.exceptions import MlflowException  # imported here: costs 3 s
+
+    try:
+        return client.get_model_version_by_alias(name, "champion")
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None  # no such model, or no such alias
+
+
+def _save_served_model(path: Path, artifacts: Mapping[str, Path]) -> None:
+    """Save pipeline.served_model with its artifacts as an MLflow pyfunc model.
+
+    Our package goes into the model as code: a requirement would have to name an index that has it, and there is none.
+    """
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    package = Path(__file__).parent
+    # `binary` makes MLflow's server decode base64, and lets bytes and text pass in Python.
+    inputs, outputs = Schema([ColSpec("binary", "image")]), Schema([ColSpec("double", key) for key in ("raw", "mos")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow about its own examples and type hints
+        mlflow.pyfunc.save_model(
+            path,
+            python_model=str(package / "served_model.py"),
+            artifacts={name: str(file) for name, file in artifacts.items()},
+            code_paths=[str(package)],
+            signature=ModelSignature(inputs, outputs),
+            input_example=_input_example(),
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in SERVED_WITH],
+            model_config={"read_paths": "locally"},
+        )
+
+
+def _input_example() -> "pd.DataFrame":
+    import io
+
+    import numpy as np
+    import pandas as pd
+    from PIL import Image
+
+    y, x = np.mgrid[0:96, 0:96]
+    png = io.BytesIO()
+    Image.fromarray(np.stack([x * 2, y * 2, 255 - x - y], axis=2).astype(np.uint8)).save(png, "PNG")
+    return pd.DataFrame({"image": [png.getvalue()]})
+
+
 # Studies and runs
 
 
@@ -563,8 +686,7 @@ def _put_model(
 ) -> tuple["LoggedModel", bool]:
     """Return the epoch's logged model, holding exactly this checkpoint, and whether anything had to be written."""
     assert epoch.checkpoint is not None
-    with epoch.checkpoint.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    sha256 = _sha256(epoch.checkpoint)
     if model is not None and model.tags.get("sha256") != sha256:
         client.delete_logged_model(model.model_id)
         model = None
@@ -814,6 +936,11 @@ def _shortened(text: str, limit: int) -> str:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _md5(data: bytes) -> str:

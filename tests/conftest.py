@@ -59,3 +59,63 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Run the test in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a checkpoint on the demo's own backbone, with prompts that were drawn and never trained."""
+    import torch
+
+    from pipeline.backbone import load_backbone
+    from pipeline.checkpoint import save_checkpoint
+    from pipeline.folding import fold
+    from pipeline.images import WindowRule
+    from pipeline.model import DCMPLN
+
+    folder = ROOT / "backbones" / "demo"
+    backbone = load_backbone(
+        "demo-vit", config=folder / "demo-vit.json", file=folder / "weights.safetensors", origin="in-house"
+    )
+    torch.manual_seed(3)
+    model = DCMPLN(backbone, prompt_depth=3, prompt_length=4, prompt_std=0.1)
+    with torch.no_grad():
+        model.main_adapter.up.weight.normal_(std=0.1)  # starts at zero, and would hide an adapter that is left out
+    rule = WindowRule(64, 48, "all", "clip", mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
+    path = tmp_path_factory.mktemp("checkpoint") / "epoch-001.safetensors"
+    record = {"windows": rule.record(), "texts": ["good photo.", "bad photo."], "dataset": "demo", "method": "dcmpln",
+              "round": 0, "epoch": 1, "target": "quality", "leaks": [], "mos_low": 1.0, "mos_high": 5.0}  # fmt: skip
+    save_checkpoint(path, fold(model), record)
+    return path
+
+
+@pytest.fixture(scope="session")
+def demo_scorer(demo_checkpoint: Path) -> object:
+    """Return the scorer of `demo_checkpoint`."""
+    from pipeline.scoring import load_scorer
+
+    return load_scorer(demo_checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return image files of several formats and shapes: wide, upright, smaller than a window, transparent, turned."""
+    import numpy as np
+    from PIL import Image
+
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(5)
+    y, x = np.mgrid[0:150, 0:230]
+    waves = np.stack([127 + 120 * np.sin(x / 9), 127 + 120 * np.cos(y / 5), (x * y) % 256], axis=2)
+    noise = rng.integers(0, 256, (90, 71, 3))
+    images = {
+        "waves.png": Image.fromarray(waves.astype(np.uint8)),
+        "noise.webp": Image.fromarray(noise.astype(np.uint8)),
+        "small.png": Image.fromarray(waves[:40, :31].astype(np.uint8)),
+        "clear.png": Image.fromarray(np.dstack([waves, x]).astype(np.uint8), "RGBA"),
+        "turned.jpg": Image.fromarray(waves[:80].astype(np.uint8)),
+    }
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: a viewer turns it by 90 degrees
+    for name, image in images.items():
+        options = {"exif": turned} if name == "turned.jpg" else {"lossless": True} if name == "noise.webp" else {}
+        image.save(folder / name, **options)
+    return [folder / name for name in images]

@@ -69,14 +69,15 @@ def test_stages_are_thin_and_callable(path: Path) -> None:
     assert len(text.splitlines()) < 90
 
 
-def test_only_one_module_knows_mlflow_and_one_knows_open_clip() -> None:
-    for package, owner in (("mlflow", "tracking"), ("open_clip", "backbone")):
+def test_few_modules_know_mlflow_and_one_knows_open_clip() -> None:
+    """MLflow runs served_model itself, which so must be a model of its kind."""
+    for package, owners in (("mlflow", ["served_model", "tracking"]), ("open_clip", ["backbone"])):
         users = [
             path.stem
             for path in MODULES + SCRIPTS
             if re.search(rf"^\s*(import|from) {package}\b", path.read_text(), re.M)
         ]
-        assert users == [owner]
+        assert users == owners
 
 
 def test_every_module_has_its_test() -> None:
