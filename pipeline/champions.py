@@ -4,6 +4,7 @@ Imports pipeline.rounds.
 """
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from pipeline.rounds import validation_numbers
@@ -13,7 +14,7 @@ class ChampionError(ValueError):
     """No champion can be named."""
 
 
-def find_champion(root: str | Path, dataset: str | None = None) -> Path:
+def find_champion(root: str | Path, dataset: str | None = None, names: Collection[str] | None = None) -> Path:
     """Return the checkpoint with the best validation SRCC among a study's clean runs.
 
     A run is clean if nothing leaked into it (no test-selected epoch, no random split) and its labels were not shuffled.
@@ -22,6 +23,7 @@ def find_champion(root: str | Path, dataset: str | None = None) -> Path:
     Args:
         root: The folder that holds `runs/`.
         dataset: Only of models trained on this data set; None needs a study of one.
+        names: Runs to choose from, as `<dataset>/<method>/round-<r>`; None takes all that lie there.
 
     Returns:
         runs/<dataset>/<variant>/round-<r>/train/checkpoints/epoch-<selected>.safetensors.
@@ -32,6 +34,8 @@ def find_champion(root: str | Path, dataset: str | None = None) -> Path:
     root = Path(root)
     found: dict[str, list[tuple[float, Path]]] = {}
     for path in sorted(root.glob("runs/*/*/round-*/train/record.json")):
+        if names is not None and path.parents[1].relative_to(root / "runs").as_posix() not in names:
+            continue
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["kind"] != "variant" or record["leaks"] or record["shuffled_labels"]:
             continue

@@ -52,6 +52,11 @@ class Study(Section):
         """Variants, then baselines."""
         return [*self.variants, *self.baselines]
 
+    def run_names(self) -> set[str]:
+        """Return every run as `<dataset>/<method>/round-<r>`, the audit's as `<dataset>/<variant>/random-<r>`."""
+        which = [("round", method) for method in self.methods] + [("random", variant) for variant in self.audit]
+        return {f"{d}/{m}/{split}-{r}" for d in self.datasets for split, m in which for r in self.rounds}
+
     @model_validator(mode="after")
     def _no_repeats(self) -> "Study":
         for key in ("datasets", "variants", "baselines", "rounds", "audit"):

@@ -153,7 +153,7 @@ def _create_database(path: Path) -> None:
 
 
 @contextmanager
-def _or_warn(what: str, *, strict: bool = False) -> Iterator[None]:
+def or_warn(what: str, *, strict: bool = False) -> Iterator[None]:
     """Turn a store's failure into a warning; a mistake in our own code stays an error."""
     try:
         yield
@@ -190,7 +190,7 @@ def start_run(
         The id for run.json. Where the store cannot be written, one made up here, under which `finish_run` and `mirror`
         file the run later.
     """
-    with _or_warn(f"the run {_run_name(record)}"), open_store(root) as client:
+    with or_warn(f"the run {_run_name(record)}"), open_store(root) as client:
         experiment_id, parent_id = _study(client, root, study)
         found = _find_run(client, resume_run_id, experiment_id) if resume_run_id else None
         if found is not None and found.data.tags.get(IDENTITY) != _identity(record):
@@ -236,7 +236,7 @@ def log_epoch(
     checkpoint = None if checkpoint is None else Path(checkpoint)
     if checkpoint is not None and not checkpoint.is_file():
         raise FileNotFoundError(f"checkpoint {checkpoint} of epoch {history_row['epoch']} does not exist")
-    with _or_warn(f"epoch {int(float(history_row['epoch']))} of run {run_id}"), open_store(root) as client:
+    with or_warn(f"epoch {int(float(history_row['epoch']))} of run {run_id}"), open_store(root) as client:
         run = _find_run(client, run_id)
         if run is not None:  # otherwise start_run has warned already
             epoch = _Epoch(history_row, timing_row or {}, checkpoint, time.time_ns() // 1_000_000)
@@ -252,7 +252,7 @@ def finish_run(root: str | Path, study: str, train_dir: str | Path) -> None:
         train_dir: runs/<dataset>/<method>/round-<r>/train with record.json, run.json, history.csv, timing.csv and the
             checkpoints. A run that was never started, such as a baseline's, is created here.
     """
-    with _or_warn(f"the end of {train_dir}"), open_store(root) as client:
+    with or_warn(f"the end of {train_dir}"), open_store(root) as client:
         _mirror_train(client, *_study(client, root, study), Path(train_dir))
 
 
@@ -265,7 +265,7 @@ def fail_run(root: str | Path, run_id: str, reason: str, status: str = "FAILED")
         reason: Shown as the tag `error`.
         status: FAILED, or KILLED where the user stopped it.
     """
-    with _or_warn(f"the failure of run {run_id}"), open_store(root) as client:
+    with or_warn(f"the failure of run {run_id}"), open_store(root) as client:
         run = _find_run(client, run_id)
         if run is not None:
             client.set_tag(run.info.run_id, "error", _shortened(reason, TAG_LENGTH))
@@ -280,7 +280,7 @@ def log_report(root: str | Path, study: str, report_dir: str | Path) -> None:
         study: Name of the study.
         report_dir: Such as reports/study.
     """
-    with _or_warn(f"the report {report_dir}"), open_store(root) as client:
+    with or_warn(f"the report {report_dir}"), open_store(root) as client:
         _mirror_report(client, _study(client, root, study)[1], Path(report_dir))
 
 
@@ -316,7 +316,7 @@ def mirror(
     folders = [folder.parent for split in ("round", "random") for folder in runs_dir.glob(f"*/*/{split}-*/train")]
     folders = [folder for folder in folders if names is None or folder.relative_to(runs_dir).as_posix() in names]
     stale, on_disk = _stale_evaluations(runs_dir), set()
-    with _or_warn("what is on disk", strict=strict):
+    with or_warn("what is on disk", strict=strict):
         with open_store(root) as client:
             experiment_id, parent_id = _study(client, root, study)
             known = _known_runs(client, experiment_id)
@@ -459,15 +459,16 @@ def _save_served_model(path: Path, artifacts: Mapping[str, Path]) -> None:
 
     Our package goes into the model as code: a requirement would have to name an index that has it, and there is none.
     """
-    import mlflow.pyfunc
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-
     package = Path(__file__).parent
-    # `binary` makes MLflow's server decode base64, and lets bytes and text pass in Python.
-    inputs, outputs = Schema([ColSpec("binary", "image")]), Schema([ColSpec("double", key) for key in ("raw", "mos")])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of MLflow about its own examples and type hints
+        warnings.simplefilter("ignore")  # of MLflow about its own examples and type hints, at its import as well
+        import mlflow.pyfunc
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, Schema
+
+        # `binary` makes MLflow's server decode base64, and lets bytes and text pass in Python.
+        outputs = Schema([ColSpec("double", key) for key in ("raw", "mos")])
+        inputs = Schema([ColSpec("binary", "image")])
         mlflow.pyfunc.save_model(
             path,
             python_model=str(package / "served_model.py"),

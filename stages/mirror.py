@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.params import load_params
+from pipeline.registration import register_champions
 from pipeline.runs import repository_root
 from pipeline.tracking import mirror, tracking_uri
 
@@ -23,8 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     study, root = load_params(arguments.params).study, repository_root()
-    which = [("round", method) for method in study.methods] + [("random", variant) for variant in study.audit]
-    names = {f"{d}/{m}/{split}-{r}" for d in study.datasets for split, m in which for r in study.rounds}
+    names = study.run_names()
     counts = mirror(root, study.name, arguments.runs, arguments.report, names=names, strict=True)
     if not counts["runs"]:
         raise SystemExit(f"{arguments.runs}/ holds no run of study {study.name!r}: run `dvc pull` or `dvc repro` first")
@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     logger.info(
         "experiment %r in %s: %d runs on disk, added: %s", study.name, tracking_uri(root), counts["runs"], added
     )
+    for name, version in register_champions(root, study.name, study.datasets, names, strict=True).items():
+        logger.info("models:/%s@champion is version %s", name, version)
 
 
 if __name__ == "__main__":

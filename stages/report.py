@@ -38,9 +38,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         prepared=arguments.data / "prepared",
     )
     logger.info("%d files in %s; start with summary.md", len(written), arguments.out)
-    from pipeline.tracking import mirror  # imported here: costs 2 s, and the report must stand even where MLflow fails
+    from pipeline.registration import register_champions  # imported here: the report must stand even where MLflow fails
+    from pipeline.tracking import mirror
 
-    mirror(repository_root(), study.name, arguments.runs, arguments.out)
+    mirror(repository_root(), study.name, arguments.runs, arguments.out, names=study.run_names())
+    register_champions(repository_root(), study.name, study.datasets, study.run_names())
 
 
 if __name__ == "__main__":

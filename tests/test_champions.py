@@ -37,6 +37,7 @@ def test_the_best_selected_epoch_of_a_clean_run_wins(tmp_path: Path) -> None:
     run(tmp_path, "demo", "no_adapter", 0, [0.99]).unlink()
     assert find_champion(tmp_path) == best
     assert find_champion(tmp_path, "demo") == best
+    assert find_champion(tmp_path, "demo", {"demo/clip_agiqa/round-0"}).parents[3].name == "clip_agiqa"
 
 
 def test_several_data_sets_want_a_name(tmp_path: Path) -> None:

@@ -186,6 +186,13 @@ def test_the_report_and_mlflow_hold_the_same_numbers(finished: Path) -> None:
     random = [run for run in runs if "/random-" in run.info.run_name]
     assert [run.data.tags["leaks"] for run in random] == ["random split"] * 2
     assert len(runs) == len(table) + len(random) + 1
+    champion = client.get_model_version_by_alias("agiqa-demo", "champion")
+    best = max(
+        (run for run in runs if run.data.tags.get("leaks") == "none" and "selected_val_srcc" in run.data.metrics
+         and run.data.tags["kind"] == "variant"),
+        key=lambda run: run.data.metrics["selected_val_srcc"],
+    )  # fmt: skip
+    assert champion.run_id == best.info.run_id
 
 
 def test_equal_params_give_equal_bits(finished: Path, prepared: Path) -> None:
@@ -221,7 +228,7 @@ def test_a_training_killed_with_sigkill_goes_on_and_ends_alike(finished: Path, p
     words = [sys.executable, "-m", "stages.train", "--dataset", "demo", "--variant", "dcmpln", "--round", "0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(words, cwd=prepared, env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # a busy machine takes its time
     while not list(prepared.glob(".work/train/*/checkpoints/epoch-001.safetensors")):
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
