@@ -160,11 +160,12 @@ def write_comparison(result: Comparison, scorer: Scorer, *, out: Path | None, fo
         _line(f"({result.method})")
         return
     record = asdict(result)
-    pairs = ("names", "images", "means")
-    flat = {f"{key[:-1]}_{side}": record[key][place] for key in pairs for place, side in enumerate("ab")}
-    flat |= {key: value for key, value in record.items() if key not in pairs}
-    flat |= {"scale_low": scorer.mos_low, "scale_high": scorer.mos_high}
-    _write([flat], scorer, out, form, key="comparison")
+    of_sides = {"name": record.pop("names"), "images": record.pop("images"), "mean": record.pop("means")}
+    record = {
+        f"{key}_{side}": pair[place] for key, pair in of_sides.items() for place, side in enumerate("ab")
+    } | record
+    record |= {"scale_low": scorer.mos_low, "scale_high": scorer.mos_high}
+    _write([record], scorer, out, form, key="comparison")
 
 
 def _form(form: str | None) -> str:
