@@ -100,9 +100,22 @@ def fetch(
             unpack(found, folder)
 
 
-def download(dataset: str, archive: str | None, google_drive_id: str | None, downloads: Path) -> Path:
-    """Return the archive, downloaded from Google Drive unless it already lies in `downloads`; a broken one goes on."""
-    by_hand = (
+def download(
+    dataset: str, archive: str | None, google_drive_id: str | None, downloads: Path, *, by_hand: str | None = None
+) -> Path:
+    """Return the archive, downloaded from Google Drive unless it already lies in `downloads`; a broken one goes on.
+
+    Args:
+        dataset: Its name.
+        archive: File name to give it.
+        google_drive_id: Of the file.
+        downloads: Folder to keep it in.
+        by_hand: For the error: what to do without a download; None speaks of params.yaml.
+
+    Raises:
+        ArchiveError: If it cannot be downloaded.
+    """
+    by_hand = by_hand or (
         f"Put {archive or 'its archive or folder'} into a folder and name that folder in the environment variable "
         f"AGIQA_DATA, or name the file itself in params.yaml under datasets.{dataset}.source."
     )

@@ -7,6 +7,7 @@ Imports pipeline.backbone, pipeline.files, pipeline.folding, pipeline.images, pi
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,17 @@ def load_released_auxiliary(path: str | Path, model: DCMPLN) -> list[str]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{path} is not a plain torch state dict: {error}") from error
+    return copy_auxiliary(state, model, str(path))
+
+
+def copy_auxiliary(state: Mapping[str, Tensor], model: DCMPLN, path: str) -> list[str]:
+    """Copy released auxiliary prompts into a model; see `load_released_auxiliary`.
+
+    Args:
+        state: The released names and tensors.
+        model: As there, with auxiliary prompts and without MPA.
+        path: Where they come from, for errors.
+    """
     names = {
         "text": ["ctx", *(f"prompts_text.{layer}" for layer in range(model.depth - 1))],
         "visual": [f"prompts_vis.{layer}" for layer in range(model.depth)],

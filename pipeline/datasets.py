@@ -374,7 +374,7 @@ _OWN_TEXTS, _SCALE = ("image", "generation_prompt", "generator"), ("mos_low", "m
 def _read_folder(folder: Path, labels_file: str | None, scale: tuple[float, float] | None) -> Labels:
     """Read a data set of one's own: images at any depth, and a CSV whose first row names OWN_COLUMNS."""
     path = _own_table(folder, labels_file)
-    table = _own_cells(path)
+    table = read_cells(path)
     columns, notes = _own_columns(path, list(table.columns))
     table = pd.DataFrame({ours: table[theirs] for ours, theirs in columns.items()})
     # A column without any cell is as good as none, and a row without any (the end of many files) is no row.
@@ -456,8 +456,12 @@ def _own_table(folder: Path, labels_file: str | None) -> Path:
     return found[0]
 
 
-def _own_cells(path: Path) -> pd.DataFrame:
-    """Return a CSV's cells as text; between them stand commas, semicolons or tabs."""
+def read_cells(path: Path) -> pd.DataFrame:
+    """Return a CSV's cells as text, without blanks around them; between them stand commas, semicolons or tabs.
+
+    Raises:
+        DatasetError: If the file is no UTF-8 text, or no table with a row of column names and one below it.
+    """
     try:
         header = path.read_text(encoding="utf-8-sig").split("\n", 1)[0]
         separator = max(",;\t", key=header.count)

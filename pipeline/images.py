@@ -146,7 +146,7 @@ def _from_stream(stream: IO[bytes], max_pixels: int | None, name: str | None) ->
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"may be a decompression bomb: {error}", name) from None
     except Exception as error:  # a damaged header makes Pillow raise nearly anything
-        raise ImageError(f"is damaged: {type(error).__name__}: {error}", name) from None
+        raise ImageError(_damage(error), name) from None
 
 
 def _what_it_is(start: bytes) -> str:
@@ -177,9 +177,13 @@ def _decoded(image: Image.Image, max_pixels: int | None, name: str | None) -> np
     except MemoryError:
         raise ImageError(f"has {width:,} x {height:,} pixels, for which the memory does not suffice", name) from None
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
-        if "truncated" in str(error).lower() or isinstance(error, EOFError):
-            raise ImageError(f"is cut off: {error}", name) from None
-        raise ImageError(f"is damaged: {type(error).__name__}: {error}", name) from None
+        raise ImageError(_damage(error), name) from None
+
+
+def _damage(error: Exception) -> str:
+    if "truncated" in str(error).lower() or isinstance(error, EOFError):
+        return f"is cut off: {error}"
+    return f"is damaged or cut off: {type(error).__name__}: {error}"
 
 
 # How EXIF's orientations 2 to 8 turn stored pixels (H, W, 3) into what a viewer shows.

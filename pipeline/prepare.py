@@ -8,9 +8,8 @@ import io
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -56,7 +55,10 @@ def prepare(
     """
     labels = read_labels(reader, raw, labels_file=labels_file, scale=scale)
     out.mkdir(parents=True, exist_ok=True)
-    manifest = _decode_all(dataset, labels, raw, out / "pixels.bin")
+    partial = out / "pixels.bin.partial"
+    with partial.open("wb") as stream:
+        manifest = _decode_all(dataset, labels, raw, stream)
+    partial.replace(out / "pixels.bin")
     problems = pd.DataFrame(sorted(labels.problems), columns=list(Problem._fields))
     problems["consequence"] = [WHEN_ALLOWED[kind] if kind in allow else "stops the stage" for kind in problems["kind"]]
     write_atomically(out / "problems.csv", problems.to_csv(index=False).encode())
@@ -70,15 +72,32 @@ def prepare(
     return manifest
 
 
-def _decode_all(dataset: str, labels: Labels, raw: Path, target: Path) -> pd.DataFrame:
+def check(
+    reader: str, folder: Path, *, labels_file: str | None = None, scale: tuple[float, float] | None = None
+) -> tuple[Labels, pd.DataFrame]:
+    """Return what `prepare` would say of a data set, without writing anything.
+
+    Args:
+        reader: As `pipeline.datasets.read_labels`.
+        folder: The unpacked data set.
+        labels_file: As `pipeline.datasets.read_labels`.
+        scale: Likewise.
+
+    Returns:
+        The labels, with every problem found in them and in the images, and the manifest of the images that are left.
+    """
+    labels = read_labels(reader, folder, labels_file=labels_file, scale=scale)
+    return labels, _decode_all(folder.name, labels, folder, None)
+
+
+def _decode_all(dataset: str, labels: Labels, raw: Path, stream: IO[bytes] | None) -> pd.DataFrame:
+    """Decode every image, write its pixels to `stream` if there is one, and add what is wrong to the problems."""
     found: list[dict[str, Any]] = []
     kept: list[int] = []
     offset = 0
-    temporary = target.with_name(target.name + ".partial")
-    with temporary.open("wb") as stream:
-        bar = tqdm(
-            labels.rows["file"], desc=f"{dataset}: decoding images", unit="image", mininterval=1.0, dynamic_ncols=True
-        )
+    with tqdm(
+        labels.rows["file"], desc=f"{dataset}: decoding images", unit="image", mininterval=1.0, dynamic_ncols=True
+    ) as bar:
         for number, file in enumerate(bar):
             path = raw / file
             if not path.is_file():
@@ -94,13 +113,13 @@ def _decode_all(dataset: str, labels: Labels, raw: Path, target: Path) -> pd.Dat
                     Problem("unreadable", str(labels.rows["image_id"][number]), f"{file} {error.reason}")
                 )
                 continue
-            stream.write(np.ascontiguousarray(pixels).tobytes())
+            if stream is not None:
+                stream.write(pixels.data)
             height, width = pixels.shape[:2]
             digest = hashlib.sha256(content).hexdigest()
             found.append({"sha256": digest, "width": width, "height": height, "pixel_offset": offset})
             kept.append(number)
             offset += height * width * 3
-    temporary.replace(target)
     columns = ["sha256", "width", "height", "pixel_offset"]
     rows = labels.rows.iloc[kept].reset_index(drop=True)
     manifest = pd.concat([rows, pd.DataFrame(found, columns=columns)], axis=1)

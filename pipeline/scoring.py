@@ -12,6 +12,7 @@ Imports pipeline.backbone, pipeline.champions, pipeline.checkpoint, pipeline.fas
 pipeline.runs, pipeline.tracking.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,7 @@ class Scorer:
         rule: How an image is cut into windows.
         folded: Scores windows.
         path: The checkpoint.
+        sha256: Of the checkpoint file.
         device: Where it runs.
         autocast: Whether the tower runs in bfloat16.
     """
@@ -73,6 +75,7 @@ class Scorer:
     rule: WindowRule
     folded: FoldedScorer
     path: Path
+    sha256: str
     device: torch.device
     autocast: bool = False
 
@@ -221,7 +224,9 @@ def load_scorer(
     backbone = rebuild_backbone(read_record(path)["backbone"], file=backbone_file, folders=folders).to(chosen)
     folded, rule, record = load_checkpoint(path, backbone)
     fast_tower(backbone)  # made now, so that no thread finds it half made
-    return Scorer(record, rule, folded, path, chosen, bfloat16)
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    return Scorer(record, rule, folded, path, sha256, chosen, bfloat16)
 
 
 def find_checkpoint(checkpoint: str | Path, root: str | Path | None = None) -> Path:

@@ -359,23 +359,40 @@ def fetch_checkpoint(uri: str, root: str | Path) -> Path:
     Raises:
         ValueError: If nothing is behind the URI, or not exactly one checkpoint.
     """
-    uri_of_store = tracking_uri(root)
-    client = _client(uri_of_store)
+    store = tracking_uri(root)
+    client = _client(store)
     if isinstance(client, Exception):
-        raise ValueError(f"{uri}: the MLflow store {uri_of_store} cannot be opened: {client}") from client
-    import mlflow
+        raise ValueError(f"{uri}: the MLflow store {store} cannot be opened: {client}") from client
+    from mlflow.artifacts import download_artifacts
 
     try:
-        mlflow.set_registry_uri(uri_of_store)
-        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=uri_of_store))
+        location = uri
+        while location.startswith(("models:/", "runs:/")):
+            location = _location(client, location)
+        found = Path(download_artifacts(artifact_uri=location, tracking_uri=store))
     except Exception as error:  # MLflow raises its own and those of every kind of store
-        raise ValueError(f"{uri} leads to nothing in the MLflow store {uri_of_store}: {error}") from error
+        raise ValueError(f"{uri} leads to nothing in the MLflow store {store}: {error}") from error
     files = [found] if found.is_file() else sorted(found.rglob("*.safetensors"))
     files = [path for path in files if path.suffix == ".safetensors"]
     if len(files) != 1:
         names = ", ".join(path.name for path in files[:3]) or "none"
         raise ValueError(f"{uri} must hold one checkpoint (.safetensors), and holds {len(files)}: {names}")
     return files[0]
+
+
+def _location(client: "MlflowClient", uri: str) -> str:
+    """Return where the artifacts behind a URI lie; asked of this client, since `mlflow` itself has one global store."""
+    scheme, name = uri.split(":/", 1)
+    name = name.lstrip("/")
+    if scheme == "runs":
+        run_id, _, path = name.partition("/")
+        return f"{client.get_run(run_id).info.artifact_uri}/{path}"
+    if "@" in name:
+        model, alias = name.rsplit("@", 1)
+        return client.get_model_version_download_uri(model, client.get_model_version_by_alias(model, alias).version)
+    if "/" in name:
+        return client.get_model_version_download_uri(*name.rsplit("/", 1))
+    return client.get_logged_model(name).artifact_location
 
 
 def log_champion(

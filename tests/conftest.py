@@ -47,6 +47,30 @@ def tiny_backbone(tiny_config: Path) -> object:
 
 
 @pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_backbone: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a checkpoint alone in a folder, as someone may have sent it; windows of 32 at stride 24, MOS 1 to 5."""
+    import torch
+
+    from pipeline.checkpoint import save_checkpoint
+    from pipeline.folding import fold
+    from pipeline.images import WindowRule
+    from pipeline.model import DCMPLN
+
+    path = tmp_path_factory.mktemp("given") / "epoch-007.safetensors"
+    torch.manual_seed(3)
+    model = DCMPLN(tiny_backbone, prompt_depth=3, prompt_length=2)
+    for parameter in model.trainable_parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    rule = WindowRule(32, 24, "all", "clip", mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
+    record = {
+        "dataset": "photos", "method": "dcmpln", "round": 1, "leaks": [], "target": "quality",
+        "texts": ["good photo.", "bad photo."], "windows": rule.record(), "mos_low": 1.0, "mos_high": 5.0,
+    }  # fmt: skip
+    save_checkpoint(path, fold(model), record)
+    return path
+
+
+@pytest.fixture(scope="session")
 def vit_b_32() -> object:
     """Return the paper's towers with random weights."""
     from pipeline.backbone import load_backbone

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.images import open_prepared
-from pipeline.prepare import PreparationError, prepare
+from pipeline.prepare import PreparationError, check, prepare
 
 
 @pytest.fixture
@@ -109,6 +109,15 @@ def test_ones_own_folder_becomes_a_data_set(raw: Path, tmp_path: Path) -> None:
     assert problems_of(tmp_path / "out") == [
         ("bad_label", "sd_normal_003.png"), ("unlabelled", "img/new.png"), ("unreadable", "img/sd_normal_001.png"),
     ]  # fmt: skip
+
+
+def test_a_check_finds_what_preparation_would_and_writes_nothing(raw: Path) -> None:
+    spoil(raw)
+    before = sorted(raw.rglob("*"))
+    labels, manifest = check("agiqa3k", raw)
+    assert sorted((problem.kind, problem.image) for problem in labels.problems) == FOUND
+    assert manifest["image_id"].tolist() == [f"sd_normal_{k:03d}.png" for k in (2, 3, 4, 5)]
+    assert sorted(raw.rglob("*")) == before
 
 
 def test_the_real_agiqa3k(agiqa_data: Path, tmp_path: Path) -> None:

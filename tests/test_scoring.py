@@ -15,36 +15,20 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from pipeline import load_scorer, scoring
-from pipeline.backbone import Backbone, BackboneError
-from pipeline.checkpoint import CheckpointError, save_checkpoint
-from pipeline.folding import fold, image_scores, quality_map
+import pipeline
+from pipeline import load_scorer
+from pipeline.backbone import BackboneError
+from pipeline.checkpoint import CheckpointError
+from pipeline.folding import image_scores, quality_map
 from pipeline.images import ImageError, WindowRule
-from pipeline.model import DCMPLN
 from pipeline.scoring import Scorer, ScoringError
 
 RULE = WindowRule(32, 24, "all", "clip", mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
 
 
 @pytest.fixture(scope="module")
-def given(tiny_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a checkpoint alone in a folder, as someone may have sent it."""
-    path = tmp_path_factory.mktemp("given") / "epoch-007.safetensors"
-    torch.manual_seed(3)
-    model = DCMPLN(tiny_backbone, prompt_depth=3, prompt_length=2)
-    for parameter in model.trainable_parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    record = {
-        "dataset": "photos", "method": "dcmpln", "round": 1, "leaks": [], "target": "quality",
-        "texts": ["good photo.", "bad photo."], "windows": RULE.record(), "mos_low": 1.0, "mos_high": 5.0,
-    }  # fmt: skip
-    save_checkpoint(path, fold(model), record)
-    return path
-
-
-@pytest.fixture(scope="module")
-def scorer(given: Path) -> Scorer:
-    return load_scorer(given, device="cpu")
+def scorer(tiny_checkpoint: Path) -> Scorer:
+    return load_scorer(tiny_checkpoint, device="cpu")
 
 
 def pictures(count: int = 5) -> list[np.ndarray]:
@@ -117,11 +101,11 @@ def test_an_image_that_cannot_be_used_is_named(scorer: Scorer, tmp_path: Path) -
         scorer.open(np.zeros((9000, 1, 3), np.uint8), max_pixels=1_000_000)
 
 
-def test_what_is_missing_is_told(given: Path, scorer: Scorer, tmp_path: Path) -> None:
+def test_what_is_missing_is_told(tiny_checkpoint: Path, scorer: Scorer, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"none\.safetensors does not exist"):
         load_scorer(tmp_path / "none.safetensors")
     with pytest.raises(ScoringError, match="device is 'tpu': auto, cpu and cuda are known"):
-        load_scorer(given, device="tpu")
+        load_scorer(tiny_checkpoint, device="tpu")
     record = json.loads(json.dumps(scorer.record))
     record["backbone"] |= {"file": "weights/b.safetensors", "origin": "pretrained"}
     from safetensors.torch import save_file
@@ -133,14 +117,14 @@ def test_what_is_missing_is_told(given: Path, scorer: Scorer, tmp_path: Path) ->
 
 
 def test_auto_takes_the_champion_of_the_study(
-    given: Path, scorer: Scorer, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path, scorer: Scorer, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = in_tmp / "runs" / "photos" / "dcmpln" / "round-0" / "train"
     (folder / "checkpoints").mkdir(parents=True)
     record = {"dataset": "photos", "kind": "variant", "leaks": [], "shuffled_labels": False, "selected_epoch": 2}
     (folder / "record.json").write_text(json.dumps(record))
     (folder / "history.csv").write_text("epoch,validation_srcc\n1,0.2\n2,0.4\n")
-    (folder / "checkpoints" / "epoch-002.safetensors").write_bytes(given.read_bytes())
+    (folder / "checkpoints" / "epoch-002.safetensors").write_bytes(tiny_checkpoint.read_bytes())
     for name in ("auto", "auto:photos"):
         found = load_scorer(name, device="cpu")
         assert found.path == folder / "checkpoints" / "epoch-002.safetensors"
@@ -153,4 +137,4 @@ def test_asking_for_the_package_costs_no_torch() -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=ROOT)
     with pytest.raises(AttributeError, match="has no attribute 'load_scorers'"):
-        scoring.__getattribute__("load_scorers")
+        pipeline.load_scorers  # noqa: B018 (asking is the test)

@@ -548,3 +548,29 @@ def in_processes(*functions: Callable[[], object]) -> list[int | None]:
     for process in processes:
         process.join(60)
     return [process.exitcode for process in processes]
+
+
+def test_a_checkpoint_comes_back_by_every_kind_of_uri(root: Path) -> None:
+    run_id, run_dir = train_live(root, make_record())
+    client = client_of(root)
+    model = client.search_logged_models([experiment_of(root)], "name = 'demo-dcmpln-round-0-epoch-002'")[0]
+    expected = (run_dir / "train" / "checkpoints" / "epoch-002.safetensors").read_bytes()
+    client.create_registered_model("agiqa-demo")
+    version = client.create_model_version("agiqa-demo", model.artifact_location, run_id, model_id=model.model_id)
+    client.set_registered_model_alias("agiqa-demo", "champion", version.version)
+    client.log_artifact(run_id, str(run_dir / "train" / "checkpoints" / "epoch-002.safetensors"), "kept")
+    for uri in (
+        f"models:/{model.model_id}",
+        f"models:/agiqa-demo/{version.version}",
+        "models:/agiqa-demo@champion",
+        f"runs:/{run_id}/kept",
+        f"runs:/{run_id}/kept/epoch-002.safetensors",
+    ):
+        assert tracking.fetch_checkpoint(uri, root).read_bytes() == expected, uri
+    for uri, message in {
+        "models:/nobody@champion": "leads to nothing in the MLflow store",
+        f"runs:/{run_id}/nothing": "leads to nothing in the MLflow store",
+        f"runs:/{run_id}/train": r"must hold one checkpoint \(.safetensors\), and holds 0: none",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            tracking.fetch_checkpoint(uri, root)

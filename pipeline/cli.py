@@ -1,0 +1,377 @@
+"""The command `agiqa`: score, rank and compare images of your own, check a data set, bring in a released checkpoint.
+
+Output is a table where it goes to a terminal and CSV or JSON where it goes to a pipe or a file; progress and messages
+go to standard error. Exit status: 0 all well, 1 some images have no score or the data have problems (each is named),
+2 the command could not be carried out, 130 interrupted.
+
+argparse, and not a library for command lines: these few commands need no more, and it starts in no time. What costs
+time to import is imported by the command that needs it.
+
+Imports pipeline.backbone, pipeline.bulk, pipeline.comparing, pipeline.images, pipeline.inputs, pipeline.outputs,
+pipeline.prepare, pipeline.release, pipeline.scoring.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.bulk import Row
+    from pipeline.inputs import Gathered, Item
+    from pipeline.scoring import Scorer
+
+OK, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+
+PATHS_HELP = (
+    "files; folders (searched at every depth); patterns such as 'out/**/*.png'; a CSV with a column of paths; or - for "
+    "a list on standard input"
+)
+EPILOG = """examples:
+  agiqa score photos/                             a table of scores
+  agiqa score photos/ --out scores.csv            a file; killed half way and started again, it goes on
+  find . -name '*.png' | agiqa score - > s.csv    a list on standard input
+  agiqa rank samples/ --top 3                     the best of each folder
+  agiqa compare model_a/ model_b/                 which of two generators is better, and how surely
+  agiqa check my_data/ --scale 1 5                what is wrong with a data set of your own, row by row
+
+Without --checkpoint, the champion of the study in this folder scores: the run with the best validation SRCC.
+"""
+
+# Commands that live in modules of their own, which are imported when they are asked for.
+ELSEWHERE = {
+    "serve": ("pipeline.serving", "score over HTTP, with a web page"),
+    "export": ("pipeline.export", "write a scorer as ONNX or torch.export, to run without this project"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = make_parser(arguments[0] if arguments else "")
+    options = parser.parse_args(arguments)
+    if getattr(options, "out", None) is not None and getattr(options, "format", None) is not None:
+        parser.error("--format is for standard output; the suffix of --out says what is written there")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    _quiet_pillow()
+    try:
+        return options.run(options)
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return INTERRUPTED
+    except (ValueError, OSError, RuntimeError) as error:
+        _say(f"error: {error}")
+        return UNUSABLE
+
+
+def _quiet_pillow() -> None:
+    """Silence Pillow's warning of large images: here a limit is an argument, and what passes it is refused."""
+    import warnings
+
+    from PIL import Image
+
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module="PIL")  # of odd but harmless metadata
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"agiqa: {text}\n")
+
+
+def make_parser(command: str = "") -> argparse.ArgumentParser:
+    """Return the parser.
+
+    Args:
+        command: The command that will be parsed; of those ELSEWHERE, only this one's options are added.
+    """
+    parser = argparse.ArgumentParser(
+        prog="agiqa",
+        description="Score AI-generated images as people would, with a model of the AGIQA study.",
+        epilog=EPILOG,
+        formatter_class=_Help,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, help_text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        description = help_text[0].upper() + help_text[1:] + "."
+        added = commands.add_parser(name, help=help_text, description=description, formatter_class=_Help)
+        added.set_defaults(run=run)
+        return added
+
+    score = add("score", "score images", run_score)
+    score.add_argument("paths", nargs="*", metavar="PATH", help=PATHS_HELP)
+    score.add_argument("--quality-map", type=Path, metavar="DIR", help="draw where each image is good or bad, into DIR")
+    _add_output(score)
+    _add_scorer(score)
+
+    rank = add("rank", "rank the images of each folder, or of each prompt, best first", run_rank)
+    rank.add_argument("paths", nargs="*", metavar="PATH", help=PATHS_HELP)
+    rank.add_argument(
+        "--by", default="folder", metavar="COLUMN", help="rank within: folder (default), or a column of the CSV: prompt"
+    )
+    rank.add_argument("--top", type=_positive, metavar="N", help="show the best N of each only")
+    _add_output(rank)
+    _add_scorer(rank)
+
+    compare = add("compare", "compare two sets of images, such as the folders of two generators", run_compare)
+    compare.add_argument("first", metavar="A", help="a folder, pattern or CSV")
+    compare.add_argument("second", metavar="B", help="another; files of equal names are compared as pairs")
+    _add_output(compare)
+    _add_scorer(compare)
+
+    check = add("check", "say what is wrong with a data set of your own, row by row", run_check)
+    check.add_argument("data", type=Path, metavar="FOLDER_OR_CSV", help="a folder with images and one CSV, or that CSV")
+    check.add_argument(
+        "--scale", type=float, nargs=2, metavar=("LOW", "HIGH"), help="lowest and highest possible score, such as 1 5"
+    )
+
+    fetch = add("fetch-release", "download the checkpoint that the authors of DCMPLN released", run_fetch)
+    fetch.add_argument("--out", type=Path, default=Path("released"), metavar="DIR", help="default: released")
+
+    bring = add("import-release", "turn checkpoints of CLIP-AGIQA's published code into one that scores", run_import)
+    bring.add_argument("files", nargs="+", type=Path, metavar="FILE", help="*_tar_best.pth and *_aux_best.pth")
+    bring.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
+    bring.add_argument("--dataset", required=True, metavar="NAME", help="what it was trained on, such as agiqa3k")
+    bring.add_argument(
+        "--scale", type=float, nargs=2, required=True, metavar=("LOW", "HIGH"), help="of that data set's MOS: 0 5"
+    )
+    bring.add_argument("--backbone-file", type=Path, metavar="FILE", help="OpenAI's ViT-B-32.pt; else it is downloaded")
+
+    for name, (module, help_text) in ELSEWHERE.items():
+        added = add(name, help_text, lambda options, module=module: importlib.import_module(module).run(options) or OK)
+        if name == command:
+            importlib.import_module(module).add_arguments(added)
+    return parser
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=110)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def _add_scorer(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the model")
+    group.add_argument(
+        "--checkpoint",
+        default="auto",
+        metavar="WHICH",
+        help="a checkpoint file; an MLflow URI (models:/..., runs:/...); auto, the study's champion; or auto:DATASET",
+    )
+    group.add_argument("--backbone-file", type=Path, metavar="FILE", help="the towers' weights, if they lie elsewhere")
+    group.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
+    group.add_argument("--batch", type=_positive, metavar="N", help="windows a forward pass; default: what suits")
+    group.add_argument("--bfloat16", action="store_true", help="faster on GPUs; scores drift in the third decimal")
+    group.add_argument("--threads", type=_positive, metavar="N", help="of the CPU; default: all")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("input and output")
+    group.add_argument("--column", metavar="NAME", help="the CSV's column of paths; default: image, path, file or name")
+    group.add_argument("--out", type=Path, metavar="FILE", help="write to FILE (.csv, .json or .parquet) instead")
+    group.add_argument("--format", choices=["table", "csv", "json"], help="default: table on a terminal, else csv")
+    group.add_argument("--max-pixels", type=_positive, metavar="N", help="largest image; default: 150 million pixels")
+
+
+# Scoring
+
+
+def _scorer(options: argparse.Namespace) -> "Scorer":
+    import torch  # imported here: costs a second
+
+    from pipeline.scoring import load_scorer
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return load_scorer(
+        options.checkpoint, device=options.device, backbone_file=options.backbone_file, bfloat16=options.bfloat16
+    )
+
+
+def _gather(options: argparse.Namespace, paths: Sequence[str]) -> "Gathered":
+    from pipeline.inputs import gather
+
+    if not paths and not sys.stdin.isatty():
+        paths = ["-"]
+    found = gather(paths, column=options.column, listed=sys.stdin.buffer)
+    if found.passed_over:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.passed_over.items()))
+        _say(f"passed over, since their names are not those of images: {kinds}")
+    if options.out is not None:
+        from pipeline.outputs import check_target
+
+        check_target(options.out, [path for path in paths if path != "-"])
+    return found
+
+
+@contextmanager
+def _scored(
+    options: argparse.Namespace, scorer: "Scorer", items: Sequence["Item"], maps: Path | None = None
+) -> Iterator[Iterator["Row"]]:
+    """Hand out a row an image, under a progress bar, with a journal beside the output if there is one.
+
+    The journal is deleted when the block ends well, with the output on disk.
+    """
+    from tqdm import tqdm
+
+    from pipeline.bulk import Journal, score_files
+    from pipeline.images import MOST_PIXELS
+
+    most = options.max_pixels or MOST_PIXELS
+    journal = None
+    if options.out is not None:
+        settings = {
+            "checkpoint": scorer.sha256,
+            "device": scorer.device.type,
+            "batch": options.batch,
+            "bfloat16": options.bfloat16,
+            "max_pixels": most,
+            "maps": None if maps is None else str(maps.resolve()),
+        }
+        journal = Journal(options.out.with_name(options.out.name + ".journal"), settings)
+        if journal.resumed:
+            _say(f"going on where a broken run stopped: {journal.resumed} images are done")
+
+    def rows() -> Iterator["Row"]:
+        with tqdm(total=len(items), desc="scoring", unit="image", delay=1, mininterval=0.5, dynamic_ncols=True) as bar:
+            yield from score_files(
+                scorer, items, journal=journal, batch=options.batch, maps=maps, max_pixels=most, advance=bar.update
+            )
+
+    finished = False
+    try:
+        yield rows()
+        finished = True
+    finally:
+        if journal is not None:
+            journal.close(delete=finished)
+
+
+def _done(rows: Sequence["Row"], scorer: "Scorer") -> int:
+    from pipeline.outputs import summary
+
+    _say(summary(rows, scorer))
+    return SOME_FAILED if any(row.error for row in rows) else OK
+
+
+def run_score(options: argparse.Namespace) -> int:
+    """Score images."""
+    from pipeline.outputs import write_scores
+
+    found, maps = _gather(options, options.paths), options.quality_map
+    scorer = _scorer(options)
+    with _scored(options, scorer, found.items, maps) as coming:
+        rows = write_scores(coming, scorer, out=options.out, form=options.format, with_maps=maps is not None)
+    return _done(rows, scorer)
+
+
+def run_rank(options: argparse.Namespace) -> int:
+    """Rank images within their group."""
+    from pipeline.comparing import rank
+    from pipeline.outputs import write_ranks
+
+    items = _gather(options, options.paths).items
+    if options.by != "folder" and not all(options.by in item.cells for item in items):
+        known = ", ".join(sorted({name for item in items for name in item.cells})) or "none, since no CSV is given"
+        raise ValueError(f"--by is {options.by!r}, a column that not every image has; columns: {known}")
+    groups = [os.path.dirname(item.path) or "." if options.by == "folder" else item.cells[options.by] for item in items]
+    scorer = _scorer(options)
+    with _scored(options, scorer, items) as coming:
+        rows = list(coming)
+        write_ranks(rank(rows, groups, options.top), scorer, out=options.out, form=options.format)
+    _name_failures(rows)
+    return _done(rows, scorer)
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    """Compare two sets of images."""
+    from pipeline.comparing import compare
+    from pipeline.outputs import write_comparison
+
+    first, second = (_gather(options, [side]).items for side in (options.first, options.second))
+    scorer = _scorer(options)
+    with _scored(options, scorer, [*first, *second]) as coming:
+        rows = list(coming)
+        result = compare(rows[: len(first)], rows[len(first) :], (options.first, options.second))
+        write_comparison(result, scorer, out=options.out, form=options.format)
+    _name_failures(rows)
+    return _done(rows, scorer)
+
+
+def _name_failures(rows: Sequence["Row"]) -> None:
+    """Name every image without a score where the output has no row for it."""
+    from pipeline.images import printable
+
+    for row in rows:
+        if row.error:
+            _say(f"{printable(row.image)}: {row.error}")
+
+
+# Data sets and releases
+
+
+def run_check(options: argparse.Namespace) -> int:
+    """Say what is wrong with a data set."""
+    from pipeline.prepare import check
+
+    if not options.data.exists():
+        raise FileNotFoundError(f"{options.data} does not exist")
+    is_table = not options.data.is_dir()
+    folder = options.data.parent if is_table else options.data
+    labels, manifest = check("folder", folder, labels_file=options.data.name if is_table else None, scale=options.scale)
+    for problem in labels.problems:
+        sys.stdout.write(f"{problem.kind:16} {problem.image}: {problem.detail}\n")
+    for note in labels.notes:
+        _say(f"note: {note}")
+    usable = f"{len(manifest)} images can be used, in {manifest['prompt_group'].nunique()} prompt groups"
+    if labels.problems:
+        _say(f"{len(labels.problems)} problems; {usable}")
+        return SOME_FAILED
+    low, high = manifest["mos_low"].iloc[0], manifest["mos_high"].iloc[0]
+    quality = manifest["quality"]
+    _say(f"no problem; {usable}; MOS {quality.min():g} to {quality.max():g} on the scale {low:g} to {high:g}")
+    return OK
+
+
+def run_fetch(options: argparse.Namespace) -> int:
+    """Download the released checkpoint."""
+    from pipeline.release import fetch_release
+
+    _say(f"the release lies in {fetch_release(options.out)}")
+    return OK
+
+
+def run_import(options: argparse.Namespace) -> int:
+    """Turn a released checkpoint into one that scores."""
+    from pipeline.backbone import load_backbone
+    from pipeline.release import import_release
+
+    if options.backbone_file is None:
+        backbone = load_backbone("ViT-B-32", pretrained="openai")
+    else:
+        backbone = load_backbone("ViT-B-32", file=options.backbone_file, origin="pretrained", activation="quickgelu")
+    unused = import_release(
+        options.files, options.out, backbone, dataset=options.dataset, scale=(options.scale[0], options.scale[1])
+    )
+    if unused:
+        _say(f"not needed, since this model makes them itself: {', '.join(unused)}")
+    _say(f"wrote {options.out}: agiqa score PATH --checkpoint {options.out}")
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

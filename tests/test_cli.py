@@ -1,0 +1,277 @@
+"""The command as a user types it: a thousand images and forty broken files, kills, pipes, and what it refuses."""
+
+import csv
+import io
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from pipeline import load_scorer
+from pipeline.cli import main
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def agiqa(tiny_checkpoint: Path) -> Run:
+    """Return what runs a scoring command with the tiny checkpoint in this process."""
+    return lambda *arguments: main([*map(str, arguments), "--checkpoint", str(tiny_checkpoint), "--device", "cpu"])
+
+
+def encoded(seed: int, form: str = "PNG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (32 + seed % 5, 32 + seed % 7, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form)
+    return buffer.getvalue()
+
+
+def bomb() -> bytes:
+    """Return a PNG of 1 kB that claims 400 million pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with 1,000 images, some of odd names, and 40 files that are none."""
+    folder = tmp_path_factory.mktemp("crowd") / "images"
+    forms = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF"}
+    for number in range(1000):
+        suffix = list(forms)[number % 5]
+        place = folder / f"part {number % 3}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number:04d}{suffix}").write_bytes(encoded(number % 50, forms[suffix]))
+    odd = [b"\xff\xfe.png", b"line\nbreak.png", "名前 🙂.png".encode(), b"-rf.png", b"'quoted\".png", b"*[a].png"]
+    for number, name in enumerate(odd):  # these are images, too: they take the place of the first ones
+        os.rename(
+            folder / f"part {number % 3}" / f"{number:04d}{list(forms)[number % 5]}", os.fsencode(folder) + b"/" + name
+        )
+    whole = encoded(7, "JPEG")
+    for number in range(8):
+        (folder / f"truncated {number}.jpg").write_bytes(whole[: 200 + 40 * number])
+        (folder / f"empty {number}.png").write_bytes(b"")
+        (folder / f"page {number}.jpg").write_bytes(b"<!DOCTYPE html><html>404</html>")
+    for number in range(6):
+        (folder / f"text {number}.webp").write_text("no image at all")
+    for number in range(4):
+        (folder / f"bomb {number}.png").write_bytes(bomb())
+        os.mkfifo(folder / f"pipe {number}.png")
+    os.symlink("loop.png", folder / "loop.png")
+    os.symlink("..", folder / "part 0" / "up")
+    return folder
+
+
+def test_a_thousand_images_and_forty_broken_files(
+    agiqa: Run, crowd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path
+) -> None:
+    out = tmp_path / "scores.csv"
+    assert agiqa("score", crowd, "--out", out) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "1,000 images scored" in captured.err
+    assert "40 could not be" in captured.err
+    table = pd.read_csv(out)
+    good = table[table["error"].isna()]
+    assert (len(table), len(good)) == (1040, 1000)
+    assert table["image"].is_unique
+    reasons = table["error"].dropna().str.split(":").str[0]
+    assert reasons.value_counts().to_dict() == {
+        "is cut off": 8,
+        "is empty (0 bytes)": 8,
+        "is a web page saved under an image's name, not an image of pixels": 8,
+        "is no image in a format that is read here, or its beginning is damaged": 6,
+        "may be a decompression bomb": 4,
+        "is no plain file (a pipe, a socket or a device)": 4,
+        "is a link that leads in a circle": 1,
+        "is a link that leads in a circle, back to a folder that it lies in": 1,
+    }
+    assert f"{crowd}/\\xff\\xfe.png" in set(table["image"])
+    scorer = load_scorer(tiny_checkpoint, device="cpu")
+    for row in good.iloc[::200].itertuples():
+        if "\\x" not in row.image:
+            assert row.score == pytest.approx(scorer.score(row.image).mos[0], abs=1e-5)
+            assert row.score == pytest.approx(1 + 4 * row.raw, abs=1e-5)
+    assert list(tmp_path.iterdir()) == [out]  # no journal is left
+
+
+def command(checkpoint: Path, *arguments: object) -> list[str]:
+    rest = [*map(str, arguments), "--checkpoint", str(checkpoint), "--device", "cpu"]
+    return [sys.executable, "-m", "pipeline.cli", *rest]
+
+
+def test_killed_half_way_it_ends_with_the_same_file(
+    agiqa: Run, crowd: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    whole, broken = tmp_path / "whole.csv", tmp_path / "broken.csv"
+    arguments = ("score", crowd / "part 1", "--batch", 2)  # 333 images, slow enough to be hit half way
+    assert agiqa(*arguments, "--out", whole) == 0
+    journal = tmp_path / "broken.csv.journal"
+    killed = subprocess.Popen(
+        command(tiny_checkpoint, *arguments, "--out", broken), cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 4:  # the head and three of eleven blocks
+        assert killed.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not broken.exists()
+    assert 32 * 3 <= 32 * (journal.read_bytes().count(b"\n") - 1) < 333
+    assert agiqa(*arguments, "--out", broken) == 0
+    assert broken.read_bytes() == whole.read_bytes()
+    assert not journal.exists()
+
+
+@pytest.fixture
+def folders(in_tmp: Path) -> Path:
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        for number in range(4):
+            Path(folder, f"{number}.png").write_bytes(encoded(number + 10 * (folder == "b")))
+    return in_tmp
+
+
+def test_exit_status_and_pipes(agiqa: Run, folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert agiqa("score", "a", "b/0.png") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["image"] for row in rows] == ["a/0.png", "a/1.png", "a/2.png", "a/3.png", "b/0.png"]
+    assert agiqa("score", "a/0.png", "none.png", "--format", "json") == 1
+    document = json.loads(capsys.readouterr().out)
+    assert [image["error"] for image in document["images"]] == [None, "does not exist"]
+    for arguments, message in {
+        ("score", "*.gif"): "no file matches '*.gif'",
+        ("score", "a", "--out", "scores.xls"): "its name must end in .csv, .json, .parquet",
+        ("rank", "a", "--by", "prompt"): "a column that not every image has; columns: none, since no CSV is given",
+    }.items():
+        assert agiqa(*arguments) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "agiqa: error: " in captured.err
+        assert message in captured.err
+    assert main(["score", "a", "--checkpoint", "none.safetensors"]) == 2
+    assert "none.safetensors does not exist" in capsys.readouterr().err
+    for arguments in (
+        ["score", "a", "--batch", "0"],
+        ["nonsense"],
+        [],
+        ["score", "a", "--out", "x.csv", "--format", "csv"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+
+
+def test_a_list_on_standard_input_and_a_reader_that_stops(folders: Path, tiny_checkpoint: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    names = b"".join(os.fsencode(f"a/{number}.png") + b"\n" for number in range(4)) * 60
+    ran = subprocess.Popen(
+        command(tiny_checkpoint, "score", "-"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=environment,
+    )  # fmt: skip
+    ran.stdin.write(names)
+    ran.stdin.close()
+    assert ran.stdout.readline().startswith(b"image,score,raw")
+    ran.stdout.close()  # as head does
+    assert b"Traceback" not in ran.stderr.read()
+    ran.stderr.close()
+    assert ran.wait() == 0
+
+
+def test_rank_and_compare(agiqa: Run, folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert agiqa("score", "a", "b") == 0
+    scores = {row["image"]: float(row["score"]) for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    best = {folder: max((name for name in scores if name.startswith(folder)), key=scores.get) for folder in "ab"}
+    assert agiqa("rank", "a", "b", "--top", 1) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["group"], row["place"], row["image"]) for row in rows] == [
+        ("a", "1", best["a"]),
+        ("b", "1", best["b"]),
+    ]
+    table = pd.DataFrame({"image": [f"{f}/{n}.png" for f in "ab" for n in range(4)], "prompt": ["cat", "dog"] * 4})
+    table.to_csv("list.csv", index=False)
+    assert agiqa("rank", "list.csv", "--by", "prompt", "--top", 1, "--format", "json") == 0
+    ranked = json.loads(capsys.readouterr().out)["images"]
+    for prompt, group in table.groupby("prompt"):
+        assert {"group": prompt, "image": max(group["image"], key=scores.get)}.items() <= next(
+            entry for entry in ranked if entry["group"] == prompt
+        ).items()
+    Path("b/broken.png").write_bytes(b"")
+    Path("a/broken.png").write_bytes(encoded(3))
+    assert agiqa("compare", "a", "b", "--format", "json") == 1
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)["comparison"][0]
+    assert "b/broken.png: is empty (0 bytes)" in captured.err
+    assert (found["images_a"], found["images_b"], found["paired"]) == (4, 4, True)
+    means = {folder: np.mean([value for name, value in scores.items() if name.startswith(folder)]) for folder in "ab"}
+    assert found["difference"] == pytest.approx(means["a"] - means["b"], abs=1e-5)
+
+
+def test_quality_maps_are_drawn(agiqa: Run, folders: Path) -> None:
+    assert agiqa("score", "a", "--quality-map", "maps", "--out", "s.csv") == 0
+    assert pd.read_csv("s.csv")["quality_map"].tolist() == [f"maps/{number}.png.png" for number in range(4)]
+    assert len(list(Path("maps").iterdir())) == 4
+
+
+def test_check_speaks_row_by_row(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"{number}.png" for number in range(4)]
+    table = pd.DataFrame({"image": names, "mos": [1, 2, 3, 4], "prompt": ["cat", "cat", "dog", "dog"]})
+    table.to_csv("a/labels.csv", index=False)
+    assert main(["check", "a", "--scale", "1", "5"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "no problem; 4 images can be used, in 2 prompt groups; MOS 1 to 4 on the scale 1 to 5" in captured.err
+    Path("a/2.png").write_bytes(b"")
+    table.assign(mos=[1, 2, 3, 9]).to_csv("a/labels.csv", index=False)
+    assert main(["check", "a/labels.csv", "--scale", "1", "5"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [
+        "bad_label        3.png: row 5: mos is 9, not in 1..5",
+        "unreadable       2.png: 2.png is empty (0 bytes)",
+    ]
+    assert "2 problems; 2 images can be used" in captured.err
+    assert main(["check", "a"]) == 2
+    assert "nothing says on which scale `mos` is" in capsys.readouterr().err
+    assert main(["check", "none"]) == 2
+
+
+def test_a_released_checkpoint_that_is_not_whole_is_refused(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import-release", "x.pth", "--out", "y.safetensors", "--dataset", "a", "--scale", "0", "5",
+                 "--backbone-file", "none.pt"]) == 2  # fmt: skip
+    assert "backbone.file is none.pt, which does not exist" in capsys.readouterr().err
+
+
+def test_help_reads_well_and_costs_no_torch() -> None:
+    code = "import sys\nfrom pipeline.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+    code += "assert not {'torch', 'pandas', 'mlflow'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    for word in (
+        "score",
+        "rank",
+        "compare",
+        "check",
+        "fetch-release",
+        "import-release",
+        "serve",
+        "export",
+        "examples:",
+    ):
+        assert word in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 115
