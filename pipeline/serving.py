@@ -96,7 +96,7 @@ def make_app(
 
     page, one_at_a_time = PAGE.read_text(encoding="utf-8"), CapacityLimiter(1)
     about = {key: scorer.record.get(key) for key in ("dataset", "method", "round", "epoch", "target", "leaks")}
-    about |= {key: scorer.record["backbone"][key] for key in ("name", "origin")}
+    about |= {"backbone": scorer.record["backbone"]["name"], "weights": scorer.record["backbone"]["origin"]}
     scale = {"mos_low": scorer.mos_low, "mos_high": scorer.mos_high}
     limits = {"max_bytes": max_bytes, "max_pixels": max_pixels, "max_files": max_files}
     # No /docs: FastAPI's loads scripts from another host.
@@ -167,7 +167,8 @@ async def _body(request: "Request", max_bytes: int) -> bytes:
     from starlette.requests import ClientDisconnect
 
     too_large = HTTPException(413, f"the request's body is larger than {max_bytes:,} bytes")
-    if int(request.headers.get("content-length", 0)) > max_bytes:
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > max_bytes:
         raise too_large
     parts, taken = [], 0
     try:

@@ -1,4 +1,4 @@
-"""The champion through MLflow alone: loaded in Python, and served in another process far from the repository."""
+"""pipeline.served_model through MLflow alone: loaded in Python, and served by another process far from here."""
 
 import base64
 import contextlib

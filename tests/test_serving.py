@@ -97,7 +97,7 @@ def test_health_says_what_is_loaded(client: TestClient) -> None:
     assert answer["limits"] == LIMITS
     assert answer["model"] == {
         "dataset": "demo", "method": "dcmpln", "round": 0, "epoch": 1, "target": "quality", "leaks": [],
-        "name": "demo-vit", "origin": "in-house",
+        "backbone": "demo-vit", "weights": "in-house",
     }  # fmt: skip
 
 
@@ -128,6 +128,23 @@ def test_hostile_files_get_a_reason(client: TestClient, case: str) -> None:
         assert reason in answer.json()["detail"]
         assert len(answer.json()["detail"]) < 400
     assert "images[0]: " in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "JPEG2000"])
+def test_no_damage_to_a_file_or_a_form_breaks_the_server(demo_scorer: Scorer, kind: str) -> None:
+    client = TestClient(make_app(demo_scorer, **LIMITS), raise_server_exceptions=False)
+    rng, file = np.random.default_rng(11), io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (70, 80, 3), dtype=np.uint8)).save(file, kind)
+    form = b'--b\r\nContent-Disposition: form-data; name="i"; filename="a"\r\n\r\n' + file.getvalue() + b"\r\n--b--\r\n"
+    found = set()
+    for _ in range(40):
+        damaged = bytearray(form)
+        for place in rng.integers(0, rng.choice([60, 150, len(form)]), rng.integers(1, 8)):
+            damaged[place] = rng.integers(0, 256)
+        answer = client.post("/score", content=bytes(damaged), headers={"content-type": FORM})
+        found.add(answer.status_code)
+    assert found <= {200, 400, 422}
+    assert len(found) > 1
 
 
 JSON, FORM = "application/json", "multipart/form-data; boundary=b"
