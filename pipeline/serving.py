@@ -246,33 +246,45 @@ def serve(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `agiqa serve` takes."""
-    whole = _at_least_one
     add: Callable[..., Any] = parser.add_argument
-    add("--checkpoint", default="auto", help="file, MLflow URI or auto, this study's best (default)")
-    add("--device", default="auto", help="auto (default), cpu or cuda")
+    add("--checkpoint", default="auto", metavar="WHICH", help="a file, an MLflow URI, auto (default) or auto:DATASET")
+    add("--backbone-file", type=Path, metavar="FILE", help="the towers' weights, if they lie elsewhere")
+    add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
     add(
         "--host",
         default="127.0.0.1",
         help="0.0.0.0 opens it to your network, without a password (default: %(default)s)",
     )
-    add("--port", type=int, default=8000, help="default: %(default)s")
-    add("--max-megabytes", type=whole, default=MAX_BYTES // 2**20, help="of one request (default: %(default)s)")
-    add("--max-megapixels", type=whole, default=MAX_PIXELS // 10**6, help="of one image (default: %(default)s)")
-    add("--max-files", type=whole, default=MAX_FILES, help="in one request (default: %(default)s)")
+    add("--port", metavar="N", type=int, default=8000, help="default: %(default)s")
+    add(
+        "--max-megabytes",
+        metavar="N",
+        type=_positive,
+        default=MAX_BYTES // 2**20,
+        help="of a request (default: %(default)s)",
+    )
+    add(
+        "--max-megapixels",
+        metavar="N",
+        type=_positive,
+        default=MAX_PIXELS // 10**6,
+        help="of one image (default: %(default)s)",
+    )
+    add("--max-files", metavar="N", type=_positive, default=MAX_FILES, help="in a request (default: %(default)s)")
 
 
-def _at_least_one(text: str) -> int:
+def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} should be a whole number of 1 or more")
     return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do `agiqa serve` and return its exit code."""
+    """Do `agiqa serve` and return its exit status; errors are raised."""
     from pipeline.scoring import load_scorer
 
     serve(
-        load_scorer(arguments.checkpoint, device=arguments.device),
+        load_scorer(arguments.checkpoint, device=arguments.device, backbone_file=arguments.backbone_file),
         host=arguments.host,
         port=arguments.port,
         max_bytes=arguments.max_megabytes * 2**20,

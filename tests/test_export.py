@@ -72,8 +72,12 @@ def test_the_command_writes_a_torch_program_that_carries_its_record(
     assert record == export.preprocessing(demo_scorer)
 
     wrong = tmp_path / "model.bin"
-    assert export.run(parser.parse_args([str(wrong), "--checkpoint", str(demo_checkpoint)])) == 1
-    assert "ends in '.bin': name it .pt2 (torch.export) or .onnx" in capsys.readouterr().err
+    for refused in (
+        lambda: export.run(parser.parse_args([str(wrong)])),
+        lambda: export_scorer(demo_scorer, wrong),
+    ):
+        with pytest.raises(ExportError, match=r"ends in '\.bin': name it \.pt2 \(torch\.export\) or \.onnx"):
+            refused()
     assert not wrong.exists()
 
 

@@ -256,8 +256,8 @@ def test_the_command_refuses_limits_that_make_no_sense(capsys: pytest.CaptureFix
     parser = argparse.ArgumentParser()
     serving.add_arguments(parser)
     assert vars(parser.parse_args([])) == {
-        "checkpoint": "auto", "device": "auto", "host": "127.0.0.1", "port": 8000, "max_megabytes": 64,
-        "max_megapixels": 64, "max_files": 32,
+        "checkpoint": "auto", "backbone_file": None, "device": "auto", "host": "127.0.0.1", "port": 8000,
+        "max_megabytes": 64, "max_megapixels": 64, "max_files": 32,
     }  # fmt: skip
     with pytest.raises(SystemExit):
         parser.parse_args(["--max-files", "0"])
@@ -273,13 +273,9 @@ def address(demo_checkpoint: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = (
-        "import argparse; from pipeline import serving; parser = argparse.ArgumentParser(); "
-        "serving.add_arguments(parser); raise SystemExit(serving.run(parser.parse_args()))"
-    )
     arguments = ["--checkpoint", str(demo_checkpoint), "--port", str(port), "--max-megapixels", "1"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, **quiet)
+    server = subprocess.Popen([sys.executable, "-m", "pipeline.cli", "serve", *arguments], cwd=ROOT, **quiet)
     try:
         for _ in range(300):
             try:
