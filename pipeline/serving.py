@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).with_name("page.html")
 MAX_BYTES, MAX_PIXELS, MAX_FILES = 64 * 2**20, 64_000_000, 32
 MAP_SIDE = 512  # pixels of a quality map's longest side; its detail is a window's stride, far coarser
-CONNECTIONS = 64  # at once; more are told 503, so that bodies that wait for the scorer cannot fill the memory
+CONNECTIONS = 32  # at once; more are told 503. Bodies that wait for the scorer so take no more than 2 GiB
 
 # The page may talk to this server alone, whatever a file's name tries.
 PAGE_HEADERS = {
@@ -168,7 +168,7 @@ async def _body(request: "Request", max_bytes: int) -> bytes:
 
     too_large = HTTPException(413, f"the request's body is larger than {max_bytes:,} bytes")
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > max_bytes:
+    if announced.isdecimal() and int(announced) > max_bytes:
         raise too_large
     parts, taken = [], 0
     try:
@@ -274,7 +274,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} should be a whole number of 1 or more")
     return int(text)
 

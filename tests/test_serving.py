@@ -388,6 +388,13 @@ def test_the_page_scores_dropped_images(
 
     browser.find_element("css selector", "#clear").click()
     assert not browser.find_elements("css selector", "#cards > li")
+    script(
+        "const held = new DataTransfer(); held.items.add(new File([new Uint8Array(arguments[0])], 'dropped.png'));"
+        "document.body.dispatchEvent(new DragEvent('drop', {dataTransfer: held, bubbles: true, cancelable: true}))",
+        list(png(70, 70)),
+    )
+    wait_for(lambda: status.text == "1 of 1 scored.")
+    assert browser.find_element("css selector", "#cards h2").text == "dropped.png"
     refused = [entry for entry in browser.get_log("browser") if "422" in entry["message"]]  # of the broken file
     assert [entry for entry in browser.get_log("browser") if entry not in refused] == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
