@@ -23,8 +23,8 @@ for path in sys.argv[2:]:
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if (scale := size / min(image.size)) > 1:
         image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
-    pixels = ((np.asarray(image, np.float32) / 255 - mean) / std).transpose(2, 0, 1)
-    origins = [(top, left) for top in starts(image.height) for left in starts(image.width)]
-    windows = (pixels[None, :, top : top + size, left : left + size] for top, left in origins)
-    raw = np.mean([session.run(None, {"windows": window})[0] for window in windows])
+    data = ((np.asarray(image, np.float32) / 255 - mean) / std).transpose(2, 0, 1)
+    windows = np.stack([data[:, y : y + size, x : x + size] for y in starts(image.height) for x in starts(image.width)])
+    parts = np.array_split(windows, len(windows) // 64 + 1)
+    raw = np.concatenate([session.run(None, {"windows": part})[0] for part in parts]).mean()
     print(f"{path}\traw {raw:.6f}\tMOS {low + raw * (high - low):.4f} of {low:g}..{high:g}")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.scoring import Scorer
 
 KEY = "agiqa"  # of the preprocessing record: an ONNX metadata property, a torch.export extra file
+SUFFIXES = (".pt2", ".onnx")
 TOLERANCE = 1e-4  # of a score, against PyTorch
 
 # The lowest opset that has all that the tower needs (17 brought LayerNormalization) and that torch's exporter writes
@@ -63,9 +64,8 @@ def export_scorer(scorer: "Scorer", path: str | Path) -> None:
             score differs by more than 1e-4.
     """
     path = Path(path)
-    makers = {".pt2": _program_bytes, ".onnx": _onnx_bytes}
-    if path.suffix not in makers:
-        raise ExportError(f"{path} ends in {path.suffix or 'nothing'!r}: name it .pt2 (torch.export) or .onnx")
+    if path.suffix not in SUFFIXES:
+        raise ExportError(_unknown_suffix(path))
     import torch
 
     from pipeline.files import write_atomically
@@ -73,14 +73,19 @@ def export_scorer(scorer: "Scorer", path: str | Path) -> None:
     size = scorer.rule.size
     module = window_scorer(scorer.folded)
     windows = torch.randn(5, 3, size, size, generator=torch.Generator().manual_seed(0))
+    make = _program_bytes if path.suffix == ".pt2" else _onnx_bytes
     with _quiet_exporters():
-        data, run = makers[path.suffix](module, windows, json.dumps(preprocessing(scorer), sort_keys=True))
+        data, run = make(module, windows, json.dumps(preprocessing(scorer), sort_keys=True))
     for count in (5, 1):  # not the batch that was traced alone
         with torch.no_grad():
             gap = float((run(windows[:count]) - module(windows[:count])).abs().max())
         if not gap <= TOLERANCE:  # NaN, too
             raise ExportError(f"{path.name} would score {gap:g} off PyTorch, and {TOLERANCE:g} is allowed")
     write_atomically(path, data)
+
+
+def _unknown_suffix(path: Path) -> str:
+    return f"{path} ends in {path.suffix or 'nothing'!r}: name it .pt2 (torch.export) or .onnx"
 
 
 def load_program(path: str | Path) -> tuple[Callable[["Tensor"], "Tensor"], dict[str, Any]]:
@@ -183,23 +188,27 @@ def _quiet_exporters() -> Iterator[None]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `agiqa export` takes."""
-    parser.add_argument("out", type=Path, help="file to write: .onnx for every ONNX runtime, .pt2 for torch.export")
-    parser.add_argument("--checkpoint", default="auto", help="file, MLflow URI or auto, this study's best (default)")
+    parser.add_argument(
+        "out", type=Path, metavar="FILE", help="to write: .onnx for every ONNX runtime, .pt2 for torch.export"
+    )
+    parser.add_argument(
+        "--checkpoint", default="auto", metavar="WHICH", help="a file, an MLflow URI, auto (default) or auto:DATASET"
+    )
+    parser.add_argument("--backbone-file", type=Path, metavar="FILE", help="the towers' weights, if they lie elsewhere")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do `agiqa export` and return its exit code."""
+    """Do `agiqa export` and return its exit status; errors are raised."""
     from pipeline.scoring import load_scorer
 
-    scorer = load_scorer(arguments.checkpoint, device="cpu")
-    try:
-        export_scorer(scorer, arguments.out)
-    except ExportError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    size, megabytes = scorer.rule.size, arguments.out.stat().st_size / 1e6
+    out = arguments.out
+    if out.suffix not in SUFFIXES:  # before anything is loaded
+        raise ExportError(_unknown_suffix(out))
+    scorer = load_scorer(arguments.checkpoint, device="cpu", backbone_file=arguments.backbone_file)
+    export_scorer(scorer, out)
+    size, megabytes = scorer.rule.size, out.stat().st_size / 1e6
     sys.stderr.write(
-        f"{arguments.out}, {megabytes:.1f} MB: windows (N, 3, {size}, {size}) -> scores (N,), checked beside PyTorch. "
+        f"{out}, {megabytes:.1f} MB: windows (N, 3, {size}, {size}) -> scores (N,), checked beside PyTorch. "
         f"Its metadata `{KEY}` says how a picture becomes windows\n"
     )
     return 0

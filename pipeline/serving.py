@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).with_name("page.html")
 MAX_BYTES, MAX_PIXELS, MAX_FILES = 64 * 2**20, 64_000_000, 32
 MAP_SIDE = 512  # pixels of a quality map's longest side; its detail is a window's stride, far coarser
-CONNECTIONS = 64  # at once; more are told 503, so that bodies that wait for the scorer cannot fill the memory
+CONNECTIONS = 32  # at once; more are told 503. Bodies that wait for the scorer so take no more than 2 GiB
 
 # The page may talk to this server alone, whatever a file's name tries.
 PAGE_HEADERS = {
@@ -96,7 +96,7 @@ def make_app(
 
     page, one_at_a_time = PAGE.read_text(encoding="utf-8"), CapacityLimiter(1)
     about = {key: scorer.record.get(key) for key in ("dataset", "method", "round", "epoch", "target", "leaks")}
-    about |= {key: scorer.record["backbone"][key] for key in ("name", "origin")}
+    about |= {"backbone": scorer.record["backbone"]["name"], "weights": scorer.record["backbone"]["origin"]}
     scale = {"mos_low": scorer.mos_low, "mos_high": scorer.mos_high}
     limits = {"max_bytes": max_bytes, "max_pixels": max_pixels, "max_files": max_files}
     # No /docs: FastAPI's loads scripts from another host.
@@ -167,7 +167,8 @@ async def _body(request: "Request", max_bytes: int) -> bytes:
     from starlette.requests import ClientDisconnect
 
     too_large = HTTPException(413, f"the request's body is larger than {max_bytes:,} bytes")
-    if int(request.headers.get("content-length", 0)) > max_bytes:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > max_bytes:
         raise too_large
     parts, taken = [], 0
     try:
@@ -245,33 +246,45 @@ def serve(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `agiqa serve` takes."""
-    whole = _at_least_one
     add: Callable[..., Any] = parser.add_argument
-    add("--checkpoint", default="auto", help="file, MLflow URI or auto, this study's best (default)")
-    add("--device", default="auto", help="auto (default), cpu or cuda")
+    add("--checkpoint", default="auto", metavar="WHICH", help="a file, an MLflow URI, auto (default) or auto:DATASET")
+    add("--backbone-file", type=Path, metavar="FILE", help="the towers' weights, if they lie elsewhere")
+    add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
     add(
         "--host",
         default="127.0.0.1",
         help="0.0.0.0 opens it to your network, without a password (default: %(default)s)",
     )
-    add("--port", type=int, default=8000, help="default: %(default)s")
-    add("--max-megabytes", type=whole, default=MAX_BYTES // 2**20, help="of one request (default: %(default)s)")
-    add("--max-megapixels", type=whole, default=MAX_PIXELS // 10**6, help="of one image (default: %(default)s)")
-    add("--max-files", type=whole, default=MAX_FILES, help="in one request (default: %(default)s)")
+    add("--port", metavar="N", type=int, default=8000, help="default: %(default)s")
+    add(
+        "--max-megabytes",
+        metavar="N",
+        type=_positive,
+        default=MAX_BYTES // 2**20,
+        help="of a request (default: %(default)s)",
+    )
+    add(
+        "--max-megapixels",
+        metavar="N",
+        type=_positive,
+        default=MAX_PIXELS // 10**6,
+        help="of one image (default: %(default)s)",
+    )
+    add("--max-files", metavar="N", type=_positive, default=MAX_FILES, help="in a request (default: %(default)s)")
 
 
-def _at_least_one(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} should be a whole number of 1 or more")
     return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do `agiqa serve` and return its exit code."""
+    """Do `agiqa serve` and return its exit status; errors are raised."""
     from pipeline.scoring import load_scorer
 
     serve(
-        load_scorer(arguments.checkpoint, device=arguments.device),
+        load_scorer(arguments.checkpoint, device=arguments.device, backbone_file=arguments.backbone_file),
         host=arguments.host,
         port=arguments.port,
         max_bytes=arguments.max_megabytes * 2**20,

@@ -121,6 +121,27 @@ def demo_scorer(demo_checkpoint: Path) -> object:
 
 
 @pytest.fixture(scope="session")
+def onnx_file(demo_scorer: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return `demo_scorer` as ONNX, or skip."""
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    from pipeline.export import export_scorer
+
+    path = tmp_path_factory.mktemp("onnx") / "scorer.onnx"
+    export_scorer(demo_scorer, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def program_file(demo_scorer: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return `demo_scorer` as a torch.export program."""
+    from pipeline.export import export_scorer
+
+    path = tmp_path_factory.mktemp("program") / "scorer.pt2"
+    export_scorer(demo_scorer, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Return image files of several formats and shapes: wide, upright, smaller than a window, transparent, turned."""
     import numpy as np

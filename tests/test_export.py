@@ -21,14 +21,6 @@ from pipeline.scoring import Scorer
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def onnx_file(demo_scorer: Scorer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
-    path = tmp_path_factory.mktemp("onnx") / "scorer.onnx"
-    export_scorer(demo_scorer, path)
-    return path
-
-
 @pytest.mark.parametrize("switches", [{}, {"adapter": False}, {"prompt_depth": 1}, {"prompt_depth": 2}])
 def test_what_is_traced_scores_as_the_folded_scorer(tiny_backbone: Backbone, switches: dict[str, object]) -> None:
     torch.manual_seed(2)
@@ -57,23 +49,34 @@ def test_onnx_scores_any_batch_as_pytorch(demo_scorer: Scorer, onnx_file: Path) 
     assert record["backbone"]["weights_sha256"] == demo_scorer.folded.backbone.record()["weights_sha256"]
 
 
-def test_the_command_writes_a_torch_program_that_carries_its_record(
-    demo_scorer: Scorer, demo_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    parser = argparse.ArgumentParser()
-    export.add_arguments(parser)
-    out = tmp_path / "scorer.pt2"
-    assert export.run(parser.parse_args([str(out), "--checkpoint", str(demo_checkpoint)])) == 0
-    assert "windows (N, 3, 64, 64) -> scores (N,), checked beside PyTorch" in capsys.readouterr().err
-    program, record = load_program(out)
+def test_a_torch_program_scores_any_batch_and_carries_its_record(demo_scorer: Scorer, program_file: Path) -> None:
+    program, record = load_program(program_file)
     for count in (1, 2, 7, 40):
         windows = torch.randn(count, 3, 64, 64)
         torch.testing.assert_close(program(windows), demo_scorer.folded(windows), atol=export.TOLERANCE, rtol=0)
     assert record == export.preprocessing(demo_scorer)
 
-    wrong = tmp_path / "model.bin"
-    assert export.run(parser.parse_args([str(wrong), "--checkpoint", str(demo_checkpoint)])) == 1
-    assert "ends in '.bin': name it .pt2 (torch.export) or .onnx" in capsys.readouterr().err
+
+def test_the_command_writes_what_the_suffix_says(
+    demo_scorer: Scorer,
+    demo_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(export, "_program_bytes", lambda module, windows, record: (record.encode(), module))
+    parser = argparse.ArgumentParser()
+    export.add_arguments(parser)
+    out, wrong = tmp_path / "scorer.pt2", tmp_path / "model.bin"
+    assert export.run(parser.parse_args([str(out), "--checkpoint", str(demo_checkpoint)])) == 0
+    assert json.loads(out.read_text()) == export.preprocessing(demo_scorer)
+    assert "windows (N, 3, 64, 64) -> scores (N,), checked beside PyTorch" in capsys.readouterr().err
+    for refused in (
+        lambda: export.run(parser.parse_args([str(wrong)])),
+        lambda: export_scorer(demo_scorer, wrong),
+    ):
+        with pytest.raises(ExportError, match=r"ends in '\.bin': name it \.pt2 \(torch\.export\) or \.onnx"):
+            refused()
     assert not wrong.exists()
 
 

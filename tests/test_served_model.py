@@ -1,4 +1,4 @@
-"""The champion through MLflow alone: loaded in Python, and served in another process far from the repository."""
+"""pipeline.served_model through MLflow alone: loaded in Python, and served by another process far from here."""
 
 import base64
 import contextlib
@@ -25,8 +25,7 @@ import pytest
 from PIL import Image
 
 from pipeline import tracking
-from pipeline.export import export_scorer
-from pipeline.scoring import Scorer, load_scorer
+from pipeline.scoring import Scorer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 RECORD = {
@@ -44,12 +43,8 @@ def write_train(root: Path, checkpoint: Path, **changes: object) -> Path:
     return folder
 
 
-def make_program(checkpoint: Path, path: Path) -> None:
-    export_scorer(load_scorer(checkpoint, device="cpu"), path)
-
-
 @pytest.fixture(scope="module")
-def study(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def study(demo_checkpoint: Path, program_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return a root whose MLflow store has a champion, logged twice."""
     root = tmp_path_factory.mktemp("a study #1")
     with pytest.MonkeyPatch.context() as patch:
@@ -57,11 +52,11 @@ def study(demo_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         train = write_train(root, demo_checkpoint)
         calls = []
 
-        def counted(checkpoint: Path, path: Path) -> None:
+        def make_program(checkpoint: Path, path: Path) -> None:
             calls.append(checkpoint)
-            make_program(checkpoint, path)
+            shutil.copy(program_file, path)
 
-        assert [tracking.log_champion(root, "small", train, counted) for _ in range(2)] == ["1", "1"]
+        assert [tracking.log_champion(root, "small", train, make_program) for _ in range(2)] == ["1", "1"]
         assert calls == [train / "checkpoints" / "epoch-001.safetensors"]
         yield root
 
@@ -139,31 +134,30 @@ def test_paths_are_read_only_where_they_may_be(
         mlflow.pyfunc.load_model("models:/agiqa-demo@champion", model_config={"read_paths": "maybe"})
 
 
+def never(checkpoint: Path, path: Path) -> None:
+    raise AssertionError("no program is made of what is no champion")
+
+
 def test_no_leaking_or_shuffled_model_becomes_champion(study: Path, demo_checkpoint: Path, tmp_path: Path) -> None:
     leaking = write_train(tmp_path, demo_checkpoint, leaks=["epoch selected on test"])
     with pytest.raises(ValueError, match="cannot be the champion: epoch selected on test"):
-        tracking.log_champion(study, "small", leaking, make_program)
+        tracking.log_champion(study, "small", leaking, never)
     shuffled = write_train(tmp_path, demo_checkpoint, shuffled_labels=True)
     with pytest.raises(ValueError, match="cannot be the champion: shuffled labels"):
-        tracking.log_champion(study, "small", shuffled, make_program)
+        tracking.log_champion(study, "small", shuffled, never)
     missing = write_train(tmp_path, demo_checkpoint, selected_epoch=2)
     with pytest.raises(FileNotFoundError, match=r"epoch-002\.safetensors of the selected epoch does not exist"):
-        tracking.log_champion(study, "small", missing, make_program)
+        tracking.log_champion(study, "small", missing, never)
 
 
-def test_a_better_checkpoint_becomes_the_next_version(
-    study: Path, model: Any, demo_checkpoint: Path, tmp_path: Path
+def test_another_checkpoint_becomes_the_next_version(
+    study: Path, model: Any, demo_checkpoint: Path, program_file: Path, tmp_path: Path
 ) -> None:
     changed = tmp_path / "changed.safetensors"
     changed.write_bytes(demo_checkpoint.read_bytes() + b" ")  # other bytes are enough: it is not read here
-    train = write_train(tmp_path, changed)
-    (study_program,) = study.glob("mlartifacts/small/models/*/artifacts/artifacts/scorer.pt2")
-    copy = lambda checkpoint, path: shutil.copy(study_program, path)  # noqa: E731
-    try:
-        assert tracking.log_champion(study, "small", train, copy) == "2"
-    finally:
-        again = write_train(study, demo_checkpoint)
-        assert tracking.log_champion(study, "small", again, copy) == "3"
+    copy = lambda checkpoint, path: shutil.copy(program_file, path)  # noqa: E731
+    assert tracking.log_champion(study, "small", write_train(tmp_path, changed), copy) == "2"
+    assert tracking.log_champion(study, "small", write_train(study, demo_checkpoint), copy) == "3"
 
 
 def test_mlflow_serves_it_outside_the_repository(

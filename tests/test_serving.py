@@ -97,7 +97,7 @@ def test_health_says_what_is_loaded(client: TestClient) -> None:
     assert answer["limits"] == LIMITS
     assert answer["model"] == {
         "dataset": "demo", "method": "dcmpln", "round": 0, "epoch": 1, "target": "quality", "leaks": [],
-        "name": "demo-vit", "origin": "in-house",
+        "backbone": "demo-vit", "weights": "in-house",
     }  # fmt: skip
 
 
@@ -128,6 +128,23 @@ def test_hostile_files_get_a_reason(client: TestClient, case: str) -> None:
         assert reason in answer.json()["detail"]
         assert len(answer.json()["detail"]) < 400
     assert "images[0]: " in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "JPEG2000"])
+def test_no_damage_to_a_file_or_a_form_breaks_the_server(demo_scorer: Scorer, kind: str) -> None:
+    client = TestClient(make_app(demo_scorer, **LIMITS), raise_server_exceptions=False)
+    rng, file = np.random.default_rng(11), io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (70, 80, 3), dtype=np.uint8)).save(file, kind)
+    form = b'--b\r\nContent-Disposition: form-data; name="i"; filename="a"\r\n\r\n' + file.getvalue() + b"\r\n--b--\r\n"
+    found = set()
+    for _ in range(40):
+        damaged = bytearray(form)
+        for place in rng.integers(0, rng.choice([60, 150, len(form)]), rng.integers(1, 8)):
+            damaged[place] = rng.integers(0, 256)
+        answer = client.post("/score", content=bytes(damaged), headers={"content-type": FORM})
+        found.add(answer.status_code)
+    assert found <= {200, 400, 422}
+    assert len(found) > 1
 
 
 JSON, FORM = "application/json", "multipart/form-data; boundary=b"
@@ -239,8 +256,8 @@ def test_the_command_refuses_limits_that_make_no_sense(capsys: pytest.CaptureFix
     parser = argparse.ArgumentParser()
     serving.add_arguments(parser)
     assert vars(parser.parse_args([])) == {
-        "checkpoint": "auto", "device": "auto", "host": "127.0.0.1", "port": 8000, "max_megabytes": 64,
-        "max_megapixels": 64, "max_files": 32,
+        "checkpoint": "auto", "backbone_file": None, "device": "auto", "host": "127.0.0.1", "port": 8000,
+        "max_megabytes": 64, "max_megapixels": 64, "max_files": 32,
     }  # fmt: skip
     with pytest.raises(SystemExit):
         parser.parse_args(["--max-files", "0"])
@@ -256,13 +273,9 @@ def address(demo_checkpoint: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = (
-        "import argparse; from pipeline import serving; parser = argparse.ArgumentParser(); "
-        "serving.add_arguments(parser); raise SystemExit(serving.run(parser.parse_args()))"
-    )
     arguments = ["--checkpoint", str(demo_checkpoint), "--port", str(port), "--max-megapixels", "1"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, **quiet)
+    server = subprocess.Popen([sys.executable, "-m", "pipeline.cli", "serve", *arguments], cwd=ROOT, **quiet)
     try:
         for _ in range(300):
             try:
@@ -375,6 +388,13 @@ def test_the_page_scores_dropped_images(
 
     browser.find_element("css selector", "#clear").click()
     assert not browser.find_elements("css selector", "#cards > li")
+    script(
+        "const held = new DataTransfer(); held.items.add(new File([new Uint8Array(arguments[0])], 'dropped.png'));"
+        "document.body.dispatchEvent(new DragEvent('drop', {dataTransfer: held, bubbles: true, cancelable: true}))",
+        list(png(70, 70)),
+    )
+    wait_for(lambda: status.text == "1 of 1 scored.")
+    assert browser.find_element("css selector", "#cards h2").text == "dropped.png"
     refused = [entry for entry in browser.get_log("browser") if "422" in entry["message"]]  # of the broken file
     assert [entry for entry in browser.get_log("browser") if entry not in refused] == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
