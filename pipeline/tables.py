@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
+from scipy.stats import rankdata
 from tqdm import tqdm
 
 from pipeline.metrics import fit_logistic
@@ -24,9 +25,12 @@ REFERENCE = "dcmpln"
 PAPER_ORDER = (REFERENCE, "no_mpa", "no_adapter", "clip_agiqa", "main_only")
 # Reads no network: whatever backbone the study names has no part in it.
 WITHOUT_BACKBONE = ("handcrafted",)
+PREDICTED = ("image_id", "generator", "group", "mos", "mos_std", "predicted", "fitted")
 # Our column: the key under "test" in an evaluation's metrics.json. PLCC is by convention taken after the logistic fit.
 METRICS = {"srcc": "srcc", "plcc": "plcc_logistic", "plcc_raw": "plcc", "krcc": "krcc", "rmse": "rmse"}
 WHOLE = ("selected_epoch", "epochs_run", "trainable_parameters", "checkpoint_bytes")
+AUDITED = (("grouped", "validation"), ("grouped", "test"), ("random", "validation"), ("random", "test"))
+GALLERY = ("image_id", "kind", "rank", "mos", "predicted", "fitted", "generator", "generation_prompt", "picture", "map")
 ORIGINS = {"random": "random weights", "in-house": "in-house demo weights", "pretrained": "pretrained weights"}
 
 
@@ -34,21 +38,33 @@ class Study(NamedTuple):
     """Everything read from the runs of one study, tidy, in the order of the study.
 
     Attributes:
-        rounds: A row per data set x method x round: identity, leaks, backbone, test metrics.
+        rounds: A row per data set x method x round: identity, leaks, backbone, inputs, test metrics.
+        predictions: A row per data set x method x round x test image: image_id, generator, group, mos, mos_std,
+            predicted (the method's own scale) and fitted (on the MOS scale, after the round's logistic fit).
         history: A row per epoch of every variant: dataset, method, round, epoch, train_srcc, validation_srcc, loss.
         generators: A row per data set x method x round x generator: n, srcc, mos_mean, predicted_mean, fitted_mean
             (mean prediction on the MOS scale, after the round's logistic fit).
         cross: A row per data set x method x round x other data set: tested_on, n and the metrics.
         timing: A row per variant's run: seconds, images_per_second, peak_memory_mb.
+        costs: A row per data set x method x round: train_seconds of the whole stage, device, git_commit, git_dirty, and
+            scoring_seconds, scoring_images_per_second, scoring_peak_memory_mb of the own test images (NaN where the
+            evaluation did not measure).
+        leaks: The leak audit. A row per data set x audited variant x round x split (grouped or random) x picked_on
+            (validation or test, which chose the epoch): leaks, selected_epoch and the metrics. Empty without audit.
+        gallery: A row per picture of the reference variant's first round, as its gallery.csv, and its folder.
         audits: The split audit of each data set.
         cards: The data card of each data set.
     """
 
     rounds: pd.DataFrame
+    predictions: pd.DataFrame
     history: pd.DataFrame
     generators: pd.DataFrame
     cross: pd.DataFrame
     timing: pd.DataFrame
+    costs: pd.DataFrame
+    leaks: pd.DataFrame
+    gallery: pd.DataFrame
     audits: dict[str, dict[str, Any]]
     cards: dict[str, dict[str, Any]]
 
@@ -60,6 +76,7 @@ def read_study(
     runs: str | Path = "runs",
     splits: str | Path = "data/splits",
     prepared: str | Path = "data/prepared",
+    audit: Sequence[str] = (),
 ) -> Study:
     """Read the results of exactly the named data sets, methods and rounds.
 
@@ -70,6 +87,7 @@ def read_study(
         runs: Folder of `<dataset>/<method>/round-<r>/{train,evaluate}`.
         splits: Folder of `<dataset>/audit.json`.
         prepared: Folder of `<dataset>/card.json`.
+        audit: Those of the variants whose leak audit is to be read: `round-<r>/audit` and `random-<r>`.
 
     Returns:
         The study, methods in the paper's order: its variants, other variants, shuffled-label controls, baselines.
@@ -77,11 +95,14 @@ def read_study(
     Raises:
         FileNotFoundError: If a named run, audit or card is not there.
         ValueError: If a file is not what its place says, lacks a key, or holds a number that is not finite; if the
-            methods of one round were not tested on the same images; or a method changed its backbone between rounds.
+            methods of one round were not tested on the same images; a method changed its backbone between rounds; or
+            a leak audit does not start from a clean run.
     """
     audits = {dataset: _read_json(Path(splits) / dataset / "audit.json", f"data set {dataset}") for dataset in datasets}
     cards = {dataset: _read_json(Path(prepared) / dataset / "card.json", f"data set {dataset}") for dataset in datasets}
-    tables: dict[str, list[Any]] = {name: [] for name in ("rounds", "history", "generators", "cross", "timing")}
+    names = ("rounds", "history", "generators", "cross", "timing", "costs", "leaks")
+    tables: dict[str, list[Any]] = {name: [] for name in names}
+    predicted: list[pd.DataFrame] = []
     tested: dict[tuple[str, int], tuple[str, set[str]]] = {}
     wanted = [(dataset, method, number) for dataset in datasets for method in methods for number in rounds]
     for dataset, method, number in tqdm(wanted, desc="reading runs", unit="run", disable=len(wanted) < 20):
@@ -96,9 +117,9 @@ def read_study(
         tables["rounds"].append(place | _round_row(record, metrics, folder, audits[dataset]))
         predictions = _read_csv(
             folder / "evaluate" / "predictions.csv",
-            ["image_id", "generator", "mos", "predicted"],
+            ["image_id", "generator", "mos", "predicted", "group", "mos_std"],
             what,
-            {"image_id": str, "generator": str},
+            {"image_id": str, "generator": str, "group": str},
         )
         first, images = tested.setdefault((dataset, number), (method, set(predictions["image_id"])))
         if images != set(predictions["image_id"]):
@@ -106,9 +127,14 @@ def read_study(
                 f"{folder / 'evaluate' / 'predictions.csv'}: other test images than {first} in round {number} of "
                 f"{dataset} ({len(images ^ set(predictions['image_id']))} differ); rerun the older of the two"
             )
+        predictions["fitted"] = fit_logistic(predictions["predicted"].to_numpy(), predictions["mos"].to_numpy())
+        predicted.append(predictions[list(PREDICTED)].assign(**place))
         tables["generators"] += [
             place | row for row in _generator_rows(predictions, metrics, folder / "evaluate" / "metrics.json")
         ]
+        tables["costs"].append(place | _cost_row(folder, metrics, what))
+        if method in audit:
+            tables["leaks"] += [place | row for row in _leak_rows(folder, number, what)]
         tables["cross"] += [
             place | {"tested_on": other, "n": _get(values, folder / "evaluate" / "metrics.json", "n")}
             | {ours: _number(values, folder / "evaluate" / "metrics.json", theirs) for ours, theirs in METRICS.items()}
@@ -139,6 +165,10 @@ def read_study(
         ),
         "cross": _frame(tables["cross"], ["tested_on", "n", *METRICS]),
         "timing": _frame(tables["timing"], ["epochs", "seconds", "images_per_second", "peak_memory_mb"]),
+        "predictions": _frame([], PREDICTED) if not predicted else pd.concat(predicted, ignore_index=True),
+        "costs": pd.DataFrame(tables["costs"]),
+        "leaks": _frame(tables["leaks"], ["split", "picked_on", "leaks", "selected_epoch", *METRICS]),
+        "gallery": _gallery(tables["rounds"], datasets, runs),
     }
     _same_backbone(frames["rounds"])
     ranks = _ranks(frames["rounds"], datasets)
@@ -235,6 +265,57 @@ def paired_differences(rounds: pd.DataFrame, reference: str = REFERENCE) -> pd.D
             spread = (difference.mean(), difference.min(), difference.max(), int((difference > 0).sum()), low, high)
             rows.append((dataset, method, other["kind"].iloc[0], _all_leaks(other), len(difference), *spread))
     return pd.DataFrame(rows, columns=[*columns, "rounds_better", "low", "high"])
+
+
+def leak_worth(leaks: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
+    """Return how much SRCC each leaking habit adds to a clean score of the same variant, paired by round.
+
+    Args:
+        leaks: `Study.leaks`.
+        rounds: `Study.rounds`, for the sizes of the subsets.
+
+    Returns:
+        A row per data set x audited variant x habit, the habits as in AUDITED after the clean one: split, picked_on,
+        leaks, rounds, srcc_mean, srcc_std, clean_mean, worth (mean difference to the clean score), low and high (its
+        95 % interval as `mean_interval`; NaN for one round).
+    """
+    rows = []
+    for (dataset, method), group in leaks.groupby(["dataset", "method"], sort=False):
+        table = group.set_index(["split", "picked_on", "round"])["srcc"]
+        clean = table.loc[AUDITED[0]]
+        sizes = rounds[(rounds["dataset"] == dataset) & (rounds["method"] == method)]
+        ratio = float((sizes["test_images"] / sizes["train_images"]).mean())
+        for split, picked_on in AUDITED[1:]:
+            values = table.loc[(split, picked_on)]
+            worth = (values - clean).to_numpy()
+            low, high = mean_interval(worth, ratio, (-2.0, 2.0)) if len(worth) > 1 else (math.nan, math.nan)
+            habit = _all_leaks(group[(group["split"] == split) & (group["picked_on"] == picked_on)])
+            spread = (len(worth), values.mean(), values.std(ddof=1), clean.mean(), worth.mean(), low, high)
+            rows.append((dataset, method, split, picked_on, habit, *spread))
+    columns = ["dataset", "method", "split", "picked_on", "leaks", "rounds", "srcc_mean", "srcc_std", "clean_mean"]
+    return pd.DataFrame(rows, columns=[*columns, "worth", "low", "high"])
+
+
+def generator_ranking(generators: pd.DataFrame) -> pd.DataFrame:
+    """Return how well each method ranks the generators: SRCC between their mean predictions and mean MOS.
+
+    Args:
+        generators: `Study.generators`.
+
+    Returns:
+        A row per data set x method: generators (how many), rounds, srcc_mean and srcc_std over the rounds. NaN where
+        fewer than 3 generators, or means that are all equal, leave nothing to rank.
+    """
+    rows = []
+    for (dataset, method), group in generators.groupby(["dataset", "method"], sort=False):
+        each = []
+        for _, one in group.groupby("round"):
+            ranks = rankdata(one["predicted_mean"]), rankdata(one["mos_mean"])
+            able = len(one) > 2 and all(np.ptp(rank) > 0 for rank in ranks)
+            each.append(float(np.corrcoef(*ranks)[0, 1]) if able else math.nan)
+        values = pd.Series(each)
+        rows.append((dataset, method, group["generator"].nunique(), len(each), values.mean(), values.std(ddof=1)))
+    return pd.DataFrame(rows, columns=["dataset", "method", "generators", "rounds", "srcc_mean", "srcc_std"])
 
 
 def metrics_tree(summary: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
@@ -343,6 +424,7 @@ def _round_row(record: dict[str, Any], metrics: dict[str, Any], folder: Path, au
         "train_images": _get(images, path, "train"),
         "validation_images": _get(images, path, "validation"),
         "test_images": _get(images, path, "test"),
+        "manifest_md5": _get(record, path, "inputs").get("manifest_md5", ""),
         "test_groups": _get(test, source, "groups"),
         **{ours: _number(test, source, theirs) for ours, theirs in METRICS.items()},
         "srcc_low": _number(test, source, "srcc_low"),
@@ -351,8 +433,7 @@ def _round_row(record: dict[str, Any], metrics: dict[str, Any], folder: Path, au
 
 
 def _generator_rows(predictions: pd.DataFrame, metrics: dict[str, Any], path: Path) -> list[dict[str, Any]]:
-    fitted = np.asarray(fit_logistic(predictions["predicted"].to_numpy(), predictions["mos"].to_numpy()), dtype=float)
-    fitted_means = pd.Series(fitted).groupby(predictions["generator"].to_numpy()).mean()
+    fitted_means = predictions.groupby("generator")["fitted"].mean()
     rows = []
     for name, values in _get(metrics, path, "generator").items():
         if name not in fitted_means:
@@ -371,7 +452,67 @@ def _generator_rows(predictions: pd.DataFrame, metrics: dict[str, Any], path: Pa
     return rows
 
 
-def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+def _cost_row(folder: Path, metrics: dict[str, Any], what: str) -> dict[str, Any]:
+    run = _read_json(folder / "train" / "run.json", what)
+    cost = metrics.get("cost", {})  # evaluations of earlier versions did not measure
+    return {
+        "train_seconds": _number(run, folder / "train" / "run.json", "seconds"),
+        **{key: _get(run, folder / "train" / "run.json", key) for key in ("device", "git_commit", "git_dirty")},
+        **{
+            f"scoring_{key}": math.nan if cost.get(key) is None else float(cost[key])
+            for key in ("seconds", "images_per_second", "peak_memory_mb")
+        },
+    }
+
+
+def _leak_rows(folder: Path, number: int, what: str) -> list[dict[str, Any]]:
+    """One round of the leak audit: the same variant under each split, with the epoch picked on each subset."""
+    rows = []
+    for split, picked_on in AUDITED:
+        place = folder if split == "grouped" else folder.with_name(f"random-{number}")
+        record_path = place / "train" / "record.json"
+        record = _read_json(record_path, f"{what} in study.audit")
+        if (record["split_rule"], record["select_on"]) != (split, "validation"):
+            raise ValueError(
+                f"{record_path}: split_rule is {record['split_rule']!r} and select_on {record['select_on']!r}; the "
+                f"leak audit needs {split!r} and 'validation' here. Set split.rule and train.select_on so"
+            )
+        path = place / ("evaluate" if picked_on == "validation" else "audit") / "metrics.json"
+        metrics = _read_json(path, f"{what} in study.audit")
+        source = record if picked_on == "validation" else metrics
+        test = _get(metrics, path, "test")
+        rows.append(
+            {"split": split, "picked_on": picked_on, "leaks": "; ".join(_get(source, path, "leaks"))}
+            | {"selected_epoch": _get(source, path, "selected_epoch")}
+            | {ours: _number(test, path, theirs) for ours, theirs in METRICS.items()}
+        )
+    return rows
+
+
+def _gallery(rounds: list[dict[str, Any]], datasets: Sequence[str], runs: str | Path) -> pd.DataFrame:
+    """The pictures of each data set's reference variant in its first round; none where evaluation left no gallery."""
+    parts = []
+    for dataset in datasets:
+        able = [row for row in rounds if row["dataset"] == dataset and row["kind"] == "variant"]
+        if not able:
+            continue
+        method = REFERENCE if any(row["method"] == REFERENCE for row in able) else able[0]["method"]
+        number = min(row["round"] for row in able if row["method"] == method)
+        folder = Path(runs) / dataset / method / f"round-{number}" / "evaluate" / "gallery"
+        if not folder.is_dir():
+            continue
+        words = {"image_id": str, "generator": str, "generation_prompt": str}
+        table = _read_csv(folder / "gallery.csv", list(GALLERY), f"{method} on {dataset}, round {number}", words)
+        for name in (*table["picture"], *table["map"].dropna()):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"{folder / name} is missing, and gallery.csv beside it names it; evaluate anew"
+                )
+        parts.append(table.assign(dataset=dataset, method=method, round=number, folder=str(folder)))
+    return pd.concat(parts, ignore_index=True) if parts else _frame([], [*GALLERY, "folder"])
+
+
+def _frame(rows: list[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["dataset", "method", "round", *columns])
 
 

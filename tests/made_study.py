@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from scipy import stats
 
 METHODS = ("dcmpln", "no_mpa", "clip_agiqa", "shuffled", "clip_iqa", "linear_probe", "handcrafted")
@@ -33,8 +34,14 @@ def make_study(
     seed: int = 0,
     leaks: Sequence[str] = (),
     backbone: dict[str, Any] | None = None,
+    audit: Sequence[str] = (),
+    gallery: int = 0,
 ) -> None:
-    """Write runs/, data/splits/ and data/prepared/ of a study under `root`."""
+    """Write runs/, data/splits/ and data/prepared/ of a study under `root`.
+
+    `audit` names the variants that get a leak audit, `gallery` says how many pictures of each kind the reference
+    variant's first round keeps.
+    """
     for dataset in datasets:
         spawn = np.random.default_rng([seed, len(dataset)])
         _write(root / "data/prepared" / dataset / "card.json", {"dataset": dataset, "mos_low": 0.0, "mos_high": 5.0})
@@ -68,6 +75,18 @@ def make_study(
                 folder = root / "runs" / dataset / method / f"round-{number}"
                 others = [name for name in datasets if name != dataset]
                 write_run(folder, dataset, method, number, predictions, epochs, leaks, backbone or IN_HOUSE, others)
+                if gallery and method == "dcmpln" and number == rounds[0]:
+                    write_gallery(folder / "evaluate/gallery", predictions, gallery)
+                if method in audit:
+                    # A score that has seen test: the same images, the prediction nearer to the MOS.
+                    picked, drawn = (
+                        predictions.assign(predicted=predictions["predicted"] + k * mos) for k in (0.02, 0.1)
+                    )
+                    both = predictions.assign(predicted=predictions["predicted"] + 0.15 * mos)
+                    write_audit(folder / "audit", picked, "grouped", ["epoch selected on test"])
+                    other = folder.with_name(f"random-{number}")
+                    write_run(other, dataset, method, number, drawn, epochs, ["random split"], backbone or IN_HOUSE)
+                    write_audit(other / "audit", both, "random", ["random split", "epoch selected on test"])
 
 
 def write_run(
@@ -92,7 +111,11 @@ def write_run(
         **{"shuffled_labels": method == "shuffled", "target": "quality", "auxiliary_target": "alignment"},
         "backbone": backbone or IN_HOUSE,
         **{"trainable_parameters": None if baseline else 123456, "checkpoint_bytes": None if baseline else 800000},
-        **{"params": {}, "inputs": {}, "images": {"train": 200, "validation": 20, "test": len(predictions)}},
+        **{
+            "params": {},
+            "inputs": {"manifest_md5": "d" * 32},
+            "images": {"train": 200, "validation": 20, "test": len(predictions)},
+        },
     }
     _write(folder / "train/record.json", record)
     rng = np.random.default_rng([number, len(method)])
@@ -112,6 +135,8 @@ def write_run(
         )
         seconds = {"epoch": epoch, "seconds": 2.5, "images_per_second": 80.0, "peak_memory_mb": 512.0}
         pd.DataFrame(seconds).to_csv(folder / "train/timing.csv", index=False)
+    run = {"device": "cpu", "git_commit": "a" * 40, "git_dirty": False, "seconds": 0.5 if baseline else 16.0}
+    _write(folder / "train/run.json", run)
     history.to_csv(folder / "train/history.csv", index=False)
     (folder / "evaluate").mkdir(parents=True, exist_ok=True)
     predictions.to_csv(folder / "evaluate/predictions.csv", index=False)
@@ -131,9 +156,44 @@ def write_run(
             }
             for name, rows in predictions.groupby("generator")
         },
+        "cost": {"images_per_second": 200.0, "seconds": len(predictions) / 200, "peak_memory_mb": 600.0},
         "cross": {other: {"n": 300, **{key: 0.6 * value for key, value in test.items()}} for other in others},
     }
     _write(folder / "evaluate/metrics.json", metrics)
+
+
+def write_audit(folder: Path, predictions: pd.DataFrame, rule: str, leaks: Sequence[str]) -> None:
+    """Write what the leak audit leaves of one training whose epoch was picked on test."""
+    folder.mkdir(parents=True, exist_ok=True)
+    predictions.to_csv(folder / "predictions.csv", index=False)
+    test = {"n": len(predictions), **scores(predictions["predicted"].to_numpy(), predictions["mos"].to_numpy())}
+    metrics = {"selected_epoch": 3, "selected_on": "test", "split_rule": rule, "test": test, "leaks": list(leaks)}
+    _write(folder / "metrics.json", metrics)
+
+
+def write_gallery(folder: Path, predictions: pd.DataFrame, count: int) -> None:
+    """Write `count` pictures each of the best predicted and the worst over- and under-rated images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    line = stats.linregress(predictions["predicted"], predictions["mos"])
+    table = predictions.assign(fitted=line.intercept + line.slope * predictions["predicted"])
+    error = table["fitted"] - table["mos"]
+    rows = []
+    for kind, order in (("best", error.abs()), ("over", -error), ("under", error)):
+        for rank, index in enumerate(order.sort_values(kind="stable").index[:count]):
+            name = f"{kind}-{rank}"
+            ramp = np.linspace(0, 255, 96, dtype=np.uint8)
+            shape = (64, 96) if rank % 3 else (96, 60)  # wide and tall
+            grey = np.resize(ramp, shape)
+            Image.fromarray(np.dstack([grey, 255 - grey, np.full(shape, 60 + 20 * rank, np.uint8)])).save(
+                folder / f"{name}.jpg"
+            )
+            overlay = np.dstack([np.full(shape, 213, np.uint8), np.full(shape, 94, np.uint8), grey * 0, grey])
+            Image.fromarray(overlay).save(folder / f"{name}-map.png")
+            row = table.loc[
+                index, ["image_id", "mos", "predicted", "fitted", "generator", "generation_prompt"]
+            ].to_dict()
+            rows.append(row | {"kind": kind, "rank": rank, "picture": f"{name}.jpg", "map": f"{name}-map.png"})
+    pd.DataFrame(rows).assign(map_low=0.2, map_high=0.8).to_csv(folder / "gallery.csv", index=False)
 
 
 def scores(predicted: np.ndarray, mos: np.ndarray) -> dict[str, float]:
