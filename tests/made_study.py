@@ -46,14 +46,14 @@ def make_study(
         spawn = np.random.default_rng([seed, len(dataset)])
         _write(root / "data/prepared" / dataset / "card.json", {"dataset": dataset, "mos_low": 0.0, "mos_high": 5.0})
         counts = {"images": {"train": 200, "validation": 20, "test": images}, "groups": {"test": 12}}
-        audit = {
+        split_audit = {
             "dataset": dataset,
             "rule": "grouped",
             "leaking": False,
             "rounds": {str(r): {**counts, "shared_prompts": 0, "shared_images": 0} for r in rounds},
             "random_rule_would_share": {str(r): {"shared_prompts": 11 + r, "shared_images": 3} for r in rounds},
         }
-        _write(root / "data/splits" / dataset / "audit.json", audit)
+        _write(root / "data/splits" / dataset / "audit.json", split_audit)
         for number in rounds:
             level = {name: 1.5 + 2.0 * k / max(1, len(generators) - 1) for k, name in enumerate(generators)}
             who = np.array(generators)[np.arange(images) % len(generators)]

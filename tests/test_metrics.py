@@ -5,7 +5,8 @@ import re
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
+from scipy.special import expit
 
 from pipeline import metrics
 
@@ -54,6 +55,21 @@ def test_the_logistic_fit_is_no_worse_than_a_constant_and_monotonic(scores: tupl
     assert metrics.rmse(mapped, mos) <= mos.std() + 1e-9
     steps = np.diff(mapped[np.argsort(predicted, kind="stable")])
     assert (steps >= -1e-9).all() or (steps <= 1e-9).all()
+
+
+def test_the_logistic_fit_is_as_good_as_a_search_over_all_four_parameters() -> None:
+    rng = np.random.default_rng(3)
+    for slope in (0.5, 3.0, -3.0):  # nearly straight, bent, falling
+        predicted = rng.normal(0, 1, 300)
+        mos = 4 * expit(slope * predicted) + rng.normal(0, 0.3, 300)
+
+        def residual(b: np.ndarray, predicted: np.ndarray = predicted, mos: np.ndarray = mos) -> np.ndarray:
+            return (b[0] - b[1]) * expit((predicted - b[2]) / abs(b[3])) + b[1] - mos
+
+        free = optimize.least_squares(residual, [mos.max(), mos.min(), 0.0, np.sign(slope)], method="lm", max_nfev=4000)
+        falling = optimize.least_squares(residual, [mos.min(), mos.max(), 0.0, 1.0], method="lm", max_nfev=4000)
+        best = np.sqrt(2 * min(free.cost, falling.cost) / 300)
+        assert metrics.rmse(metrics.fit_logistic(predicted, mos), mos) <= best + 1e-7
 
 
 def test_rmse_by_hand() -> None:
