@@ -7,6 +7,7 @@ Imports pipeline.files, pipeline.metrics.
 """
 
 import io
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.files import write_atomically
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 # Okabe and Ito, "Color Universal Design", 2008. Their yellow is left out: it is too pale for points on white.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#767676"
+INK, PAPER = "#111111", "#FFFFFF"  # letters on a coloured ground, which stay dark in a page of any scheme; and white
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h")
 STYLE = {
@@ -206,7 +209,7 @@ def generators(means: pd.DataFrame, paths: Sequence[str | Path], title: str, mos
         methods = list(dict.fromkeys(means["method"]))
         names = list(means.groupby("generator")["mos_mean"].mean().sort_values(ascending=False, kind="stable").index)
         looks = dict(zip(names, _cycle(), strict=False))
-        figure, panels = _grid(len(methods), "mean MOS", "mean prediction", square=True)
+        figure, panels = _grid(len(methods), "mean MOS", "mean prediction", side=2.1)
         both = means[["mos_mean", "fitted_mean"]].to_numpy()
         margin = 0.06 * float(np.ptp(both)) or 0.5
         limits = (float(both.min()) - margin, float(both.max()) + margin)
@@ -220,9 +223,158 @@ def generators(means: pd.DataFrame, paths: Sequence[str | Path], title: str, mos
             axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
         handles = [_key(name, ls="", ms=7, **looks[name]) for name in names]
         handles.append(_key("perfect agreement", color=GREY, lw=1, ls=":"))
-        figure.legend(handles=handles, loc="outside right center")
+        figure.legend(handles=handles, loc="outside lower left", ncols=4)
         _title(figure, f"{title}\nBoth axes: {mos_label}; predictions after the logistic fit.")
         save(figure, *paths)
+
+
+def outcomes(pairs: pd.DataFrame, paths: Sequence[str | Path], title: str) -> None:
+    """Draw the matrix of wins, ties and losses: each row's method against each column's, with the SRCC difference.
+
+    Args:
+        pairs: From `pipeline.significance.compare`; the methods in its order.
+        paths: Files to write; each suffix (.png or .svg) says the format.
+        title: Title of the figure: data set and backbone.
+    """
+    looks = {"win": ("#A6D3F0", "win"), "tie": ("#E6E6E6", "tie"), "loss": ("#F6CF8B", "loss")}
+    turned = {"win": "loss", "tie": "tie", "loss": "win"}
+    methods = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
+    with _style():
+        side = 0.78 * len(methods)
+        figure = Figure(figsize=(max(side + 1.6, 5.2), 0.62 * len(methods) + 1.9), layout="constrained")
+        axes = figure.subplots()
+        for row in pairs.to_dict("records"):
+            x, y = methods.index(row["second"]), methods.index(row["first"])
+            for place, outcome, difference in (
+                ((x, y), row["outcome"], row["difference"]),
+                ((y, x), turned[row["outcome"]], -row["difference"]),
+            ):
+                colour, word = looks[outcome]
+                axes.add_patch(Rectangle((place[0] - 0.5, place[1] - 0.5), 1, 1, fc=colour, ec=PAPER, lw=1.5))
+                axes.text(*place, f"{word}\n{difference + 0.0:+.3f}", ha="center", va="center", color=INK, fontsize=8)
+        axes.set(xlim=(-0.5, len(methods) - 0.5), ylim=(len(methods) - 0.5, -0.5))
+        axes.set_xticks(range(len(methods)), methods, rotation=30, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(methods)), methods)
+        _bare(axes)
+        axes.set(xlabel="against", ylabel="this method")
+        _title(figure, title)
+        save(figure, *paths)
+
+
+def cross_matrix(scores: pd.DataFrame, paths: Sequence[str | Path], title: str) -> None:
+    """Draw a heat map per method: SRCC by the data set it was trained on (rows) and tested on (columns).
+
+    Args:
+        scores: Columns method, trained_on, tested_on and srcc, methods and data sets in the order to draw. A pair that
+            is not there stays empty.
+        paths: Files to write; each suffix (.png or .svg) says the format.
+        title: Title of the figure, with the backbone.
+    """
+    shades = matplotlib.colormaps["cividis"]
+    datasets = list(dict.fromkeys([*scores["trained_on"], *scores["tested_on"]]))
+    with _style():
+        methods = list(dict.fromkeys(scores["method"]))
+        figure, panels = _grid(len(methods), "tested on", "trained on", side=0.62 * len(datasets) + 1.0)
+        for axes, method in zip(panels, methods, strict=True):
+            for row in scores[scores["method"] == method].to_dict("records"):
+                x, y = datasets.index(row["tested_on"]), datasets.index(row["trained_on"])
+                shade = shades(min(max(row["srcc"], 0.0), 1.0))
+                axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=shade, ec=PAPER, lw=1.5))
+                ink = INK if 0.3 * shade[0] + 0.59 * shade[1] + 0.11 * shade[2] > 0.5 else "#FDFDFD"
+                axes.text(x, y, f"{row['srcc']:.2f}", ha="center", va="center", color=ink, fontsize=8)
+            axes.set(title=method, xlim=(-0.5, len(datasets) - 0.5), ylim=(len(datasets) - 0.5, -0.5))
+            axes.set_xticks(range(len(datasets)), datasets, rotation=30, ha="right", rotation_mode="anchor")
+            axes.set_yticks(range(len(datasets)), datasets)
+            _bare(axes)
+        _title(figure, title)
+        save(figure, *paths)
+
+
+def scatters(predictions: pd.DataFrame, paths: Sequence[str | Path], title: str, mos_label: str) -> None:
+    """Draw a panel per method: predicted score against MOS for every image, and the logistic fit.
+
+    The points are drawn as one picture, so that thousands of them make no heavy file.
+
+    Args:
+        predictions: Columns method, generator, predicted, fitted and mos of one round, methods in the order to draw.
+        paths: Files to write; each suffix (.png or .svg) says the format.
+        title: Title of the figure: data set, round and backbone.
+        mos_label: Label of the MOS axis, with its scale: "quality MOS (0 to 5)".
+    """
+    with _style():
+        methods = list(dict.fromkeys(predictions["method"]))
+        names = sorted(set(predictions["generator"]))
+        looks = dict(zip(names, _cycle(), strict=False))
+        figure, panels = _grid(len(methods), "predicted score", mos_label, side=2.0, sharex=False)
+        for axes, method in zip(panels, methods, strict=True):
+            rows = predictions[predictions["method"] == method].sort_values("predicted", kind="stable")
+            for name in names:
+                part = rows[rows["generator"] == name]
+                axes.scatter(
+                    part["predicted"], part["mos"], s=7, alpha=0.6, linewidths=0, rasterized=True, **looks[name]
+                )
+            axes.plot(rows["predicted"], rows["fitted"], color=BLACK, lw=1.6)
+            axes.set_title(method)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        handles = [_key(name, ls="", ms=6, **looks[name]) for name in names]
+        figure.legend(handles=[*handles, _key("logistic fit", color=BLACK, lw=1.6)], loc="outside lower left", ncols=4)
+        _title(figure, title)
+        save(figure, *paths)
+
+
+def binned(
+    bins: pd.DataFrame, paths: Sequence[str | Path], title: str, labels: tuple[str, str], identity: bool
+) -> None:
+    """Draw a panel per method: the mean of something in bins of something else, with twice its standard error.
+
+    Args:
+        bins: Columns method, x, y and error (standard error of y), a row a bin, methods in the order to draw.
+        paths: Files to write; each suffix (.png or .svg) says the format.
+        title: Title of the figure: data set and backbone.
+        labels: Of the x and y axis.
+        identity: Whether to draw the line where both are equal, on equal axes.
+    """
+    with _style():
+        methods = list(dict.fromkeys(bins["method"]))
+        figure, panels = _grid(len(methods), *labels, side=2.0)
+        ends = float(bins[["x", "y"]].min(axis=None)), float(bins[["x", "y"]].max(axis=None))
+        for axes, method in zip(panels, methods, strict=True):
+            rows = bins[bins["method"] == method]
+            if identity:
+                axes.plot(ends, ends, color=GREY, lw=1, ls=":")
+                axes.set_aspect("equal")
+            axes.errorbar(rows["x"], rows["y"], 2 * rows["error"], color=BLUE, marker="o", ms=4, lw=1.4, elinewidth=1)
+            axes.set_title(method)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+        handles = [_key("mean of a bin, ± 2 standard errors", color=BLUE, marker="o", ms=4, lw=1.4)]
+        handles += [_key("perfect calibration", color=GREY, lw=1, ls=":")] if identity else []
+        figure.legend(handles=handles, loc="outside lower left", ncols=2)
+        _title(figure, title)
+        save(figure, *paths)
+
+
+def inline(svg: str, name: str) -> str:
+    """Return a figure's SVG to stand inside a page: text and paper in the page's colours, ids that meet no other's.
+
+    Args:
+        svg: Text of a file that `save` wrote.
+        name: Of the figure, unique in the page.
+
+    Returns:
+        The svg element. Black becomes `currentColor`, white the CSS variable `--paper` and the grid `--grid`, so that a
+        page in a dark scheme stays readable; the colours of data are as they were.
+    """
+    element = svg[svg.index("<svg") :]
+    element = re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.S)
+    # A style element inside would hold for the whole page, which sets the same for all figures.
+    element = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>\s*", "", element, flags=re.S)
+    element = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", element)
+    for colour, ours in (("#000000", "currentColor"), ("#333333", "currentColor"), ("#ffffff", "var(--paper)")):
+        element = re.sub(rf"\b(fill|stroke): {colour}", rf"\1: {ours}", element)
+    element = element.replace(f"stroke: {STYLE['grid.color'].lower()}", "stroke: var(--grid)")
+    element = re.sub(r'(<svg[^>]*?) width="([\d.]+)pt" height="[\d.]+pt"', r'\1 style="--width: \2"', element, count=1)
+    return re.sub(r"\n\s*", "\n", element.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)).strip()
 
 
 def data_card(manifest: pd.DataFrame, images: Sequence[np.ndarray], path: str | Path, dataset: str) -> None:
@@ -315,14 +467,19 @@ def _key(label: str, **look: object) -> Line2D:
     return Line2D([], [], label=label, **look)
 
 
-def _grid(count: int, xlabel: str, ylabel: str, square: bool = False) -> "tuple[Figure, list[Axes]]":
-    """A grid of `count` panels that share their axes, four to a row; the places left over stay empty."""
+def _grid(
+    count: int, xlabel: str, ylabel: str, side: float | None = None, sharex: bool = True
+) -> "tuple[Figure, list[Axes]]":
+    """A grid of `count` panels that share their axes, four to a row; the places left over stay empty.
+
+    `side` is the height of a panel in inches where it is about square.
+    """
     columns = min(count, 4)
     rows = -(-count // columns)
-    height = 2.3 if square else 2.0
-    size = (max(2.3 * columns + (1.9 if square else 0.6), 5.2), height * rows + 1.1)
+    height = 2.0 if side is None else side
+    size = (max((2.1 if side is None else max(side, 2.1)) * columns + 0.6, 5.2), height * rows + 1.1)
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    panels = figure.subplots(rows, columns, sharex=sharex, sharey=True, squeeze=False).ravel().tolist()
     for axes in panels[count:]:
         axes.remove()
     for axes in panels[max(0, count - columns) : count]:
@@ -331,3 +488,11 @@ def _grid(count: int, xlabel: str, ylabel: str, square: bool = False) -> "tuple[
     for axes in panels[:count:columns]:
         axes.set_ylabel(ylabel)
     return figure, panels[:count]
+
+
+def _bare(axes: "Axes") -> None:
+    """Leave a matrix of cells its labels alone."""
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
