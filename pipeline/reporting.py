@@ -1,9 +1,11 @@
 """The report of a study: its tables, text and figures, made from what the runs wrote.
 
+Besides text for a README there is one page that needs no network, and every table of it as CSV, Markdown and LaTeX.
 A figure or table never stands without the backbone it was made with, a leaking row never without its leak, a published
 row never without its protocol, and a mean never claims an order that its interval does not carry.
 
-Imports pipeline.files, pipeline.plots, pipeline.published, pipeline.tables, pipeline.words.
+Imports pipeline.exhibits, pipeline.figures, pipeline.files, pipeline.page, pipeline.published, pipeline.significance,
+pipeline.tables, pipeline.words.
 """
 
 import json
@@ -14,10 +16,12 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline import plots, words
+from pipeline import exhibits, figures, page, significance, words
 from pipeline.files import write_atomically
 from pipeline.published import not_comparable, published_cross, published_for
 from pipeline.tables import REFERENCE, Study, metrics_tree, paired_differences, read_study, summarise
+
+OURS = ("comparison", "cross", "curves", "generators", "outcomes", "scatter", "calibration", "residuals")
 
 
 def write_report(
@@ -31,13 +35,17 @@ def write_report(
     runs: str | Path = "runs",
     splits: str | Path = "data/splits",
     prepared: str | Path = "data/prepared",
+    audit: Sequence[str] = (),
+    lock: str | None = None,
+    citation: str | None = None,
 ) -> list[Path]:
     """Read the study and write its report.
 
     Args:
-        out: Folder to write: summary.csv, rounds.csv, generators.csv, differences.csv, cross.csv, curves.csv,
-            timing.csv, metrics.json, summary.md, and as PNG and SVG comparison, curves-<dataset>, generators-<dataset>.
-            Figures of data sets that an earlier report knew are removed; other files are left alone.
+        out: Folder to write. index.html, the page; tables/, its tables as CSV, Markdown and LaTeX; summary.md, text for
+            a README; summary.csv, rounds.csv, generators.csv, differences.csv, cross.csv, curves.csv, timing.csv,
+            metrics.json; and the figures as PNG and SVG. Figures and tables of data sets that an earlier report knew
+            are removed; other files are left alone.
         name: Name of the study.
         datasets: Names of the study's data sets.
         methods: Variants and baselines.
@@ -46,17 +54,20 @@ def write_report(
         runs: Folder of `<dataset>/<method>/round-<r>/{train,evaluate}`.
         splits: Folder of `<dataset>/audit.json`.
         prepared: Folder of `<dataset>/card.json`.
+        audit: The variants whose leaks the study measures.
+        lock: From `pipeline.page.lock_md5`.
+        citation: Text of CITATION.cff.
 
     Returns:
-        The files written, sorted. The same runs give the same bytes in all of them; timing.csv tells how long the
-        trainings took and so differs where they were run again.
+        The files written, sorted. The same runs give the same bytes in all of them; timing.csv, the table of costs and
+        the page tell how long the trainings took and so differ where they were run again.
 
     Raises:
         FileNotFoundError: If a named run, audit or card is not there.
         ValueError: If a file does not fit its place; see `pipeline.tables.read_study`.
     """
     out = Path(out)
-    study = read_study(datasets, methods, rounds, runs, splits, prepared)
+    study = read_study(datasets, methods, rounds, runs, splits, prepared, audit)
     summary, differences = summarise(study.rounds), paired_differences(study.rounds)
     tables = {
         "summary.csv": summary,
@@ -72,10 +83,21 @@ def write_report(
     }
     texts["metrics.json"] = json.dumps(metrics_tree(summary), indent=2, allow_nan=False) + "\n"
     texts["summary.md"] = markdown(study, summary, differences, name, generated)
+    evidence = {dataset: _evidence(study, dataset) for dataset in tqdm(datasets, "resampling", unit="data set")}
+    shown = _tables(study, summary, differences, evidence, generated)
+    for table in shown:
+        kinds = (("csv", exhibits.csv), ("md", exhibits.markdown), ("tex", exhibits.latex))
+        texts |= {f"tables/{table.name}.{suffix}": write(table) for suffix, write in kinds}
+    drawn = figures.draw(out, study, summary, {dataset: found.pairs for dataset, found in evidence.items()})
+    hashes = {"lock": lock, "citation": citation}
+    texts["index.html"] = page.render(
+        out, name, study, summary, evidence, shown, drawn, generated=generated, audit=audit, **hashes
+    )
     for file, text in texts.items():
         write_atomically(out / file, text.encode())
-    written = [*(out / file for file in texts), *_draw(out, study, summary)]
-    for pattern in ("curves-*.png", "curves-*.svg", "generators-*.png", "generators-*.svg"):
+    written = [out / file for file in texts] + [out / f"{f.name}{suffix}" for f in drawn for suffix in (".png", ".svg")]
+    patterns = [f"{kind}{end}" for kind in OURS for end in (".png", ".svg", "-*.png", "-*.svg")]
+    for pattern in (*patterns, *(f"tables/*.{suffix}" for suffix in ("csv", "md", "tex"))):
         for stale in set(out.glob(pattern)) - set(written):
             stale.unlink()
     return sorted(written)
@@ -278,33 +300,34 @@ def _cross_part(study: Study, summary: pd.DataFrame) -> list[str]:
     return parts
 
 
-# Figures
+# What the page shows
 
 
-def _draw(out: Path, study: Study, summary: pd.DataFrame) -> list[Path]:
-    jobs = [("comparison", "")]
-    jobs += [("curves", dataset) for dataset in dict.fromkeys(study.history["dataset"])]
-    jobs += [("generators", dataset) for dataset in dict.fromkeys(study.generators["dataset"])]
-    written = []
-    for kind, dataset in tqdm(jobs, desc="drawing figures", unit="figure"):
-        paths = [out / f"{kind}{'-' if dataset else ''}{dataset}{suffix}" for suffix in (".png", ".svg")]
-        rows = summary[summary["dataset"] == dataset] if dataset else summary
-        if kind == "comparison":
-            plots.comparison(summary, study.rounds, paths, f"SRCC on the test images\n{words.caption(rows)}")
-        elif kind == "curves":
-            history = study.history[study.history["dataset"] == dataset]
-            chosen = study.rounds[study.rounds["dataset"] == dataset]
-            trained = rows[rows["method"].isin(history["method"])]
-            plots.training_curves(history, chosen, paths, f"{dataset}: SRCC by epoch\n{words.caption(trained)}")
-        else:
-            table = study.generators[study.generators["dataset"] == dataset]
-            means = table.groupby(["method", "generator"], sort=False)[["mos_mean", "fitted_mean"]].mean().reset_index()
-            target = study.rounds.loc[study.rounds["dataset"] == dataset, "target"].iloc[0]
-            label = f"{target} MOS{words.scale(study.cards[dataset])}"
-            title = f"{dataset}: mean prediction against mean MOS, by generator\n{words.caption(rows)}"
-            plots.generators(means, paths, title, label)
-        written += paths
-    return written
+def _evidence(study: Study, dataset: str) -> page.Evidence:
+    predictions = study.predictions[study.predictions["dataset"] == dataset]
+    rounds = study.rounds[study.rounds["dataset"] == dataset]
+    draws = significance.resample(predictions)
+    return page.Evidence(draws, significance.compare(rounds, draws))
+
+
+def _tables(
+    study: Study,
+    summary: pd.DataFrame,
+    differences: pd.DataFrame,
+    evidence: dict[str, page.Evidence],
+    generated: Sequence[str],
+) -> list[exhibits.Table]:
+    found: list[exhibits.Table | None] = []
+    for dataset, (draws, pairs) in evidence.items():
+        rows = summary[summary["dataset"] == dataset]
+        target = study.rounds.loc[study.rounds["dataset"] == dataset, "target"].iloc[0]
+        found.append(exhibits.main_table(study, rows, draws, target, dataset in generated))
+        found.append(None if pairs.empty else exhibits.tests_table(pairs, rows))
+        found.append(exhibits.ablation_table(rows, differences[differences["dataset"] == dataset], pairs))
+        found += exhibits.generator_tables(study, rows)
+    found += exhibits.leak_tables(study, summary)
+    found += [exhibits.cross_table(study, summary), exhibits.cost_table(study, summary), exhibits.settings_table(study)]
+    return [table for table in found if table is not None]
 
 
 def _that(methods: list[str]) -> str:

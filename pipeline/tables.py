@@ -50,8 +50,10 @@ class Study(NamedTuple):
             scoring_seconds, scoring_images_per_second, scoring_peak_memory_mb of the own test images (NaN where the
             evaluation did not measure).
         leaks: The leak audit. A row per data set x audited variant x round x split (grouped or random) x picked_on
-            (validation or test, which chose the epoch): leaks, selected_epoch and the metrics. Empty without audit.
+            (validation or test, which chose the epoch): leaks, selected_epoch and the metrics. Empty without audit, and
+            where the study's own rounds leak.
         gallery: A row per picture of the reference variant's first round, as its gallery.csv, and its folder.
+        settings: Of each method, the params of its first run on the first data set, by dotted key.
         audits: The split audit of each data set.
         cards: The data card of each data set.
     """
@@ -65,6 +67,7 @@ class Study(NamedTuple):
     costs: pd.DataFrame
     leaks: pd.DataFrame
     gallery: pd.DataFrame
+    settings: dict[str, dict[str, Any]]
     audits: dict[str, dict[str, Any]]
     cards: dict[str, dict[str, Any]]
 
@@ -96,13 +99,14 @@ def read_study(
         FileNotFoundError: If a named run, audit or card is not there.
         ValueError: If a file is not what its place says, lacks a key, or holds a number that is not finite; if the
             methods of one round were not tested on the same images; a method changed its backbone between rounds; or
-            a leak audit does not start from a clean run.
+            a leak audit's run has another split than its folder says.
     """
     audits = {dataset: _read_json(Path(splits) / dataset / "audit.json", f"data set {dataset}") for dataset in datasets}
     cards = {dataset: _read_json(Path(prepared) / dataset / "card.json", f"data set {dataset}") for dataset in datasets}
     names = ("rounds", "history", "generators", "cross", "timing", "costs", "leaks")
     tables: dict[str, list[Any]] = {name: [] for name in names}
     predicted: list[pd.DataFrame] = []
+    settings: dict[str, dict[str, Any]] = {}
     tested: dict[tuple[str, int], tuple[str, set[str]]] = {}
     wanted = [(dataset, method, number) for dataset in datasets for method in methods for number in rounds]
     for dataset, method, number in tqdm(wanted, desc="reading runs", unit="run", disable=len(wanted) < 20):
@@ -114,6 +118,7 @@ def read_study(
         for key, value in place.items():
             if _get(record, folder / "train" / "record.json", key) != value:
                 raise ValueError(f"{folder}/train/record.json: {key} is {record[key]!r}, its folder says {value!r}")
+        settings.setdefault(method, _get(record, folder / "train" / "record.json", "params"))
         tables["rounds"].append(place | _round_row(record, metrics, folder, audits[dataset]))
         predictions = _read_csv(
             folder / "evaluate" / "predictions.csv",
@@ -133,7 +138,7 @@ def read_study(
             place | row for row in _generator_rows(predictions, metrics, folder / "evaluate" / "metrics.json")
         ]
         tables["costs"].append(place | _cost_row(folder, metrics, what))
-        if method in audit:
+        if method in audit and not tables["rounds"][-1]["leaks"]:  # a study that leaks has no clean score to start from
             tables["leaks"] += [place | row for row in _leak_rows(folder, number, what)]
         tables["cross"] += [
             place | {"tested_on": other, "n": _get(values, folder / "evaluate" / "metrics.json", "n")}
@@ -173,7 +178,7 @@ def read_study(
     _same_backbone(frames["rounds"])
     ranks = _ranks(frames["rounds"], datasets)
     frames = {name: _in_order(frame, ranks) for name, frame in frames.items()}
-    return Study(**frames, audits=audits, cards=cards)
+    return Study(**frames, settings=settings, audits=audits, cards=cards)
 
 
 def summarise(rounds: pd.DataFrame) -> pd.DataFrame:
@@ -281,12 +286,12 @@ def leak_worth(leaks: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (dataset, method), group in leaks.groupby(["dataset", "method"], sort=False):
-        table = group.set_index(["split", "picked_on", "round"])["srcc"]
-        clean = table.loc[AUDITED[0]]
+        table = group.pivot(index="round", columns=["split", "picked_on"], values="srcc")
+        clean = table[AUDITED[0]]
         sizes = rounds[(rounds["dataset"] == dataset) & (rounds["method"] == method)]
         ratio = float((sizes["test_images"] / sizes["train_images"]).mean())
         for split, picked_on in AUDITED[1:]:
-            values = table.loc[(split, picked_on)]
+            values = table[(split, picked_on)]
             worth = (values - clean).to_numpy()
             low, high = mean_interval(worth, ratio, (-2.0, 2.0)) if len(worth) > 1 else (math.nan, math.nan)
             habit = _all_leaks(group[(group["split"] == split) & (group["picked_on"] == picked_on)])
@@ -417,6 +422,7 @@ def _round_row(record: dict[str, Any], metrics: dict[str, Any], folder: Path, au
         "target": _get(record, path, "target"),
         "backbone": name,
         "backbone_origin": origin,
+        "backbone_sha256": "" if origin == "none" else record["backbone"].get("weights_sha256") or "",
         "selected_epoch": _get(record, path, "selected_epoch") if record["kind"] == "variant" else None,
         "epochs_run": _get(record, path, "epochs_run") if record["kind"] == "variant" else None,
         "trainable_parameters": _get(record, path, "trainable_parameters"),
@@ -472,11 +478,8 @@ def _leak_rows(folder: Path, number: int, what: str) -> list[dict[str, Any]]:
         place = folder if split == "grouped" else folder.with_name(f"random-{number}")
         record_path = place / "train" / "record.json"
         record = _read_json(record_path, f"{what} in study.audit")
-        if (record["split_rule"], record["select_on"]) != (split, "validation"):
-            raise ValueError(
-                f"{record_path}: split_rule is {record['split_rule']!r} and select_on {record['select_on']!r}; the "
-                f"leak audit needs {split!r} and 'validation' here. Set split.rule and train.select_on so"
-            )
+        if record["split_rule"] != split:
+            raise ValueError(f"{record_path}: split_rule is {record['split_rule']!r}, its folder says {split!r}")
         path = place / ("evaluate" if picked_on == "validation" else "audit") / "metrics.json"
         metrics = _read_json(path, f"{what} in study.audit")
         source = record if picked_on == "validation" else metrics
