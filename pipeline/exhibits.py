@@ -503,8 +503,9 @@ def numeric_columns(table: Table) -> list[int]:
     """Return which columns hold numbers, so that they are aligned to the right."""
     found = []
     for column in range(1, len(table.columns)):
-        cells = [row[column] for row in table.rows if row[column] not in ("", words.ABSENT, "reference", "clean")]
-        if cells and all(re.match(r"(both: |< )?\[?[+-]?\d", cell) for cell in cells):
+        there = [row[column] for row in table.rows if row[column] not in ("", "reference", "clean")]
+        cells = [cell for cell in there if cell != words.ABSENT]
+        if there and all(re.match(r"(both: |< )?\[?[+-]?\d", cell) for cell in cells):
             found.append(column)
     return found
 

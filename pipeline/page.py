@@ -177,6 +177,8 @@ def _answer(
     data = rounds.drop_duplicates(["dataset", "manifest_md5"])[["dataset", "manifest_md5"]].to_dict("records")
     commits = costs[["git_commit", "git_dirty"]].drop_duplicates().to_dict("records")
     seconds = costs["train_seconds"].sum() + costs["scoring_seconds"].sum()
+    measured = costs["scoring_seconds"].notna().all()
+    scored = " and the scoring of their test images" if measured else "; the scoring was not measured"
     facts = [
         ("Backbone", "; ".join(backbones) or "none"),
         ("Protocol", words.protocol(rounds)),
@@ -190,7 +192,7 @@ def _answer(
             ),
         ),
         ("DVC lock", f"md5 `{lock}`, of dvc.lock without the report's own entry" if lock else "no dvc.lock"),
-        ("Wall time", f"{_duration(seconds)} for {len(costs)} trainings or fits and the scoring of their test images"),
+        ("Wall time", f"{_duration(seconds)} for {len(costs)} trainings or fits" + scored),
         ("Device", ", ".join(dict.fromkeys(str(device) for device in costs["device"]))),
     ]
     return [("answers", answers), ("facts", facts)]
