@@ -9,7 +9,7 @@ Imports pipeline.published, pipeline.significance, pipeline.tables, pipeline.wor
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ from pipeline.tables import AUDITED, REFERENCE, Study, generator_ranking, leak_w
 
 BINS = 10
 PUBLISHED = "published"
+PARTS = {"auxiliary": "Auxiliary task", "mpa": "MPA", "layer_f": "Layer F", "adapter": "Image adapter"}
 
 
 class Table(NamedTuple):
@@ -93,8 +94,9 @@ def main_table(
     origins, leaks = list(rows["backbone_origin"]), words.all_leaks(rows)
     for row in [] if generated else published_for(dataset, target):
         reasons = not_comparable(row.split, row.selection, origins, leaks)
-        said = f"published{f' {row.year}' if row.year else ''}: {row.source} [{row.tag}]; comparable with ours: "
-        said += words.comparable(reasons) + (f"; {row.note}" if row.note else "")
+        said = f"published{f' {row.year}' if row.year else ''}: {row.source} [{row.tag}]; "
+        said += f"not comparable: {', '.join(reasons)}" if reasons else "comparable"
+        said += f"; {row.note}" if row.note else ""
         values = {"method": row.method, "kind": PUBLISHED, "year": row.year, "srcc": row.srcc, "plcc": row.plcc}
         numbers.append(values | {"protocol": row.protocol, "backbone": None, "remarks": said})
         lines.append([row.method, f"{row.srcc:.4f}", f"{row.plcc:.4f}", words.ABSENT, words.ABSENT, row.protocol, said])
@@ -130,24 +132,30 @@ def tests_table(pairs: pd.DataFrame, rows: pd.DataFrame) -> Table:
             f"{row['first']} - {row['second']}",
             words.figure(row["difference"], "+"),
             words.interval(row["low"], row["high"], "+"),
-            *(_p(row[key]) for key in ("p_prompts", "p_rounds", "p_holm")),
-            row["outcome"] + (" (LEAKS)" if {row["first"], row["second"]} & leaking else ""),
+            *(_p(row[key]) for key in ("p_prompts", "p_prompts_holm", "p_rounds", "p_rounds_holm")),
+            row["outcome"],
+            "yes" if row["over_rounds"] else "no" if row["outcome"] != "tie" else "",
+            ("LEAKS" if {row["first"], row["second"]} & leaking else ""),
         ]
         for row in pairs.to_dict("records")
     ]
-    heads = ["Pair", "SRCC difference", "95 % over prompts", "p, prompts", "p, rounds", "p, Holm", "First method"]
+    heads = ["Pair", "SRCC difference", "95 % over prompts", "p, prompts", "Holm", "p, rounds", "Holm", "First method"]
+    heads += ["Over rounds, too", "Remarks"]
     marks = ["leaks" if {row["first"], row["second"]} & leaking else "" for row in pairs.to_dict("records")]
     text = f"{dataset}: paired tests between all methods. {words.caption(rows)}."
     return Table(f"tests-{dataset}", text, heads, lines, marks, pairs.assign(dataset=dataset))
 
 
-def ablation_table(rows: pd.DataFrame, differences: pd.DataFrame, pairs: pd.DataFrame) -> Table | None:
+def ablation_table(
+    rows: pd.DataFrame, differences: pd.DataFrame, pairs: pd.DataFrame, settings: Mapping[str, Mapping[str, Any]]
+) -> Table | None:
     """Return the variants of one data set in the paper's order against the full model; None without it or them.
 
     Args:
         rows: The data set's rows of `pipeline.tables.summarise`.
         differences: The data set's rows of `pipeline.tables.paired_differences`.
         pairs: From `pipeline.significance.compare`.
+        settings: Of each method, its params by dotted key, for the parts that it has.
     """
     dataset = str(rows["dataset"].iloc[0])
     variants = rows[rows["kind"] == "variant"]
@@ -158,26 +166,29 @@ def ablation_table(rows: pd.DataFrame, differences: pd.DataFrame, pairs: pd.Data
     lines, numbers = [], []
     for row in variants.to_dict("records"):
         method = row["method"]
-        cells = [words.spread(row[f"{metric}_mean"], row[f"{metric}_std"]) for metric in ("srcc", "plcc")]
+        has = [settings.get(method, {}).get(f"variant.{part}") for part in PARTS]
+        cells = [words.ABSENT if part is None else "yes" if part else "no" for part in has]
+        cells += [words.spread(row[f"{metric}_mean"], row[f"{metric}_std"]) for metric in ("srcc", "plcc")]
         values = {"method": method, "srcc": row["srcc_mean"], "srcc_std": row["srcc_std"], "leaks": row["leaks"]}
         if method == REFERENCE:
             lines.append([method, *cells, "reference", "", "", "", _plain(words.remarks(row))])
         else:
             over, test = known[method], tested[method]
             values |= {"difference": over["difference_mean"], "rounds_low": over["low"], "rounds_high": over["high"]}
-            values |= {"prompts_low": test["low"], "prompts_high": test["high"], "p_holm": test["p_holm"]}
-            values |= {"outcome": test["outcome"]}
+            values |= {"prompts_low": test["low"], "prompts_high": test["high"]}
+            values |= {key: test[key] for key in ("p_prompts_holm", "p_rounds_holm", "outcome", "over_rounds")}
             lines.append(
                 [
                     *(method, *cells, words.figure(over["difference_mean"], "+")),
                     words.interval(over["low"], over["high"], "+"),
                     words.interval(test["low"], test["high"], "+"),
-                    test["outcome"],
+                    test["outcome"] + (" *" if test["over_rounds"] else ""),
                     _plain(words.remarks(row)),
                 ]
             )
         numbers.append(values)
-    heads = ["Variant", "SRCC", "PLCC", f"Difference to {REFERENCE}", "95 % over rounds", "95 % over prompts"]
+    heads = ["Variant", *PARTS.values(), "SRCC", "PLCC", f"Difference to {REFERENCE}"]
+    heads += ["95 % over rounds", "95 % over prompts"]
     return Table(
         f"ablation-{dataset}",
         f"{dataset}: what each part of the model is worth. {words.caption(variants)}.",
@@ -185,7 +196,8 @@ def ablation_table(rows: pd.DataFrame, differences: pd.DataFrame, pairs: pd.Data
         lines,
         ["leaks" if leaks else "" for leaks in variants["leaks"]],
         pd.DataFrame(numbers).assign(dataset=dataset),
-        "Negative: behind the full model. An interval that contains 0 shows no difference in either direction.",
+        "Negative: behind the full model. An interval that contains 0 shows no difference in either direction. Tests: "
+        "win, tie or loss against the full model over prompts; *: over rounds, too.",
     )
 
 
@@ -283,8 +295,8 @@ def cross_table(study: Study, summary: pd.DataFrame) -> Table | None:
         origins, leaks = list(summary["backbone_origin"]), words.all_leaks(summary)
         for row in published_cross(list(dict.fromkeys(summary["dataset"]))):
             reasons = not_comparable(row.split, row.selection, origins, leaks)
-            said = f"published {row.year or ''}: {row.source} [{row.tag}], {row.protocol}; comparable with ours: "
-            said += words.comparable(reasons)
+            said = f"published{f' {row.year}' if row.year else ''}: {row.source} [{row.tag}], {row.protocol}; "
+            said += f"not comparable: {', '.join(reasons)}" if reasons else "comparable"
             values = {"method": row.method, "kind": PUBLISHED, "trained_on": row.trained_on, "tested_on": row.tested_on}
             numbers.append(values | {"srcc": row.srcc, "remarks": said})
             lines.append([row.method, row.trained_on, row.tested_on, f"{row.srcc:.3f}", *[words.ABSENT] * 3, said])
@@ -440,6 +452,13 @@ def settings_table(study: Study) -> Table | None:
     )
 
 
+def trimmed(table: Table) -> Table:
+    """Return the table without its remarks where no row has one."""
+    if table.columns[-1] != "Remarks" or any(row[-1] for row in table.rows):
+        return table
+    return table._replace(columns=table.columns[:-1], rows=[row[:-1] for row in table.rows])
+
+
 # Files
 
 
@@ -484,8 +503,9 @@ def numeric_columns(table: Table) -> list[int]:
     """Return which columns hold numbers, so that they are aligned to the right."""
     found = []
     for column in range(1, len(table.columns)):
-        cells = [row[column] for row in table.rows if row[column] not in ("", words.ABSENT, "reference", "clean")]
-        if cells and all(re.match(r"(both: |< )?\[?[+-]?\d", cell) for cell in cells):
+        there = [row[column] for row in table.rows if row[column] not in ("", "reference", "clean")]
+        cells = [cell for cell in there if cell != words.ABSENT]
+        if there and all(re.match(r"(both: |< )?\[?[+-]?\d", cell) for cell in cells):
             found.append(column)
     return found
 

@@ -94,9 +94,10 @@ def _of(study: Study, rows: pd.DataFrame, pairs: pd.DataFrame, dataset: str) -> 
         add(
             "outcomes",
             "matrix of wins, ties and losses between all methods, with SRCC differences",
-            "Read a row: does this method win, tie or lose against the one of the column, and by how much SRCC?",
+            "Read a row: does this method win, tie or lose against the one of the column, and by how much SRCC? "
+            "A star: over rounds, too.",
             partial(plots.outcomes, pairs),
-            "wins, ties and losses in SRCC, family-wise 5 %",
+            "wins, ties and losses in SRCC over prompts, family-wise 5 %; * over rounds, too",
         )
     means = mine["generators"].groupby(["method", "generator"], sort=False)[["mos_mean", "fitted_mean"]].mean()
     add(
@@ -135,7 +136,7 @@ def _of(study: Study, rows: pd.DataFrame, pairs: pd.DataFrame, dataset: str) -> 
             trained,
         )
     known = mine["predictions"].dropna(subset=["mos_std"])
-    if not known.empty:
+    if known["mos_std"].nunique() > 1:
         known = known.assign(error=(known["fitted"] - known["mos"]).abs())
         add(
             "residuals",

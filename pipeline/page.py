@@ -92,6 +92,9 @@ def render(
     def tables_of(*names: str) -> list[Block]:
         return [("table", shown[name]) for name in names if name in shown]
 
+    def folded(name: str, title: str) -> list[Block]:
+        return [("folded", (title, shown[name]))] if name in shown else []
+
     def figures_of(*names: str) -> list[Block]:
         return [("figure", drawn[name]) for name in names if name in drawn]
 
@@ -103,9 +106,8 @@ def render(
         head: list[Block] = [("heading", dataset)] if len(datasets) > 1 else []
         said = [words.data_line(study, dataset, target), words.audit_line(study, dataset)]
         parts["results"] += [*head, *(("text", text) for text in said), *tables_of(f"main-{dataset}")]
-        if f"tests-{dataset}" in shown:
-            folded = ("folded", (f"All pairs of {dataset}", shown[f"tests-{dataset}"]))
-            parts["tests"] += [*head, *figures_of(f"outcomes-{dataset}"), folded]
+        pairs = figures_of(f"outcomes-{dataset}") + folded(f"tests-{dataset}", f"All pairs of {dataset}")
+        parts["tests"] += [*head, *pairs] if pairs else []
         parts["ablation"] += tables_of(f"ablation-{dataset}")
         means, within = tables_of(f"generators-{dataset}"), tables_of(f"within-{dataset}")
         parts["generators"] += [*head, *figures_of(f"generators-{dataset}"), *means, *within]
@@ -124,7 +126,11 @@ def render(
             parts["ablation"]
             or [("text", f"An ablation needs `{REFERENCE}` and another variant in `study.variants`.")],
         ),
-        Section("cross", "From one data set to another", _cross(datasets) + figures_of("cross") + tables_of("cross")),
+        Section(
+            "cross",
+            "From one data set to another",
+            _cross(datasets) + figures_of("cross") + folded("cross", "All pairs of data sets"),
+        ),
         Section("generators", "Generator by generator", parts["generators"]),
         Section("pictures", "A look at the pictures", parts["pictures"]),
         Section("cost", "What it costs", tables_of("cost")),
@@ -171,6 +177,8 @@ def _answer(
     data = rounds.drop_duplicates(["dataset", "manifest_md5"])[["dataset", "manifest_md5"]].to_dict("records")
     commits = costs[["git_commit", "git_dirty"]].drop_duplicates().to_dict("records")
     seconds = costs["train_seconds"].sum() + costs["scoring_seconds"].sum()
+    measured = costs["scoring_seconds"].notna().all()
+    scored = " and the scoring of their test images" if measured else "; the scoring was not measured"
     facts = [
         ("Backbone", "; ".join(backbones) or "none"),
         ("Protocol", words.protocol(rounds)),
@@ -184,7 +192,7 @@ def _answer(
             ),
         ),
         ("DVC lock", f"md5 `{lock}`, of dvc.lock without the report's own entry" if lock else "no dvc.lock"),
-        ("Wall time", f"{_duration(seconds)} for {len(costs)} trainings or fits and the scoring of their test images"),
+        ("Wall time", f"{_duration(seconds)} for {len(costs)} trainings or fits" + scored),
         ("Device", ", ".join(dict.fromkeys(str(device) for device in costs["device"]))),
     ]
     return [("answers", answers), ("facts", facts)]
@@ -203,26 +211,32 @@ def _verdict(rows: pd.DataFrame, evidence: Evidence, generated: bool) -> dict[st
     if best["rounds"] > 1:
         bounds.append(f"over rounds {words.interval(best['srcc_low'], best['srcc_high'])}")
     clean = set(rows.loc[rows["leaks"] == "", "method"])
-    outcomes: dict[str, list[str]] = {"win": [], "tie": [], "loss": []}
     turned = {"win": "loss", "tie": "tie", "loss": "win"}
+    outcomes: dict[str, list[str]] = {"win": [], "tie": [], "loss": []}
+    firm = []
     for pair in evidence.pairs.to_dict("records"):
         if {pair["first"], pair["second"]} <= clean and method in (pair["first"], pair["second"]):
             other = pair["second"] if pair["first"] == method else pair["first"]
             outcomes[pair["outcome"] if pair["first"] == method else turned[pair["outcome"]]].append(other)
+            firm += [other] if pair["over_rounds"] else []
     baseline = best_row(rows, ["baseline"])
     sentences = []
     if baseline is not None and baseline["srcc_mean"] > best["srcc_mean"]:
-        proof = (
-            "and the tests confirm it" if baseline["method"] in outcomes["loss"] else "which the tests do not confirm"
-        )
+        proof = "beats" if baseline["method"] in outcomes["loss"] else "scores higher than"
         sentences.append(
-            f"**The baseline `{baseline['method']}` beats every variant**: SRCC "
-            f"{words.spread(baseline['srcc_mean'], baseline['srcc_std'])}, {proof} against `{method}`."
+            f"**The baseline `{baseline['method']}` {proof} every variant**: SRCC "
+            f"{words.spread(baseline['srcc_mean'], baseline['srcc_std'])}"
+            + ("." if proof == "beats" else ", a difference to the best that the tests do not confirm.")
         )
-    shown = [f"`{method}` is ahead of {words.listed(outcomes['win'])}"] if outcomes["win"] else []
-    shown += [f"it is behind {words.listed(outcomes['loss'])}"] if outcomes["loss"] else []
-    text = f"Shown at a family-wise 5 %: {', and '.join(shown) if shown else 'no difference to any other method'}."
-    sentences.append(text)
+    shown = [f"ahead of {words.listed(outcomes['win'])}"] if outcomes["win"] else []
+    shown += [f"behind {words.listed(outcomes['loss'])}"] if outcomes["loss"] else []
+    if shown:
+        text = f"Shown, whichever prompts stand in test: `{method}` is {' and '.join(shown)}."
+        if best["rounds"] > 1:
+            text += f" Of these, over other splits and trainings too: {words.listed(firm) if firm else 'none'}."
+        sentences.append(text)
+    else:
+        sentences.append("Shown: no difference to any other method.")
     lacks = [f"any difference between `{method}` and {words.listed(outcomes['tie'])}"] if outcomes["tie"] else []
     if set(rows["backbone_origin"]) & {"in-house", "random"}:
         lacks.append("what any of them reaches on CLIP's published weights")
@@ -243,26 +257,25 @@ def _tests(study: Study, evidence: Mapping[str, Evidence]) -> list[Block]:
         return [("text", "One method alone has nothing to be compared with.")]
     rounds, pairs = study.rounds["round"].nunique(), max(len(found.pairs) for found in evidence.values())
     method = (
-        f"**Method.** The SRCC difference of every pair of methods is tested twice. First by a paired bootstrap over "
+        f"**Method.** The SRCC difference of every pair of methods is tested by a paired bootstrap over "
         f"prompt groups ({significance.RESAMPLES:,} resamples, the same draw for all methods and rounds): it asks "
         "whether other prompts could have turned the order, and assumes that prompt groups are independent of each "
         "other; the trained models stand as they are."
     )
     if rounds > 1:
         method += (
-            f" Then by a t-test over the {rounds} rounds with the variance corrected for the images that rounds share "
-            "(Nadeau and Bengio, 2003): it asks whether other splits and trainings could have, and assumes roughly "
-            "normal differences."
+            f" It decides who wins. A t-test over the {rounds} rounds, its variance corrected for the images that they "
+            "share (Nadeau and Bengio, 2003), asks whether other splits and trainings could have turned the order, "
+            "too, and assumes roughly normal differences; a star marks what holds by this test as well."
         )
     else:
         method += " One round leaves no test over splits and trainings, so these results hold for its models alone."
     method += (
-        f" {'The larger p of the two counts, so that both must reject. ' if rounds > 1 else ''}Holm's correction over "
-        f"the {pairs} pairs of a data set keeps the chance of any false win or loss among them at 5 %. A tie is no "
-        "proof of equality."
+        f" Holm's correction over the {pairs} pairs of a data set keeps the chance of any false win or loss among them "
+        "at 5 % in each test. A tie is no proof of equality."
     )
     if 1 < rounds < 5:
-        method += f" With {rounds} rounds the t-test has little power, and many true differences will show as ties."
+        method += f" With {rounds} rounds the t-test has little power: many true differences will miss their star."
     return [("text", method)]
 
 

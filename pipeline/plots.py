@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -231,12 +232,14 @@ def generators(means: pd.DataFrame, paths: Sequence[str | Path], title: str, mos
 def outcomes(pairs: pd.DataFrame, paths: Sequence[str | Path], title: str) -> None:
     """Draw the matrix of wins, ties and losses: each row's method against each column's, with the SRCC difference.
 
+    A star and a stronger colour mark what holds over rounds, too.
+
     Args:
         pairs: From `pipeline.significance.compare`; the methods in its order.
         paths: Files to write; each suffix (.png or .svg) says the format.
         title: Title of the figure: data set and backbone.
     """
-    looks = {"win": ("#A6D3F0", "win"), "tie": ("#E6E6E6", "tie"), "loss": ("#F6CF8B", "loss")}
+    looks = {("win", True): "#7FBFE8", ("win", False): "#CFE6F6", ("loss", True): "#F2B84B", ("loss", False): "#FAE3B8"}
     turned = {"win": "loss", "tie": "tie", "loss": "win"}
     methods = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
     with _style():
@@ -249,7 +252,8 @@ def outcomes(pairs: pd.DataFrame, paths: Sequence[str | Path], title: str) -> No
                 ((x, y), row["outcome"], row["difference"]),
                 ((y, x), turned[row["outcome"]], -row["difference"]),
             ):
-                colour, word = looks[outcome]
+                colour = looks.get((outcome, row["over_rounds"]), "#E6E6E6")
+                word = outcome + (" *" if row["over_rounds"] else "")
                 axes.add_patch(Rectangle((place[0] - 0.5, place[1] - 0.5), 1, 1, fc=colour, ec=PAPER, lw=1.5))
                 axes.text(*place, f"{word}\n{difference + 0.0:+.3f}", ha="center", va="center", color=INK, fontsize=8)
         axes.set(xlim=(-0.5, len(methods) - 0.5), ylim=(len(methods) - 0.5, -0.5))
@@ -270,7 +274,7 @@ def cross_matrix(scores: pd.DataFrame, paths: Sequence[str | Path], title: str) 
         paths: Files to write; each suffix (.png or .svg) says the format.
         title: Title of the figure, with the backbone.
     """
-    shades = matplotlib.colormaps["cividis"]
+    shades = LinearSegmentedColormap.from_list("light blues", ["#F7FBFF", "#5AA5D6"])  # dark letters read on all of it
     datasets = list(dict.fromkeys([*scores["trained_on"], *scores["tested_on"]]))
     with _style():
         methods = list(dict.fromkeys(scores["method"]))
@@ -280,8 +284,7 @@ def cross_matrix(scores: pd.DataFrame, paths: Sequence[str | Path], title: str) 
                 x, y = datasets.index(row["tested_on"]), datasets.index(row["trained_on"])
                 shade = shades(min(max(row["srcc"], 0.0), 1.0))
                 axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=shade, ec=PAPER, lw=1.5))
-                ink = INK if 0.3 * shade[0] + 0.59 * shade[1] + 0.11 * shade[2] > 0.5 else "#FDFDFD"
-                axes.text(x, y, f"{row['srcc']:.2f}", ha="center", va="center", color=ink, fontsize=8)
+                axes.text(x, y, f"{row['srcc']:.2f}", ha="center", va="center", color=INK, fontsize=8)
             axes.set(title=method, xlim=(-0.5, len(datasets) - 0.5), ylim=(len(datasets) - 0.5, -0.5))
             axes.set_xticks(range(len(datasets)), datasets, rotation=30, ha="right", rotation_mode="anchor")
             axes.set_yticks(range(len(datasets)), datasets)

@@ -323,11 +323,13 @@ def _tables(
         target = study.rounds.loc[study.rounds["dataset"] == dataset, "target"].iloc[0]
         found.append(exhibits.main_table(study, rows, draws, target, dataset in generated))
         found.append(None if pairs.empty else exhibits.tests_table(pairs, rows))
-        found.append(exhibits.ablation_table(rows, differences[differences["dataset"] == dataset], pairs))
+        found.append(
+            exhibits.ablation_table(rows, differences[differences["dataset"] == dataset], pairs, study.settings)
+        )
         found += exhibits.generator_tables(study, rows)
     found += exhibits.leak_tables(study, summary)
     found += [exhibits.cross_table(study, summary), exhibits.cost_table(study, summary), exhibits.settings_table(study)]
-    return [table for table in found if table is not None]
+    return [exhibits.trimmed(table) for table in found if table is not None]
 
 
 def _that(methods: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Report the study: means and intervals over rounds, figures, and README-ready text, beside what others published.
+"""Report the study: one page, its tables and figures, and README-ready text, beside what others published.
 
 Reads exactly the data sets, methods and rounds that params.yaml names. Then it brings MLflow up to date with what is on
 disk: a stage that DVC restored from its cache has logged nothing.
@@ -9,10 +9,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.page import lock_md5
 from pipeline.params import load_params
 from pipeline.reporting import write_report
 from pipeline.runs import repository_root
 
+CITATION = Path("CITATION.cff")
 logger = logging.getLogger("stages.report")
 
 
@@ -36,10 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs=arguments.runs,
         splits=arguments.data / "splits",
         prepared=arguments.data / "prepared",
+        audit=study.audit,
+        lock=lock_md5("dvc.lock"),
+        citation=CITATION.read_text(encoding="utf-8") if CITATION.is_file() else None,
     )
-    logger.info("%d files in %s; start with summary.md", len(written), arguments.out)
+    logger.info("%d files in %s; open index.html", len(written), arguments.out)
     from pipeline.registration import register_champions  # imported here: the report must stand even where MLflow fails
     from pipeline.tracking import mirror
+
 
     mirror(repository_root(), study.name, arguments.runs, arguments.out, names=study.run_names())
     register_champions(repository_root(), study.name, study.datasets, study.run_names())

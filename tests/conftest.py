@@ -78,6 +78,27 @@ def vit_b_32() -> object:
     return load_backbone("ViT-B-32", seed=5)
 
 
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a made-up study of two data sets, one of them with published results, and its report in out.
+
+    Read it only: it is shared.
+    """
+    from made_study import make_study
+
+    from pipeline.reporting import write_report
+
+    root = tmp_path_factory.mktemp("reported")
+    methods, datasets = ("dcmpln", "no_mpa", "shuffled", "handcrafted"), ("agiqa3k", "demo")
+    make_study(root, datasets, methods, audit=["dcmpln"], gallery=2)
+    write_report(
+        root / "out", "toy_study", datasets, methods, (0, 1, 2), generated=["demo"], audit=["dcmpln"], lock="c" * 32,
+        runs=root / "runs", splits=root / "data/splits", prepared=root / "data/prepared",
+        citation=(ROOT / "CITATION.cff").read_text(),
+    )  # fmt: skip
+    return root
+
+
 @pytest.fixture
 def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Run the test in an empty folder."""

@@ -19,6 +19,8 @@ SKILL = {
     **{"dcmpln": 0.9, "no_mpa": 0.85, "no_adapter": 0.84, "clip_agiqa": 0.82, "main_only": 0.8, "shuffled": 0.02},
     **{"clip_iqa": 0.35, "linear_probe": 0.7, "handcrafted": 0.75},
 }
+PARTS = ("auxiliary", "mpa", "layer_f", "adapter")
+LACKS = {"no_mpa": ("mpa",), "no_adapter": ("adapter",), "clip_agiqa": ("mpa", "adapter"), "main_only": PARTS[:3]}
 IN_HOUSE = {"name": "demo-vit", "pretrained": None, "weights_sha256": "0" * 64, "origin": "in-house"}
 
 
@@ -45,7 +47,7 @@ def make_study(
     for dataset in datasets:
         spawn = np.random.default_rng([seed, len(dataset)])
         _write(root / "data/prepared" / dataset / "card.json", {"dataset": dataset, "mos_low": 0.0, "mos_high": 5.0})
-        counts = {"images": {"train": 200, "validation": 20, "test": images}, "groups": {"test": 12}}
+        counts = {"images": {"train": max(200, 3 * images), "validation": 20, "test": images}, "groups": {"test": 12}}
         split_audit = {
             "dataset": dataset,
             "rule": "grouped",
@@ -68,7 +70,7 @@ def make_study(
                         "generation_prompt": [f"a scene, number {k % 12}" for k in range(images)],
                         "group": [f"g{k % 12}" for k in range(images)],
                         "mos": mos,
-                        "mos_std": 0.4,
+                        "mos_std": 0.3 + 0.02 * (np.arange(images) % 12),
                         "predicted": 1 / (1 + np.exp(-raw)),
                     }
                 )
@@ -112,9 +114,9 @@ def write_run(
         "backbone": backbone or IN_HOUSE,
         **{"trainable_parameters": None if baseline else 123456, "checkpoint_bytes": None if baseline else 800000},
         **{
-            "params": {},
+            "params": {} if baseline else {f"variant.{part}": part not in LACKS.get(method, ()) for part in PARTS},
             "inputs": {"manifest_md5": "d" * 32},
-            "images": {"train": 200, "validation": 20, "test": len(predictions)},
+            "images": {"train": max(200, 3 * len(predictions)), "validation": 20, "test": len(predictions)},
         },
     }
     _write(folder / "train/record.json", record)

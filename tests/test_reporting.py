@@ -15,6 +15,12 @@ from pipeline.reporting import overlap_sentence, write_report
 FEW = ("dcmpln", "shuffled", "clip_iqa")
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures out, which take longest, where a test reads the text alone."""
+    monkeypatch.setattr("pipeline.figures.draw", lambda *_: [])
+
+
 def report(root: Path, datasets: tuple[str, ...] = ("demo",), rounds: tuple[int, ...] = (0, 1, 2)) -> list[Path]:
     return write_report(
         root / "out", "toy", datasets, FEW, rounds, generated=["demo"],
@@ -27,6 +33,7 @@ def rows_of(text: str, method: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_main_table_is_the_mean_and_std_over_rounds(tmp_path: Path) -> None:
     make_study(tmp_path, methods=FEW)
     written = report(tmp_path)
@@ -41,16 +48,17 @@ def test_the_main_table_is_the_mean_and_std_over_rounds(tmp_path: Path) -> None:
     assert row[3] == f"{np.median(each):.3f}"
     assert "in-house" in row[1]
     assert "control" in rows_of(text, "shuffled")[0][-1]
-    for picture in re.findall(r"\]\((.+?\.png)\)", text):
-        assert (tmp_path / "out" / picture).is_file()
 
 
 def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
     make_study(tmp_path, methods=FEW)
     first = {path.name: path.read_bytes() for path in report(tmp_path)}
     assert {path.name: path.read_bytes() for path in report(tmp_path)} == first
+    for picture in re.findall(r"\]\((.+?\.png)\)", (tmp_path / "out" / "summary.md").read_text()):
+        assert (tmp_path / "out" / picture).is_file()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_published_rows_stand_with_their_protocol(tmp_path: Path) -> None:
     make_study(tmp_path, datasets=("agiqa3k",), methods=FEW)
     report(tmp_path, ("agiqa3k",))
@@ -61,6 +69,7 @@ def test_published_rows_stand_with_their_protocol(tmp_path: Path) -> None:
         assert row.protocol in line
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_leaking_split_is_marked_wherever_it_shows(tmp_path: Path) -> None:
     make_study(tmp_path, methods=FEW, leaks=("random split",))
     report(tmp_path)
@@ -69,16 +78,21 @@ def test_a_leaking_split_is_marked_wherever_it_shows(tmp_path: Path) -> None:
     assert "No row is free of leaks, so none is named best." in text
 
 
-def test_figures_of_other_data_sets_do_not_stay(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("undrawn")
+def test_figures_and_tables_of_other_data_sets_do_not_stay(tmp_path: Path) -> None:
     make_study(tmp_path, methods=FEW)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "curves-gone.png").write_bytes(b"")
+    (tmp_path / "out" / "tables").mkdir()
+    (tmp_path / "out" / "tables" / "main-gone.tex").write_text("stale")
     (tmp_path / "out" / "mine.txt").write_text("kept")
     report(tmp_path)
     assert not (tmp_path / "out" / "curves-gone.png").exists()
+    assert not (tmp_path / "out" / "tables" / "main-gone.tex").exists()
     assert (tmp_path / "out" / "mine.txt").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_round_claims_no_spread(tmp_path: Path) -> None:
     make_study(tmp_path, methods=FEW, rounds=(0,))
     report(tmp_path, rounds=(0,))

@@ -61,7 +61,9 @@ def test_an_identical_pair_ties_and_a_shifted_one_wins() -> None:
     pairs = compare(rounds, resample(predictions)).set_index(["first", "second"])
     tie = pairs.loc[("better", "same")]
     assert tie[["difference", "low", "high"]].tolist() == [0, 0, 0]
-    assert tie[["p_prompts", "p_rounds", "p_holm"]].tolist() == [1, 1, 1]
+    assert tie[["p_prompts", "p_rounds", "p_prompts_holm", "p_rounds_holm"]].tolist() == [1, 1, 1, 1]
+    assert not tie["over_rounds"]
+    assert pairs.loc[("better", "worse"), "over_rounds"]
     outcomes = {("better", "same"): "tie", ("better", "worse"): "win", ("same", "worse"): "win"}
     assert pairs["outcome"].to_dict() == outcomes
     turned = compare(rounds, resample(predictions), ["worse", "better", "same"]).set_index(["first", "second"])
@@ -69,20 +71,20 @@ def test_an_identical_pair_ties_and_a_shifted_one_wins() -> None:
     assert turned.loc[("worse", "better"), "difference"] == -pairs.loc[("better", "worse"), "difference"]
 
 
-def test_both_sources_of_chance_must_reject() -> None:
+def test_a_win_over_prompts_need_not_hold_over_rounds() -> None:
     predictions, rounds = made(rounds=3, better=0.3, worse=2.0)
     rounds.loc[(rounds["method"] == "worse") & (rounds["round"] == 1), "srcc"] = 0.99  # one training turned out well
     pair = compare(rounds, resample(predictions)).iloc[0]
-    assert pair["p_prompts"] < 0.01 < significance.LEVEL < pair["p_rounds"] == pair["p"]
-    assert pair["outcome"] == "tie"
+    assert pair["p_prompts"] < 0.01 < significance.LEVEL < pair["p_rounds"]
+    assert (pair["outcome"], pair["over_rounds"]) == ("win", False)
 
 
 def test_a_single_round_has_the_bootstrap_alone() -> None:
     predictions, rounds = made(rounds=1, better=0.3, worse=2.0)
     pair = compare(rounds, resample(predictions)).iloc[0]
     assert math.isnan(pair["p_rounds"])
-    assert pair["p"] == pair["p_prompts"] == 2 / (significance.RESAMPLES + 1)
-    assert pair["outcome"] == "win"
+    assert pair["p_prompts"] == pair["p_prompts_holm"] == 2 / (significance.RESAMPLES + 1)
+    assert (pair["outcome"], pair["over_rounds"]) == ("win", False)
 
 
 def test_the_t_test_by_hand_and_by_scipy() -> None:
