@@ -164,8 +164,8 @@ class FastTower(nn.Module):
             int8: Hold and apply the layers' matrices in int8: for scoring on a CPU, and not exact.
 
         Raises:
-            ValueError: If the tower's layers are not CLIP's plain ones (see `fast_tower`), or int8 is asked for on a GPU
-                or in a torch without oneDNN.
+            ValueError: If the tower's layers are not CLIP's plain ones (see `fast_tower`), or int8 is asked for on a
+                GPU or in a torch without oneDNN.
         """
         super().__init__()
         weights = backbone.image_tower()

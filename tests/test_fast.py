@@ -11,7 +11,7 @@ from pipeline.backbone import Backbone, load_backbone
 from pipeline.fast import FastTower, score_tasks
 from pipeline.folding import fold, image_scores
 from pipeline.images import WindowRule, cut, normalise, window_origins
-from pipeline.model import DCMPLN
+from pipeline.model import DCMPLN, Constants
 
 
 def tower_of(folder: Path, seed: int) -> Backbone:
@@ -126,9 +126,12 @@ def test_both_passes_of_a_training_step_trace_without_a_break(tiny_backbone: Bac
     torch.manual_seed(0)
     model = DCMPLN(tiny_backbone, prompt_depth=3, prompt_length=2)
     images, tower = torch.randn(2, 3, 32, 32), FastTower(tiny_backbone)
+    expected = [Constants(*(part.detach() for part in task)) for task in model.constants()]
     traced = torch.compile(model.constants, backend="eager", fullgraph=True)()
-    found = torch.compile(score_tasks, backend="eager", fullgraph=True)(model, tower, images, *traced)
-    expected = score_tasks(model, tower, images, *model.constants())
+    for task, plain in zip(traced, expected, strict=True):
+        torch.testing.assert_close(tuple(task), tuple(plain), atol=1e-6, rtol=0)
+    found = torch.compile(score_tasks, backend="eager", fullgraph=True)(model, tower, images, *expected)
+    expected = score_tasks(model, tower, images, *expected)
     torch.testing.assert_close(tuple(found), tuple(expected), atol=1e-6, rtol=0)
 
 
