@@ -53,6 +53,10 @@ class _Layer(nn.Module):
             self.register_buffer(f"{name}_bias", bias.detach().clone(), persistent=False)
         self.width = width
 
+    def _map(self, name: str, x: Tensor, rows: slice = slice(None)) -> Tensor:
+        """Apply one of the matrices, or some of its outputs."""
+        return F.linear(x, getattr(self, f"{name}_weight")[rows], getattr(self, f"{name}_bias")[rows])
+
     def forward(self, x: Tensor, prompts: Tensor | None, class_only: bool) -> Tensor:
         """Return the layer's output.
 
@@ -64,17 +68,17 @@ class _Layer(nn.Module):
         rows, tokens, width = x.shape
         normed = F.layer_norm(x, (width,), eps=self.epsilons[0])
         if class_only:
-            query = F.linear(normed[:, :1], self.attention_in_weight[:width], self.attention_in_bias[:width])
-            pairs = F.linear(normed, self.attention_in_weight[width:], self.attention_in_bias[width:])
+            query = self._map("attention_in", normed[:, :1], slice(0, width))
+            pairs = self._map("attention_in", normed, slice(width, None))
             key, value = pairs.view(rows, tokens, 2, self.heads, -1).permute(2, 0, 3, 1, 4)  # (GB, heads, N, 64)
             query = query.view(rows, 1, self.heads, -1).transpose(1, 2)
             x = x[:, :1]
         else:
-            joined = F.linear(normed, self.attention_in_weight, self.attention_in_bias)
+            joined = self._map("attention_in", normed)
             query, key, value = joined.view(rows, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         if prompts is not None:
             groups, count = prompts.shape[:2]
-            pairs = F.linear(
+            pairs = F.linear(  # once a pass, and so in float in every tower
                 F.layer_norm(prompts, (width,), eps=self.epsilons[0]),
                 self.attention_in_weight[width:],
                 self.attention_in_bias[width:],
@@ -84,13 +88,56 @@ class _Layer(nn.Module):
             key, value = torch.cat([key, more[0]], dim=2), torch.cat([value, more[1]], dim=2)
         mixed = F.scaled_dot_product_attention(query, key, value)  # (GB, heads, N or 1, 64)
         mixed = mixed.transpose(1, 2).reshape(rows, -1, width)
-        x = x + F.linear(mixed, self.attention_out_weight, self.attention_out_bias)
-        wide = F.linear(F.layer_norm(x, (width,), eps=self.epsilons[1]), self.expand_weight, self.expand_bias)
+        x = x + self._map("attention_out", mixed)
+        wide = self._map("expand", F.layer_norm(x, (width,), eps=self.epsilons[1]))
         if torch.is_grad_enabled() and wide.requires_grad:
             wide = F.silu(wide) if self.quick else F.gelu(wide)
         else:
             wide = F.silu(wide, inplace=True) if self.quick else F.gelu(wide)
-        return x + F.linear(wide, self.contract_weight, self.contract_bias)
+        return x + self._map("contract", wide)
+
+
+class _Int8Layer(_Layer):
+    """A layer whose matrices are int8 with a scale an output, and whose inputs become uint8 as they come.
+
+    The scale of the inputs is one a call, from their smallest and largest value, so a score depends a little on what
+    else is scored in the same pass.
+    """
+
+    def __init__(self, weights: LayerWeights) -> None:
+        super().__init__(weights)
+        width, everything = self.width, slice(None)
+        self._packed = {
+            (name, *_ends(rows)): _pack(getattr(self, f"{name}_weight")[rows], getattr(self, f"{name}_bias")[rows])
+            for name, rows in [
+                ("attention_in", everything), ("attention_in", slice(0, width)), ("attention_in", slice(width, None)),
+                ("attention_out", everything), ("expand", everything), ("contract", everything),
+            ]
+        }  # fmt: skip
+
+    def _map(self, name: str, x: Tensor, rows: slice = slice(None)) -> Tensor:
+        packed, scales, zeros, bias = self._packed[(name, *_ends(rows))]
+        flat = x.reshape(-1, x.shape[-1])
+        low, high = (float(end) for end in flat.aminmax())
+        scale = max(max(high, 0.0) - min(low, 0.0), 1e-12) / 255
+        zero = round(-min(low, 0.0) / scale)
+        small = flat.mul(1 / scale).round_().add_(zero).clamp_(0, 255).to(torch.uint8)
+        found = torch.ops.onednn.qlinear_pointwise(
+            small, scale, zero, packed, scales, zeros, bias, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return found.view(*x.shape[:-1], -1)
+
+
+def _ends(rows: slice) -> tuple[int | None, int | None]:
+    return rows.start, rows.stop  # a slice cannot be a key before Python 3.12
+
+
+def _pack(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return a matrix (out, in) as oneDNN wants it, with each output's scale and zero point, and the bias."""
+    scales = weight.abs().amax(dim=1).clamp_min(1e-12) / 127
+    small = (weight / scales[:, None]).round().to(torch.int8)
+    packed = torch.ops.onednn.qlinear_prepack(small, None)
+    return packed, scales, torch.zeros(len(scales), dtype=torch.int32), bias.clone()
 
 
 def _after_norm(norm: tuple[Tensor, Tensor, float], linear: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -109,18 +156,29 @@ class FastTower(nn.Module):
     Source: equal to `Backbone.encode_image` up to float rounding.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, *, int8: bool = False) -> None:
         """Fold the tower's weights.
 
+        Args:
+            backbone: Its image tower is copied.
+            int8: Hold and apply the layers' matrices in int8: for scoring on a CPU, and not exact.
+
         Raises:
-            ValueError: If the tower's layers are not CLIP's plain ones; see `fast_tower`.
+            ValueError: If the tower's layers are not CLIP's plain ones (see `fast_tower`), or int8 is asked for on a
+                GPU or in a torch without oneDNN.
         """
         super().__init__()
         weights = backbone.image_tower()
+        if int8 and not torch.backends.mkldnn.is_available():
+            raise ValueError("int8 needs a torch with oneDNN, which this one is built without: score in float32")
+        if int8 and backbone.logit_scale.device.type != "cpu":
+            raise ValueError(
+                f"int8 is for CPUs, and the backbone is on {backbone.logit_scale.device}: use bfloat16 there"
+            )
         if weights is None:
             raise ValueError(f"the image tower of {backbone.name} has layers that cannot be folded")
         with torch.no_grad():
-            self.layers = nn.ModuleList(_Layer(layer) for layer in weights.layers)
+            self.layers = nn.ModuleList((_Int8Layer if int8 else _Layer)(layer) for layer in weights.layers)
             flat = weights.patches.flatten(1)  # (D, 3 P P)
             for name, tensor in {
                 "patches": flat,

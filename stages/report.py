@@ -46,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from pipeline.registration import register_champions  # imported here: the report must stand even where MLflow fails
     from pipeline.tracking import mirror
 
-
     mirror(repository_root(), study.name, arguments.runs, arguments.out, names=study.run_names())
     register_champions(repository_root(), study.name, study.datasets, study.run_names())
 

@@ -9,8 +9,9 @@ import torch
 
 from pipeline.backbone import Backbone, load_backbone
 from pipeline.fast import FastTower, score_tasks
-from pipeline.images import WindowRule, cut, window_origins
-from pipeline.model import DCMPLN
+from pipeline.folding import fold, image_scores
+from pipeline.images import WindowRule, cut, normalise, window_origins
+from pipeline.model import DCMPLN, Constants
 
 
 def tower_of(folder: Path, seed: int) -> Backbone:
@@ -100,6 +101,38 @@ def test_scores_and_gradients_equal_the_plain_models(tmp_path: Path, seed: int, 
     for name, value in expected.items():
         scale = value.abs().max().clamp_min(1e-8)
         torch.testing.assert_close(found[name] / scale, value / scale, atol=1e-4, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whole_images_score_as_the_plain_model_scores_their_windows(tmp_path: Path, seed: int) -> None:
+    backbone = tower_of(tmp_path, 40 + seed)
+    depth, length = settings(seed, backbone)
+    draw = np.random.default_rng([seed, 3])
+    torch.manual_seed(seed)
+    model = DCMPLN(backbone, prompt_depth=depth, prompt_length=length, prompt_std=0.5)
+    size, patch = backbone.image_size, backbone.patch_size
+    rule = WindowRule(size, int(draw.choice([patch, 2 * patch, 5])), "all", "clip", (0.5,) * 3, (0.25,) * 3)
+    sides = size + draw.integers(0, 30, (3, 2))
+    images = [draw.integers(0, 256, (*side, 3)).astype(np.uint8) for side in sides]
+    found = image_scores(fold(model), images, 3, rule, batch=int(draw.integers(3, 20)))
+    for image, score in zip(images, found, strict=True):
+        windows = normalise(cut(image, window_origins(*image.shape[:2], rule), size), rule)
+        with torch.no_grad():
+            assert score == pytest.approx(float(model(windows)[0].double().mean()), abs=1e-5)
+
+
+def test_both_passes_of_a_training_step_trace_without_a_break(tiny_backbone: Backbone) -> None:
+    """What torch.compile makes of them on a GPU is one graph; here only the tracing is tried, without a compiler."""
+    torch.manual_seed(0)
+    model = DCMPLN(tiny_backbone, prompt_depth=3, prompt_length=2)
+    images, tower = torch.randn(2, 3, 32, 32), FastTower(tiny_backbone)
+    expected = [Constants(*(part.detach() for part in task)) for task in model.constants()]
+    traced = torch.compile(model.constants, backend="eager", fullgraph=True)()
+    for task, plain in zip(traced, expected, strict=True):
+        torch.testing.assert_close(tuple(task), tuple(plain), atol=1e-6, rtol=0)
+    found = torch.compile(score_tasks, backend="eager", fullgraph=True)(model, tower, images, *expected)
+    expected = score_tasks(model, tower, images, *expected)
+    torch.testing.assert_close(tuple(found), tuple(expected), atol=1e-6, rtol=0)
 
 
 def test_one_task_alone(tiny_backbone: Backbone) -> None:

@@ -1,12 +1,15 @@
 """Folded scores against the model, and images of any size."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from pipeline import folding
 from pipeline.backbone import Backbone
-from pipeline.folding import fold, image_scores, quality_map, window_scores
+from pipeline.folding import fold, image_scores, quality_map, quantise, window_scores
 from pipeline.images import WindowRule, cut, normalise, spread, window_origins
 from pipeline.model import DCMPLN
 
@@ -131,3 +134,22 @@ def test_a_quality_map_is_the_mean_over_the_windows_of_a_pixel(tiny_backbone: Ba
     found = quality_map(scorer, pixels, rule, batch=7)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert np.isnan(found).any() == (cover == "reference")
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_int8_drifts_little_and_ranks_alike(tiny_backbone: Backbone, depth: int) -> None:
+    torch.manual_seed(0)
+    scorer = fold(DCMPLN(tiny_backbone, prompt_depth=depth, prompt_length=2))
+    generator = np.random.default_rng(0)
+    images = [(generator.integers(0, 256, (40, 48, 3)) * level).astype(np.uint8) for level in np.linspace(0.1, 1, 24)]
+    exact, found = (image_scores(one, images, len(images), RULE) for one in (scorer, quantise(scorer)))
+    assert 0 < np.abs(exact - found).max() < 0.01
+    assert spearmanr(exact, found).statistic > 0.98
+    np.testing.assert_array_equal(image_scores(scorer, images, len(images), RULE), exact)  # it is left as it was
+
+
+def test_int8_is_refused_off_the_cpu(tiny_backbone: Backbone) -> None:
+    scorer = fold(DCMPLN(tiny_backbone, prompt_depth=3))
+    scorer.backbone = copy.deepcopy(tiny_backbone).to("meta")  # stands for a GPU
+    with pytest.raises(ValueError, match="int8 is for CPUs, and the backbone is on meta"):
+        quantise(scorer)

@@ -1,0 +1,108 @@
+"""Measure what every start costs: `dvc repro` with nothing to do, and a train stage before and after its epochs.
+
+Run from the repository root: `python benchmarks/startup.py`. Both are tried in clones of the repository's last commit,
+in a temporary folder, so nothing of this checkout is touched. Writes benchmarks/startup.md.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+CHECKPOINTS = 50  # of each training of the full study
+
+
+def run(folder: Path, *arguments: str) -> float:
+    """Run a module with this Python in a folder; return its seconds, or fail with what it said."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1", "DVC_NO_ANALYTICS": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    run.output = done.stdout
+    return time.perf_counter() - started
+
+
+def clone(folder: Path, params: str) -> Path:
+    """Clone the repository's last commit, with one of the ready-made sets of parameters."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    shutil.copy(folder / "params" / params, folder / "params.yaml")
+    return folder
+
+
+def finished_study(folder: Path) -> int:
+    """Give a clone every output that the full study would leave, as many but small; return its number of stages."""
+    from dvc.repo import Repo
+
+    clone(folder, "full.yaml")
+    run(folder, "stages.code")
+    with Repo(str(folder)) as repo:
+        stages = list(repo.index.stages)
+        for stage in stages:
+            for out in stage.outs:
+                path = Path(out.fs_path)
+                if path.suffix in (".json", ".npz"):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(path.name)
+                    continue
+                path.mkdir(parents=True, exist_ok=True)
+                if path.name == "train":
+                    (path / "checkpoints").mkdir()
+                    for epoch in range(1, CHECKPOINTS + 1):
+                        (path / "checkpoints" / f"epoch-{epoch:03d}.safetensors").write_text(f"{path} {epoch}")
+                (path / "files.txt").write_text(str(path))
+        for stage in stages:
+            for dependency in stage.deps:
+                path = Path(dependency.fs_path)
+                if not path.exists():
+                    path.write_text(str(path))
+    run(folder, "dvc", "commit", "--force", "--quiet")
+    return len(stages)
+
+
+def repro_seconds(repeats: int = 3) -> tuple[int, float]:
+    """Return the full study's stages (3 data sets, 5 variants, 10 rounds) and the seconds of an idle `dvc repro`."""
+    with tempfile.TemporaryDirectory() as folder:
+        study = Path(folder) / "study"
+        stages = finished_study(study)
+        seconds = []
+        for _ in range(repeats):
+            seconds.append(run(study, "dvc", "repro"))
+            assert "Data and pipelines are up to date." in run.output, run.output[-2000:]
+    return stages, min(seconds)
+
+
+def train_stage_seconds(repeats: int = 3) -> float:
+    """Return the seconds of a train stage of the smoke study beyond its epochs: imports, loading, MLflow, copying."""
+    with tempfile.TemporaryDirectory() as folder:
+        study = clone(Path(folder) / "study", "smoke.yaml")
+        section = yaml.safe_load((study / "params.yaml").read_text())["study"]
+        dataset, variant, number = section["datasets"][0], section["variants"][0], section["rounds"][0]
+        for stage in ("download", "preprocess", "split"):
+            run(study, f"stages.{stage}", "--dataset", dataset)
+        out = study / "runs" / dataset / variant / f"round-{number}" / "train"
+        seconds = []
+        for _ in range(repeats + 1):  # the first one creates MLflow's database
+            shutil.rmtree(study / ".work" / "train", ignore_errors=True)
+            arguments = ("--dataset", dataset, "--variant", variant, "--round", str(number))
+            whole = run(study, "stages.train", *arguments)
+            seconds.append(whole - pd.read_csv(out / "timing.csv")["seconds"].sum())
+    return min(seconds[1:])
+
+
+if __name__ == "__main__":
+    count, repro = repro_seconds()
+    sys.stdout.write(f"dvc repro without work, {count} stages: {repro:.1f} s\n")
+    sys.stdout.write(f"train stage beyond its epochs: {train_stage_seconds():.1f} s\n")
