@@ -9,7 +9,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test lint mlflow mirror benchmark clean
+.PHONY: help setup study serve test lint mlflow mirror benchmark clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,7 +32,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 study: setup ## run the whole study of params.yaml (the embedded demo by default)
 	@$(BIN)/python -m dvc repro
-	@echo; echo "Done. Read reports/study/summary.md; browse the runs with: make mlflow"
+	@echo; echo "Done. Open reports/study/index.html; browse the runs with: make mlflow; score images of your own with: $(BIN)/agiqa score PATHS"
+
+serve: setup ## score images of your own in a web page at http://127.0.0.1:8000
+	@$(BIN)/python -m pipeline.cli serve
 
 test: setup ## run the tests
 	@$(BIN)/python -m pytest
