@@ -17,6 +17,7 @@ Imports pipeline.images, pipeline.scoring.
 """
 
 import argparse
+import asyncio
 import base64
 import io
 import json
@@ -148,8 +149,12 @@ async def _uploads(request: "Request", max_bytes: int, max_files: int) -> list[t
         if not body.rstrip().endswith(b"--"):  # the parser would pass over a last part that is cut off
             raise HTTPException(400, "the form ends before its last boundary")
 
+        steps = (body[start : start + 2**20] for start in range(0, len(body), 2**20))
+
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body}
+            await asyncio.sleep(0)  # others are answered while a large form is taken apart
+            step = next(steps, b"")
+            return {"type": "http.request", "body": step, "more_body": bool(step)}
 
         async with Request(request.scope, receive).form(max_files=max_files, max_fields=max_files) as form:
             for field, value in form.multi_items():

@@ -68,6 +68,13 @@ def test_files_and_base64_score_as_the_scorer(client: TestClient, demo_scorer: S
     assert [row["raw"] for row in again["scores"]] == [row["raw"] for row in answer["scores"]]
 
 
+def test_a_form_of_several_megabytes_arrives_whole(demo_scorer: Scorer) -> None:
+    data = png(70, 70) + bytes(2_500_000)  # what follows a picture's end is passed over
+    answer = TestClient(make_app(demo_scorer)).post("/score", files=[("images", data), ("images", data)])
+    raw = [row["raw"] for row in answer.json()["scores"]]
+    np.testing.assert_allclose(raw, demo_scorer.score([data, data]).raw, atol=1e-6)
+
+
 def test_a_map_comes_as_a_grey_picture_with_its_range(
     client: TestClient, demo_scorer: Scorer, pictures: list[Path]
 ) -> None:
