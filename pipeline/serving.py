@@ -21,6 +21,8 @@ import asyncio
 import base64
 import io
 import json
+import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -239,11 +241,19 @@ def serve(
         max_bytes: See `make_app`.
         max_pixels: Likewise.
         max_files: Likewise.
+
+    Raises:
+        OSError: If the address cannot be had, such as a port that is taken.
     """
     import uvicorn
 
     app = make_app(scorer, max_bytes=max_bytes, max_pixels=max_pixels, max_files=max_files)
-    uvicorn.run(app, host=host, port=port, limit_concurrency=CONNECTIONS, server_header=False)
+    config = uvicorn.Config(app, limit_concurrency=CONNECTIONS, server_header=False, log_level="warning")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family) as listener:
+        shown = f"[{host}]" if ":" in host else host
+        sys.stderr.write(f"Score images at http://{shown}:{listener.getsockname()[1]} and stop with Ctrl-C.\n")
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 # The command
@@ -260,7 +270,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="127.0.0.1",
         help="0.0.0.0 opens it to your network, without a password (default: %(default)s)",
     )
-    add("--port", metavar="N", type=int, default=8000, help="default: %(default)s")
+    add("--port", metavar="N", type=_port, default=8000, help="0 takes a free one (default: %(default)s)")
     add(
         "--max-megabytes",
         metavar="N",
@@ -276,6 +286,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of one image (default: %(default)s)",
     )
     add("--max-files", metavar="N", type=_positive, default=MAX_FILES, help="in a request (default: %(default)s)")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to 65535")
+    return int(text)
 
 
 def _positive(text: str) -> int:

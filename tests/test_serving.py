@@ -7,14 +7,15 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -269,6 +270,14 @@ def test_the_command_refuses_limits_that_make_no_sense(capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         parser.parse_args(["--max-files", "0"])
     assert "'0' should be a whole number of 1 or more" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--port", "65536"])
+    assert "'65536' is no port: 0 to 65535" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_an_error(demo_scorer: Scorer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="already in use"):
+        serving.serve(demo_scorer, port=taken.getsockname()[1])
 
 
 # The page
@@ -277,24 +286,21 @@ def test_the_command_refuses_limits_that_make_no_sense(capsys: pytest.CaptureFix
 @pytest.fixture(scope="module")
 def address(demo_checkpoint: Path) -> Iterator[str]:
     """Run `agiqa serve` in a process of its own and return where it listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = ["--checkpoint", str(demo_checkpoint), "--port", str(port), "--max-megapixels", "1"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen([sys.executable, "-m", "pipeline.cli", "serve", *arguments], cwd=ROOT, **quiet)
+    arguments = ["--checkpoint", str(demo_checkpoint), "--port", "0", "--max-megapixels", "1"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "serve", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
     try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+        for line in server.stderr:
+            if found := re.match(r"Score images at (http://127\.0\.0\.1:\d+) and stop with Ctrl-C\.", line):
+                yield f"{found[1]}/"
                 break
-            except OSError:
-                assert server.poll() is None, "the server ended"
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/"
+        else:
+            pytest.fail("the server ended")
     finally:
-        server.terminate()
-        server.wait(20)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(20) in (0, 130)
+        server.stderr.close()
 
 
 @pytest.fixture
