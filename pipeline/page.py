@@ -256,9 +256,10 @@ def _tests(study: Study, evidence: Mapping[str, Evidence]) -> list[Block]:
     if all(found.pairs.empty for found in evidence.values()):
         return [("text", "One method alone has nothing to be compared with.")]
     rounds, pairs = study.rounds["round"].nunique(), max(len(found.pairs) for found in evidence.values())
+    resamples = max(len(draws["srcc"]) for found in evidence.values() for draws in found.draws.values())
     method = (
         f"**Method.** The SRCC difference of every pair of methods is tested by a paired bootstrap over "
-        f"prompt groups ({significance.RESAMPLES:,} resamples, the same draw for all methods and rounds): it asks "
+        f"prompt groups ({resamples:,} resamples, the same draw for all methods and rounds): it asks "
         "whether other prompts could have turned the order, and assumes that prompt groups are independent of each "
         "other; the trained models stand as they are."
     )

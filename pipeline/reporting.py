@@ -306,7 +306,7 @@ def _cross_part(study: Study, summary: pd.DataFrame) -> list[str]:
 def _evidence(study: Study, dataset: str) -> page.Evidence:
     predictions = study.predictions[study.predictions["dataset"] == dataset]
     rounds = study.rounds[study.rounds["dataset"] == dataset]
-    draws = significance.resample(predictions)
+    draws = significance.resample(predictions, significance.enough(predictions["method"].nunique()))
     return page.Evidence(draws, significance.compare(rounds, draws))
 
 

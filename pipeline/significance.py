@@ -18,7 +18,7 @@ import pandas as pd
 from scipy.special import stdtr
 
 LEVEL = 0.05  # family-wise, over all pairs of one data set
-RESAMPLES = 2000
+RESAMPLES = 2000  # at least; see `enough`
 KENDALL_RESAMPLES = 400  # Kendall's pairs cost the square of the images
 METRICS = ("srcc", "plcc", "krcc", "rmse")
 
@@ -60,6 +60,16 @@ def resample(predictions: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 
             with np.errstate(invalid="ignore"):  # a resample may hold no image of this round
                 scores["rmse"].append(np.sqrt((fitted - mos) ** 2 @ weights / weights.sum(axis=0)))
     return {name: {metric: _mean(values) for metric, values in scores.items()} for name, scores in found.items()}
+
+
+def enough(methods: int) -> int:
+    """Return how many resamples the tests between so many methods need.
+
+    The smallest p that B resamples can give is 2 / (B + 1). Times the number of pairs, Holm's first step, it must stay
+    well below LEVEL, or no difference however large could be found.
+    """
+    pairs = methods * (methods - 1) // 2
+    return max(RESAMPLES, math.ceil(4 * pairs / LEVEL))
 
 
 def interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:

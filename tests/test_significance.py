@@ -110,14 +110,23 @@ def test_holm_by_hand() -> None:
     assert holm(np.array([])).shape == (0,)
 
 
+@pytest.mark.parametrize("methods", [1, 2, 7, 12, 20])
+def test_there_are_enough_resamples_to_find_a_difference(methods: int) -> None:
+    count = significance.enough(methods)
+    assert count >= significance.RESAMPLES
+    pairs = methods * (methods - 1) // 2
+    assert bootstrap_p(np.ones(count)) * pairs <= significance.LEVEL / 2
+
+
 def test_methods_of_unequal_rounds_are_refused() -> None:
     predictions, rounds = made(rounds=2, a=0.3, b=2.0)
     with pytest.raises(ValueError, match="b lacks a round that another method has: a paired test needs the same"):
         compare(rounds.iloc[:-1], resample(predictions))
 
 
-def test_the_interval_covers_the_truth() -> None:
+def test_the_interval_covers_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images of one group share an error; 95 % intervals over groups hold the population's SRCC about that often."""
+    monkeypatch.setattr(significance, "KENDALL_RESAMPLES", 1)  # not looked at here
     rng = np.random.default_rng(1)
     covered = 0
     for trial in range(120):
