@@ -81,6 +81,10 @@ def write_report(
     texts = {
         file: table.to_csv(index=False, na_rep=words.ABSENT, float_format="%.6g") for file, table in tables.items()
     }
+    texts |= {
+        f"plots/{dataset}-{method}.csv": rows.to_csv(index=False, float_format="%.6g")
+        for dataset, method, rows in mean_curves(study.history)
+    }
     texts["metrics.json"] = json.dumps(metrics_tree(summary), indent=2, allow_nan=False) + "\n"
     texts["summary.md"] = markdown(study, summary, differences, name, generated)
     evidence = {dataset: _evidence(study, dataset) for dataset in tqdm(datasets, "resampling", unit="data set")}
@@ -97,7 +101,7 @@ def write_report(
         write_atomically(out / file, text.encode())
     written = [out / file for file in texts] + [out / f"{f.name}{suffix}" for f in drawn for suffix in (".png", ".svg")]
     patterns = [f"{kind}{end}" for kind in OURS for end in (".png", ".svg", "-*.png", "-*.svg")]
-    for pattern in (*patterns, *(f"tables/*.{suffix}" for suffix in ("csv", "md", "tex"))):
+    for pattern in (*patterns, "plots/*.csv", *(f"tables/*.{suffix}" for suffix in ("csv", "md", "tex"))):
         for stale in set(out.glob(pattern)) - set(written):
             stale.unlink()
     return sorted(written)
@@ -308,6 +312,15 @@ def _evidence(study: Study, dataset: str) -> page.Evidence:
     rounds = study.rounds[study.rounds["dataset"] == dataset]
     draws = significance.resample(predictions, significance.enough(predictions["method"].nunique()))
     return page.Evidence(draws, significance.compare(rounds, draws))
+
+
+def mean_curves(history: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
+    """Return data set, variant, and its epochs' train_srcc and validation_srcc, mean over the rounds that got there."""
+    columns = ["train_srcc", "validation_srcc"]
+    return [
+        (str(dataset), str(method), rows.groupby("epoch", as_index=False)[columns].mean())
+        for (dataset, method), rows in history.groupby(["dataset", "method"], sort=False)
+    ]
 
 
 def _tables(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from pipeline.scoring import Scorer
 
-PAGE = Path(__file__).with_name("page.html")
+PAGE = Path(__file__).with_name("serving.html")
 MAX_BYTES, MAX_PIXELS, MAX_FILES = 64 * 2**20, 64_000_000, 32
 MAP_SIDE = 512  # pixels of a quality map's longest side; its detail is a window's stride, far coarser
 CONNECTIONS = 32  # at once; more are told 503. Bodies that wait for the scorer so take no more than 2 GiB

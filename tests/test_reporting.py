@@ -10,7 +10,7 @@ import pytest
 from made_study import make_study
 
 from pipeline.published import published_for
-from pipeline.reporting import overlap_sentence, write_report
+from pipeline.reporting import mean_curves, overlap_sentence, write_report
 
 FEW = ("dcmpln", "shuffled", "clip_iqa")
 
@@ -113,3 +113,16 @@ def test_the_first_sentence_claims_what_the_intervals_carry(low: float, expected
         }
     )  # fmt: skip
     assert overlap_sentence(table).endswith(expected)
+
+
+def test_mean_curves_by_hand() -> None:
+    history = pd.DataFrame(
+        {
+            "dataset": "demo", "method": "dcmpln", "round": [0, 0, 1], "epoch": [1, 2, 1],
+            "train_srcc": [0.1, 0.2, 0.3], "validation_srcc": [0.4, 0.5, 0.8], "loss": 1.0,
+        }
+    )  # fmt: skip
+    ((dataset, method, rows),) = mean_curves(history)
+    assert (dataset, method) == ("demo", "dcmpln")
+    assert rows["train_srcc"].tolist() == pytest.approx([0.2, 0.2])
+    assert rows["validation_srcc"].tolist() == pytest.approx([0.6, 0.5])  # one round alone reached the second epoch
