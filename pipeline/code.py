@@ -37,6 +37,8 @@ def imported(path: Path, root: Path) -> set[str]:
 def code_of(script: Path) -> dict[str, str]:
     """Return the md5 of a script and of every module that it imports, directly or not, by path.
 
+    A file that is named as a module, such as page.html.j2 beside page.py, is part of it.
+
     Args:
         script: Relative to the repository root, which is the working folder, such as stages/train.py.
     """
@@ -44,6 +46,7 @@ def code_of(script: Path) -> dict[str, str]:
     while waiting:
         name = waiting.pop()
         if name not in found and name not in EXEMPT:
-            found[name] = file_md5(root / name)
+            path = root / name
+            found |= {part.as_posix(): file_md5(part) for part in path.parent.glob(f"{path.stem}.*") if part.is_file()}
             waiting += imported(root / name, root)
     return dict(sorted(found.items()))

@@ -44,3 +44,19 @@ def test_imports_that_cannot_be_followed_are_refused(repository: Path, text: str
     (repository / "stages/run.py").write_text(text)
     with pytest.raises(ValueError, match=re.escape(message)):
         imported(Path("stages/run.py"), Path())
+
+
+def test_a_template_beside_its_module_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in (
+        ("stages/report.py", "from pipeline import page\n"),
+        ("pipeline/page.py", ""),
+        ("pipeline/page.html.j2", "one"),
+        ("pipeline/pages.py", ""),
+    ):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
+    first = code_of(Path("stages/report.py"))
+    assert set(first) == {"stages/report.py", "pipeline/page.py", "pipeline/page.html.j2"}
+    Path("pipeline/page.html.j2").write_text("two")
+    assert code_of(Path("stages/report.py")) != first
