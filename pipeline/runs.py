@@ -35,7 +35,10 @@ def leaks(split_rule: str, select_on: str | None) -> list[str]:
 
 
 def provenance() -> dict[str, Any]:
-    """Return the code's git commit, whether the tree is dirty, and DVC's experiment name, each None where unknown."""
+    """Return the code's git commit, whether the tree is dirty, and DVC's experiment name, each None where unknown.
+
+    dvc.lock does not count: DVC writes it after every stage, so that it is nearly never committed while one runs.
+    """
 
     def git(*arguments: str) -> str | None:
         try:
@@ -44,7 +47,7 @@ def provenance() -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    status = git("status", "--porcelain")
+    status = git("status", "--porcelain", "--", ":(top,exclude)dvc.lock")
     return {
         "git_commit": git("rev-parse", "HEAD"),
         "git_dirty": None if status is None else bool(status),

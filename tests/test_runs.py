@@ -95,3 +95,23 @@ def test_time_counts_from_the_first_start(tmp_path: Path) -> None:
     run = runs.begin(tmp_path, {"device": "cpu"}, "demo")
     assert (run["run_id"], run["device"], run["experiment"]) == ("x", "cpu", "demo")
     assert runs.end(run)["seconds"] > 1e6
+
+
+def test_a_lock_of_dvcs_does_not_make_the_code_dirty(in_tmp: Path) -> None:
+    def git(*words: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(["git", *identity, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    Path("params.yaml").write_text("one: 1\n")
+    git("add", "params.yaml")
+    git("commit", "-qm", "first")
+    Path("dvc.lock").write_text("schema: '2.0'\n")
+    assert (runs.provenance()["git_commit"], runs.provenance()["git_dirty"]) == (git("rev-parse", "HEAD"), False)
+    Path("params.yaml").write_text("one: 2\n")
+    assert runs.provenance()["git_dirty"] is True
+
+
+def test_outside_git_nothing_is_said_of_the_code(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(in_tmp.parent))
+    assert (runs.provenance()["git_commit"], runs.provenance()["git_dirty"]) == (None, None)
