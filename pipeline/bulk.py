@@ -109,7 +109,9 @@ def _score_block(
     waiting: deque[tuple[int, int, int, np.ndarray | None]] = deque()
 
     def usable() -> Iterator[np.ndarray]:
-        for number, result in enumerate(opened):
+        number = -1
+        for result in opened:  # not enumerate, which would hold every image until the next one is there
+            number += 1
             if isinstance(result, ImageError):
                 found[number] = Row(block[number].path, error=result.reason)
                 advance(1)
@@ -121,15 +123,14 @@ def _score_block(
             del result  # so that a huge image is gone before the next one is opened
             yield handed.pop()
 
-    for raw, drawn in scorer.stream(usable(), quality_maps=maps is not None, batch=batch):
+    for raw, drawn in scorer.stream(usable(), quality_maps=maps is not None, map_side=MAP_SIDE, batch=batch):
         number, width, height, small = waiting.popleft()
         path, picture = block[number].path, None
         raw = round(raw, 6)
         score = round(float(scorer.to_mos(np.float64(raw))), 6)
         if maps is not None:
             target = maps / (os.path.relpath(os.path.abspath(path), base) + ".png")
-            step = max(1, -(-max(height, width) // MAP_SIDE))
-            write_atomically(target, draw_map(small, drawn[::step, ::step], scorer.to_mos))
+            write_atomically(target, draw_map(small, drawn, scorer.to_mos))
             picture = str(target)
         found[number] = Row(path, score, raw, width, height, None, picture)
         advance(1)

@@ -51,6 +51,8 @@ ELSEWHERE = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
+    # Blocks beyond malloc's threshold go back to the system at once: a huge image, once scored, holds no memory.
+    os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser(arguments[0] if arguments else "")
     options = parser.parse_args(arguments)

@@ -290,7 +290,7 @@ def quality_map(
     return lay_out(scores, *large.shape[:2], rule)
 
 
-def lay_out(scores: np.ndarray, height: int, width: int, rule: WindowRule) -> np.ndarray:
+def lay_out(scores: np.ndarray, height: int, width: int, rule: WindowRule, step: int = 1) -> np.ndarray:
     """Return one image's window scores laid back on it; see `quality_map`.
 
     Args:
@@ -298,20 +298,25 @@ def lay_out(scores: np.ndarray, height: int, width: int, rule: WindowRule) -> np
         height: Of the image in pixels, after enlarging.
         width: Likewise.
         rule: The window rule.
+        step: Take every so many-th row and column only, which spares memory; shape (ceil(H' / step), ceil(W' / step)).
     """
     origins = window_origins(height, width, rule)
     tops, lefts = sorted({top for top, _ in origins}), sorted({left for _, left in origins})
     # Windows stand on a grid, so how many cover a pixel is a product of two counts, and sums grow by whole rows.
-    sums = np.zeros((height, width), np.float32)
-    down, across = np.zeros(height, np.float32), np.zeros(width, np.float32)
+    sums = np.zeros((-(-height // step), -(-width // step)), np.float32)
+    down, across = (np.zeros(side, np.float32) for side in sums.shape)
+
+    def covered(start: int) -> slice:
+        return slice(-(-start // step), -(-(start + rule.size) // step))
+
     for left in lefts:
-        across[left : left + rule.size] += 1
+        across[covered(left)] += 1
     for top, row in zip(tops, np.reshape(scores, (len(tops), len(lefts))), strict=True):
-        line = np.zeros(width)
+        line = np.zeros(len(across))
         for left, score in zip(lefts, row, strict=True):
-            line[left : left + rule.size] += score
-        sums[top : top + rule.size] += line
-        down[top : top + rule.size] += 1
+            line[covered(left)] += score
+        sums[covered(top)] += line
+        down[covered(top)] += 1
     with np.errstate(invalid="ignore"):
         sums /= down[:, None]
         sums /= across

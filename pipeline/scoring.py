@@ -13,6 +13,7 @@ pipeline.runs, pipeline.tracking.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,12 @@ class Scorer:
                 raise ImageError(error.reason, name) from None
 
     def stream(
-        self, images: Iterable[np.ndarray], *, quality_maps: bool = False, batch: int | None = None
+        self,
+        images: Iterable[np.ndarray],
+        *,
+        quality_maps: bool = False,
+        map_side: int | None = None,
+        batch: int | None = None,
     ) -> Iterator[tuple[float, np.ndarray | None]]:
         """Yield each image's raw score and, if asked for, its quality map, as soon as they are known.
 
@@ -156,40 +162,45 @@ class Scorer:
         Args:
             images: Each (H, W, 3), uint8, from `open`.
             quality_maps: As `score`.
+            map_side: Longest side of a map: of a larger image it holds every n-th row and column, with the least n that
+                suffices. None: every pixel.
             batch: Windows a forward pass; None takes what suits the device.
         """
         batch = batch or SCORING_BATCH[self.device.type]
         group: list[np.ndarray] = []
         held = 0
+
+        def results() -> deque[tuple[float, np.ndarray | None]]:
+            found = window_scores(
+                self.folded, group, self.rule, device=self.device, batch=batch, autocast=self.autocast
+            )
+            drawn = [self._map(*pair, map_side) if quality_maps else None for pair in zip(found, group, strict=True)]
+            group.clear()
+            return deque(zip((float(scores.mean()) for scores in found), drawn, strict=True))
+
         for pixels in images:
             count = len(window_origins(*enlarged_sides(*pixels.shape[:2], self.rule.size), self.rule))
             if group and held + count > batch:
-                results = self._results(group, quality_maps, batch)
-                group, held = [], 0
-                yield from results
+                done, held = results(), 0
+                while done:
+                    yield done.popleft()
             group.append(pixels)
             held += count
             del pixels  # so that a huge image is gone before the next one is opened
             if held >= batch:
-                results = self._results(group, quality_maps, batch)
-                group, held = [], 0
-                yield from results
-        if group:
-            yield from self._results(group, quality_maps, batch)
+                done, held = results(), 0
+                while done:
+                    yield done.popleft()
+        yield from results()
 
-    def _results(
-        self, group: list[np.ndarray], quality_maps: bool, batch: int
-    ) -> list[tuple[float, np.ndarray | None]]:
-        found = window_scores(self.folded, group, self.rule, device=self.device, batch=batch, autocast=self.autocast)
-        drawn = [self._map(*pair) if quality_maps else None for pair in zip(found, group, strict=True)]
-        return [(float(scores.mean()), one) for scores, one in zip(found, drawn, strict=True)]
-
-    def _map(self, scores: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    def _map(self, scores: np.ndarray, pixels: np.ndarray, side: int | None) -> np.ndarray:
         height, width = pixels.shape[:2]
-        drawn = lay_out(scores, *enlarged_sides(height, width, self.rule.size), self.rule)
-        if drawn.shape != (height, width):
-            drawn = np.asarray(Image.fromarray(drawn).resize((width, height), Image.Resampling.BOX))
-        return drawn
+        step = 1 if side is None else max(1, -(-max(height, width) // side))
+        tall, wide = enlarged_sides(height, width, self.rule.size)
+        if (tall, wide) == (height, width):
+            return lay_out(scores, height, width, self.rule, step)
+        drawn = Image.fromarray(lay_out(scores, tall, wide, self.rule))
+        return np.asarray(drawn.resize((width, height), Image.Resampling.BOX))[::step, ::step]
 
 
 def load_scorer(

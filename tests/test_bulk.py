@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +138,21 @@ def test_the_journal_takes_any_name(in_tmp: Path) -> None:
     assert journal.rows_of([Item(row.image)]) == [row]
     journal.close(delete=False)
     assert re.fullmatch(rb"[ -~\n]+", Path("j").read_bytes())
+
+
+def test_a_huge_image_is_gone_before_the_next_is_opened(
+    scorer: Scorer, items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "AHEAD_PIXELS", 1)  # every image counts as huge
+    original, alive = Scorer.open, []
+
+    def watched(self: Scorer, path: str, **options: object) -> np.ndarray:
+        assert not any(reference() is not None for reference in alive), path
+        pixels = original(self, path, **options)
+        alive.append(weakref.ref(pixels))
+        return pixels
+
+    monkeypatch.setattr(Scorer, "open", watched)
+    rows = list(score_files(scorer, items[10:19], batch=1, maps=Path("maps")))
+    assert len(alive) == 9
+    assert [row.error for row in rows] == [None] * 9

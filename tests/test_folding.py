@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 
 from pipeline import folding
 from pipeline.backbone import Backbone
-from pipeline.folding import fold, image_scores, quality_map, quantise, window_scores
+from pipeline.folding import fold, image_scores, lay_out, quality_map, quantise, window_scores
 from pipeline.images import WindowRule, cut, normalise, spread, window_origins
 from pipeline.model import DCMPLN
 
@@ -134,6 +134,9 @@ def test_a_quality_map_is_the_mean_over_the_windows_of_a_pixel(tiny_backbone: Ba
     found = quality_map(scorer, pixels, rule, batch=7)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert np.isnan(found).any() == (cover == "reference")
+    scores = window_scores(scorer, [pixels], rule)[0]
+    for step in (2, 3, 7, 40):
+        np.testing.assert_allclose(lay_out(scores, 70, 90, rule, step), expected[::step, ::step], atol=1e-6)
 
 
 @pytest.mark.parametrize("depth", [1, 3])

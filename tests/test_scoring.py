@@ -47,6 +47,10 @@ def test_scores_are_the_librarys_on_both_scales(scorer: Scorer) -> None:
     for image, drawn in zip(images, scores.maps, strict=True):
         assert drawn.shape == image.shape[:2]
     np.testing.assert_allclose(scores.maps[2], quality_map(scorer.folded, images[2], RULE), atol=1e-6)
+    small = [drawn for _, drawn in scorer.stream(images, quality_maps=True, map_side=30)]
+    for whole, drawn in zip(scores.maps, small, strict=True):
+        step = -(-max(whole.shape) // 30)
+        np.testing.assert_allclose(drawn, whole[::step, ::step], atol=1e-6)
     assert abs(scores.maps[0].mean() - scores.raw[0]) < 0.1  # enlarged for scoring, and the map made small again
 
 
