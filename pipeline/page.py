@@ -225,7 +225,7 @@ def _verdict(rows: pd.DataFrame, evidence: Evidence, generated: bool) -> dict[st
         proof = "beats" if baseline["method"] in outcomes["loss"] else "scores higher than"
         sentences.append(
             f"**The baseline `{baseline['method']}` {proof} every variant**: SRCC "
-            f"{words.spread(baseline['srcc_mean'], baseline['srcc_std'])}"
+            f"{_score(baseline)}"
             + ("." if proof == "beats" else ", a difference to the best that the tests do not confirm.")
         )
     shown = [f"ahead of {words.listed(outcomes['win'])}"] if outcomes["win"] else []
@@ -246,10 +246,16 @@ def _verdict(rows: pd.DataFrame, evidence: Evidence, generated: bool) -> dict[st
     return {
         "dataset": dataset,
         "method": method,
-        "score": f"SRCC {words.spread(best['srcc_mean'], best['srcc_std'])}",
+        "score": f"SRCC {_score(best)}",
         "bounds": f"the best variant; {'; '.join(bounds)}",
         "sentences": [*sentences, *words.caveats(rows, generated)[: 1 if generated else 0]],
     }
+
+
+def _score(row: dict[str, Any]) -> str:
+    """Mean SRCC, with its spread where there is one."""
+    alone = pd.isna(row["srcc_std"])
+    return words.figure(row["srcc_mean"]) if alone else words.spread(row["srcc_mean"], row["srcc_std"])
 
 
 def _tests(study: Study, evidence: Mapping[str, Evidence]) -> list[Block]:

@@ -348,7 +348,7 @@ def binned(
                 axes.set_aspect("equal")
             axes.errorbar(rows["x"], rows["y"], 2 * rows["error"], color=BLUE, marker="o", ms=4, lw=1.4, elinewidth=1)
             axes.set_title(method)
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=3))
             axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
         handles = [_key("mean of a bin, ± 2 standard errors", color=BLUE, marker="o", ms=4, lw=1.4)]
         handles += [_key("perfect calibration", color=GREY, lw=1, ls=":")] if identity else []
