@@ -53,7 +53,7 @@ mirror: setup ## rebuild MLflow's database from the files
 	@$(BIN)/python -m stages.mirror
 
 benchmark: setup ## time scoring and training against the predecessor's procedure, plain open_clip and the machine's rate
-	@$(BIN)/python benchmarks/speed.py
+	@$(BIN)/python benchmarks/speed.py && $(BIN)/python benchmarks/startup.py
 
 clean: ## remove caches and resume states; keeps data, runs and reports
 	@rm -rf .work .pytest_cache .ruff_cache build && find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -452,7 +452,7 @@ def log_champion(
             if not client.search_registered_models(f"name = '{name}'"):
                 client.create_registered_model(name, description=f"Scorers trained on {record['dataset']}.")
             registered = client.create_model_version(
-                name, f"models:/{model.model_id}", run_id=run_id, tags=tags, model_id=model.model_id,
+                name, model.artifact_location, run_id=run_id, tags=tags, model_id=model.model_id,
                 description=f"{_run_name(record)}, epoch {record['selected_epoch']}. Backbone "
                 f"{record['backbone'].get('name')} with {record['backbone'].get('origin')} weights.",
             )  # fmt: skip
