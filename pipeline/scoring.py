@@ -28,7 +28,7 @@ from pipeline.backbone import rebuild_backbone
 from pipeline.champions import find_champion
 from pipeline.checkpoint import load_checkpoint, read_record
 from pipeline.fast import fast_tower
-from pipeline.folding import SCORING_BATCH, FoldedScorer, lay_out, window_scores
+from pipeline.folding import SCORING_BATCH, FoldedScorer, lay_out, quantise, window_scores
 from pipeline.images import MOST_PIXELS, ImageError, WindowRule, enlarged_sides, open_image, window_origins
 from pipeline.runs import repository_root
 from pipeline.tracking import fetch_checkpoint
@@ -210,6 +210,7 @@ def load_scorer(
     backbone_file: str | Path | None = None,
     root: str | Path | None = None,
     bfloat16: bool = False,
+    int8: bool = False,
 ) -> Scorer:
     """Load a scorer.
 
@@ -221,19 +222,27 @@ def load_scorer(
         root: Folder of the study, with `runs/` and MLflow's store; None takes the working folder, or this repository
             if the working folder has no study.
         bfloat16: Run the image tower in bfloat16: faster on GPUs, and scores drift in the third decimal.
+        int8: Run the image tower in int8: faster on CPUs with int8 units, and scores drift in the third decimal; they
+            depend a little on what is scored in the same forward pass, too.
 
     Raises:
         ChampionError: If `auto` finds no champion.
         CheckpointError: If the checkpoint is missing, damaged or of another kind.
         BackboneError: If the towers' weights are missing, or others than the checkpoint was trained with.
-        ScoringError: If the device is unknown or not there, or an MLflow URI leads to no checkpoint.
+        ScoringError: If the device is unknown or not there, an MLflow URI leads to no checkpoint, or int8 is asked for
+            on a GPU or beside bfloat16.
     """
     chosen = _device(device)
+    if int8 and (bfloat16 or chosen.type != "cpu"):
+        raise ScoringError(
+            f"int8 is for CPUs and goes without bfloat16; the device is {chosen.type}, bfloat16 {bfloat16}"
+        )
     base = _root(root)
     path = find_checkpoint(checkpoint, base)
     folders = list(dict.fromkeys([base, REPOSITORY, path.resolve().parent]))
     backbone = rebuild_backbone(read_record(path)["backbone"], file=backbone_file, folders=folders).to(chosen)
     folded, rule, record = load_checkpoint(path, backbone)
+    folded = quantise(folded) if int8 else folded
     fast_tower(backbone)  # made now, so that no thread finds it half made
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()

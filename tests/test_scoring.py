@@ -142,3 +142,11 @@ def test_asking_for_the_package_costs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=ROOT)
     with pytest.raises(AttributeError, match="has no attribute 'load_scorers'"):
         pipeline.load_scorers  # noqa: B018 (asking is the test)
+
+
+def test_int8_stays_close_and_is_refused_beside_bfloat16(tiny_checkpoint: Path, scorer: Scorer) -> None:
+    small = load_scorer(tiny_checkpoint, device="cpu", int8=True)
+    exact, found = scorer.score(pictures()).raw, small.score(pictures()).raw
+    assert 0 < np.abs(exact - found).max() < 0.01
+    with pytest.raises(ScoringError, match="int8 is for CPUs and goes without bfloat16"):
+        load_scorer(tiny_checkpoint, device="cpu", int8=True, bfloat16=True)
