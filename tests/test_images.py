@@ -3,6 +3,8 @@
 import io
 import os
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -225,7 +227,9 @@ def test_every_kind_of_source_gives_the_same_pixels(tmp_path: Path) -> None:
 
 def test_what_is_no_image_is_told_in_plain_words(tmp_path: Path) -> None:
     whole = encoded(Image.fromarray(picture(200, 200)), "JPEG")
-    flat = encoded(Image.new("1", (30_000, 30_000)), "PNG")
+    claimed = b"\x89PNG\r\n\x1a\n"  # 900 million pixels, if one believes it
+    for kind, data in ((b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)), (b"IDAT", b"")):
+        claimed += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     for content, message in {
         b"": "is empty (0 bytes)",
         b"\n<!DOCTYPE html><html>": "is a web page saved under an image's name, not an image of pixels",
@@ -234,7 +238,7 @@ def test_what_is_no_image_is_told_in_plain_words(tmp_path: Path) -> None:
         b"%!PS-Adobe-3.0 EPSF-3.0\n": "is a document, an archive or a film",  # Pillow would call Ghostscript
         b"\0\0\0\x18ftypheic\0\0\0\0": "is HEIC, which this Pillow does not read",
         whole[: len(whole) // 2]: "is cut off: image file is truncated",
-        flat: "may be a decompression bomb",
+        claimed: "may be a decompression bomb",
     }.items():
         with pytest.raises(ImageError, match=re.escape(message)):
             open_image(content)
