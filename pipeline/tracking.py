@@ -132,7 +132,8 @@ def _client(uri: str) -> "MlflowClient | Exception":
         try:
             if uri.startswith("sqlite:///"):
                 _create_database(Path(uri.removeprefix("sqlite:///")))
-            return MlflowClient(uri)
+            # Named, or MLflow would take whatever registry this process, if it uses MLflow itself, has set for all.
+            return MlflowClient(uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
         except Exception as error:  # raised by every later call, too
             return error
 

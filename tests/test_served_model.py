@@ -62,12 +62,15 @@ def study(demo_checkpoint: Path, program_file: Path, tmp_path_factory: pytest.Te
 
 
 @pytest.fixture(scope="module")
-def model(study: Path) -> Any:
+def model(study: Path) -> Iterator[Any]:
     import mlflow
 
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     mlflow.set_registry_uri(os.environ["MLFLOW_TRACKING_URI"])
-    return mlflow.pyfunc.load_model("models:/agiqa-demo@champion")
+    yield mlflow.pyfunc.load_model("models:/agiqa-demo@champion")
+    mlflow.set_registry_uri("")  # other tests have stores of their own
+    os.environ.pop("MLFLOW_REGISTRY_URI")  # which MLflow sets for its children and leaves behind
+    mlflow.set_tracking_uri(None)
 
 
 def test_paths_bytes_and_base64_score_as_the_scorer(model: Any, demo_scorer: Scorer, pictures: list[Path]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from pipeline import tracking
+from pipeline.params import Study
 
 STUDY = "small"
 HISTORY = [
@@ -502,8 +503,10 @@ def test_the_documented_command_rebuilds_a_deleted_database(
 ) -> None:
     from stages import mirror
 
-    study = SimpleNamespace(name=STUDY, datasets=["demo"], methods=["dcmpln"], rounds=[0, 1])
+    study = Study(name=STUDY, datasets=["demo"], variants=["dcmpln"], baselines=[], rounds=[0, 1], audit=[])
     monkeypatch.setattr(mirror, "load_params", lambda path: SimpleNamespace(study=study))
+    champions = {"agiqa-demo": "1"}  # tests/test_registration.py and test_served_model.py have the real ones
+    monkeypatch.setattr(mirror, "register_champions", lambda *words, **options: champions)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.chdir(root)
     with pytest.raises(
@@ -515,6 +518,7 @@ def test_the_documented_command_rebuilds_a_deleted_database(
     mirror.main([])
     added = "1 created, 3 epochs, 1 evaluations, 0 reports"
     assert f"experiment 'small' in sqlite:///{root}/mlflow.db: 1 runs on disk, added: {added}" in caplog.messages
+    assert "models:/agiqa-demo@champion is version 1" in caplog.messages
 
 
 def test_two_processes_fill_one_store(root: Path) -> None:
