@@ -36,7 +36,7 @@ def stage(name: str, **arguments: object) -> None:
 
 def write_params(folder: Path, tiny_config: Path, **changes: Any) -> None:
     raw = yaml.safe_load((ROOT / "params" / "demo.yaml").read_text())
-    raw["study"] |= {"name": "tiny", "datasets": ["demo"], "variants": list(VARIANTS), "rounds": [0, 1]}
+    raw["study"] |= {"name": "tiny", "variants": list(VARIANTS), "rounds": [0, 1], "audit": ["dcmpln"]}
     raw["demo"] = {"seed": 3, "prompts": 14, "size": 64}
     raw["split"]["validation_fraction"] = 0.25
     raw["backbone"] |= {"name": "tiny-vit", "config": str(tiny_config), "file": None, "origin": None}
