@@ -44,7 +44,7 @@ def write_report(
     Args:
         out: Folder to write. index.html, the page; tables/, its tables as CSV, Markdown and LaTeX; summary.md, text for
             a README; summary.csv, rounds.csv, generators.csv, differences.csv, cross.csv, curves.csv, timing.csv,
-            metrics.json; and the figures as PNG and SVG. Figures and tables of data sets that an earlier report knew
+            metrics.json; srcc.json, the few of them that fit `dvc exp show`; and the figures as PNG and SVG. Figures and tables of data sets that an earlier report knew
             are removed; other files are left alone.
         name: Name of the study.
         datasets: Names of the study's data sets.
@@ -85,7 +85,12 @@ def write_report(
         f"plots/{dataset}-{method}.csv": rows.to_csv(index=False, float_format="%.6g")
         for dataset, method, rows in mean_curves(study.history)
     }
-    texts["metrics.json"] = json.dumps(metrics_tree(summary), indent=2, allow_nan=False) + "\n"
+    numbers = metrics_tree(summary)
+    texts["metrics.json"] = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
+    srcc = {
+        dataset: {method: round(row["srcc"], 4) for method, row in rows.items()} for dataset, rows in numbers.items()
+    }
+    texts["srcc.json"] = json.dumps(srcc, indent=2, allow_nan=False) + "\n"
     texts["summary.md"] = markdown(study, summary, differences, name, generated)
     evidence = {dataset: _evidence(study, dataset) for dataset in tqdm(datasets, "resampling", unit="data set")}
     shown = _tables(study, summary, differences, evidence, generated)
