@@ -43,9 +43,10 @@ def write_report(
 
     Args:
         out: Folder to write. index.html, the page; tables/, its tables as CSV, Markdown and LaTeX; summary.md, text for
-            a README; summary.csv, rounds.csv, generators.csv, differences.csv, cross.csv, curves.csv, timing.csv,
-            metrics.json; srcc.json, the few of them that fit `dvc exp show`; and the figures as PNG and SVG. Figures and tables of data sets that an earlier report knew
-            are removed; other files are left alone.
+            a README; plots/, the mean curve of each variant for DVC's viewers; summary.csv, rounds.csv,
+            generators.csv, differences.csv, cross.csv, curves.csv, timing.csv, metrics.json; srcc.json, the few of its
+            numbers that fit `dvc exp show`; and the figures as PNG and SVG. Figures and tables of data sets that an
+            earlier report knew are removed; other files are left alone.
         name: Name of the study.
         datasets: Names of the study's data sets.
         methods: Variants and baselines.
