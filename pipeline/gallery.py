@@ -16,7 +16,7 @@ from pipeline.metrics import fit_logistic
 
 SIDE = 256  # pixels of a picture's longer side
 LOW_COLOUR, HIGH_COLOUR = (213, 94, 0), (0, 114, 178)  # vermillion and blue, which colour-blind readers tell apart
-STRONGEST = 0.7  # opacity of the map at either end of its range
+STRONGEST = 0.45  # opacity of the map at either end of its range
 
 
 def choose(predictions: pd.DataFrame, count: int) -> pd.DataFrame:

@@ -47,12 +47,12 @@ def test_no_more_than_there_is() -> None:
 def test_colours_by_hand() -> None:
     found = colours(np.array([[0.0, 0.5, 1.0, 0.75, np.nan, 7.0]]), 0.0, 1.0)[0]
     assert found.tolist() == [
-        [*LOW_COLOUR, 178],  # 0.7 x 255, at the low end
+        [*LOW_COLOUR, 115],  # 0.45 x 255, at the low end
         [*HIGH_COLOUR, 0],  # the middle is clear
-        [*HIGH_COLOUR, 178],
-        [*HIGH_COLOUR, 89],
+        [*HIGH_COLOUR, 115],
+        [*HIGH_COLOUR, 57],
         [*HIGH_COLOUR, 0],  # where there is no score
-        [*HIGH_COLOUR, 178],  # beyond the range
+        [*HIGH_COLOUR, 115],  # beyond the range
     ]
 
 
