@@ -99,6 +99,14 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
     assert load_params(tmp_path / "params.yaml").train.learning_rate == 5e-4
 
 
+def test_off_is_a_word_and_true_is_not(tmp_path: Path) -> None:
+    """YAML 1.1 would read off as false; `dvc exp run -S` writes the file without quotes."""
+    text = (ROOT / "params" / "demo.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("  amp: auto", "  amp: off"))
+    train = load_params(tmp_path / "params.yaml").train
+    assert (train.amp, train.compile, train.flip) == ("off", "off", True)
+
+
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     text = (ROOT / "params" / "demo.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text.replace("  epochs: 4\n", "  epochs: 4\n  epochs: 7\n"))
