@@ -362,7 +362,8 @@ def load_backbone(
         except RuntimeError as error:
             raise BackboneError(_cannot_load(open_clip, name, pretrained, error)) from error
     try:
-        tokenizer = open_clip.get_tokenizer(name)
+        with _quiet_open_clip():
+            tokenizer = open_clip.get_tokenizer(name)
     except ImportError as error:
         raise BackboneError(f"the tokenizer of {name} needs a package that is missing: {error}") from error
     vocabulary = None
