@@ -5,7 +5,7 @@ pipeline.checkpoint, pipeline.files, pipeline.folding, pipeline.images, pipeline
 pipeline.rounds, pipeline.runs, pipeline.training.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -254,14 +254,16 @@ class Judge:
         backbone = make_backbone(params).to(choose_device(params.train.device, params.train.threads))
         return cls(params, record, train_folder, backbone, make_window_rule(params, backbone))
 
-    def pixels(self, image_id: str) -> np.ndarray:
-        """Return an image of the training's own data set, shape (H, W, 3), uint8."""
+    def images(self) -> Callable[[str], np.ndarray]:
+        """Return what gives an image of the training's own data set, shape (H, W, 3), uint8, by its id."""
         manifest, pack = open_prepared(input_paths(self.record["dataset"], self.record["round"])[0].parent)
-        return pack[int(np.flatnonzero(manifest["image_id"] == image_id)[0])]
+        rows = {name: row for row, name in enumerate(manifest["image_id"])}
+        return lambda image_id: pack[rows[image_id]]
 
-    def quality_map(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the selected epoch's scores laid on an image; see `pipeline.folding.quality_map`."""
-        return quality_map(self.scorer(), pixels, self.rule, self.backbone.logit_scale.device)
+    def quality_maps(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Return what lays the selected epoch's scores on an image; see `pipeline.folding.quality_map`."""
+        scorer, device = self.scorer(), self.backbone.logit_scale.device
+        return lambda pixels: quality_map(scorer, pixels, self.rule, device)
 
     def scorer(self, epoch: int | None = None) -> FoldedScorer:
         """Return the scorer of an epoch; None takes the selected one."""

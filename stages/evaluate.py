@@ -74,7 +74,7 @@ def _methods(params: Params, record: Mapping[str, Any], train_folder: Path) -> t
 
         judge = study.Judge.of(params, record, train_folder)
         return judge.scores, lambda folder, table: gallery.write_gallery(
-            folder, table, params.evaluate.gallery, judge.pixels, judge.quality_map
+            folder, table, params.evaluate.gallery, judge.images(), judge.quality_maps()
         )
 
     def from_features(dataset: str, rows: np.ndarray) -> np.ndarray:
