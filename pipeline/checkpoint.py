@@ -94,13 +94,7 @@ def load_checkpoint(
     record, tensors = _read(path)
     saved, given = record["backbone"], backbone.record()
     # Earlier versions did not record the activation, which the hash of the weights does not cover.
-    compared = (
-        "name",
-        "weights_sha256",
-        "image_size",
-        "patch_size",
-        *(["quick_gelu"] if "quick_gelu" in saved else []),
-    )
+    compared = ["name", "weights_sha256", "image_size", "patch_size"] + ["quick_gelu"] * ("quick_gelu" in saved)
     differing = [key for key in compared if saved[key] != given[key]]
     faults = [f"backbone {key} is {given[key]!r}, and it was trained with {saved[key]!r}" for key in differing]
     rule_record = record["windows"]

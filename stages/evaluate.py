@@ -1,4 +1,4 @@
-"""Score the test images with what `train` or `baseline` has made: the one place where test labels are read.
+"""Score the test images with what `train` or `baseline` has made; here alone, and in `audit`, are test labels read.
 
 The test images of every other data set of the study, in the same round, are scored as well. MLflow hears of it from
 `report` or `mirror`, which bring all files over.
