@@ -8,7 +8,7 @@ argparse, and not a library for command lines: these few commands need no more, 
 time to import is imported by the command that needs it.
 
 Imports pipeline.backbone, pipeline.bulk, pipeline.comparing, pipeline.images, pipeline.inputs, pipeline.outputs,
-pipeline.prepare, pipeline.release, pipeline.scoring.
+pipeline.prepare, pipeline.release, pipeline.scoring, pipeline.startup.
 """
 
 import argparse
@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pipeline.startup import spare_collections
 
 if TYPE_CHECKING:
     from pipeline.bulk import Row
@@ -51,6 +53,8 @@ ELSEWHERE = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
+    if argv is None:  # a process of its own
+        spare_collections()
     # Blocks beyond malloc's threshold go back to the system at once: a huge image, once scored, holds no memory.
     os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -16,7 +16,7 @@ from pipeline.files import replaced_folder, write_json
 def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     with replaced_folder(Path("data", "code")) as folder:
-        for script in sorted(Path("stages").glob("*.py")):
+        for script in sorted(Path("stages").glob("[!_]*.py")):
             write_json(folder / f"{script.stem}.json", code_of(script))
 
 

@@ -14,7 +14,7 @@ from pipeline.params import load_params
 ROOT = Path(__file__).resolve().parent.parent
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 MODULES = sorted(path for path in (ROOT / "pipeline").glob("*.py") if path.name != "__init__.py")
-SCRIPTS = sorted((ROOT / "stages").glob("*.py"))
+SCRIPTS = sorted(path for path in (ROOT / "stages").glob("*.py") if path.name != "__init__.py")
 
 
 def body(stage: dict) -> dict:

@@ -284,6 +284,6 @@ def test_code_names_every_script(in_tmp: Path) -> None:
     for name in ("pipeline", "stages"):
         shutil.copytree(ROOT / name, in_tmp / name, ignore=shutil.ignore_patterns("__pycache__"))
     stage("code")
-    assert {path.stem for path in Path("data/code").iterdir()} == {path.stem for path in Path("stages").glob("*.py")}
+    assert {path.stem for path in Path("data/code").iterdir()} == {path.stem for path in Path("stages").glob("[!_]*.py")}
     assert "pipeline/model.py" in json.loads(Path("data/code/train.json").read_text())
     assert "pipeline/model.py" not in json.loads(Path("data/code/split.json").read_text())
