@@ -6,12 +6,13 @@ What is exact, and why:
   own. So prompts enter the attention as n further keys and values, and cost no query, no output map and no MLP. At the
   last prompted layer of a tower that goes on without prompts (L below the tower's layers) their outputs live on, and
   they become tokens there.
-- The score reads the class token alone, so the last layer computes that token alone.
+- The score reads the class token alone, so the last layer computes that token alone, and neither keys nor values.
 - A layer norm's weight and bias, the layer scale and QuickGELU's 1.702 fold into the neighbouring matrices:
   x sigmoid(1.702 x) = silu(1.702 x) / 1.702.
 - Windows whose offsets differ by multiples of the patch side share patch embeddings: they are computed once an image.
 
-Both tasks of the model see the same images, so they run as one batch whose halves have prompts of their own.
+Both tasks of the model see the same images, so they run as one batch whose halves have prompts of their own; they part
+behind the first layer's queries, keys and values.
 
 Imports pipeline.backbone, pipeline.model.
 """
@@ -57,39 +58,57 @@ class _Layer(nn.Module):
         """Apply one of the matrices, or some of its outputs."""
         return F.linear(x, getattr(self, f"{name}_weight")[rows], getattr(self, f"{name}_bias")[rows])
 
-    def forward(self, x: Tensor, prompts: Tensor | None, class_only: bool) -> Tensor:
-        """Return the layer's output.
+    def forward(self, x: Tensor, prompts: Tensor | None, *, shared: bool = False) -> Tensor:
+        """Return the layer's output, shape (G B, N, D).
 
         Args:
-            x: Tokens, shape (G B, N, D).
+            x: Tokens, shape (G B, N, D); (B, N, D) if they are `shared`.
             prompts: Further keys and values before their norm, shape (G, n, D), or None.
-            class_only: Return the class token alone, shape (G B, 1, D).
+            shared: All G groups of prompts see the same tokens.
         """
+        joined = self._map("attention_in", self._norm_1(x))
+        if shared:
+            joined, x = joined.repeat(len(prompts), 1, 1), x.repeat(len(prompts), 1, 1)
         rows, tokens, width = x.shape
-        normed = F.layer_norm(x, (width,), eps=self.epsilons[0])
-        if class_only:
-            query = self._map("attention_in", normed[:, :1], slice(0, width))
-            pairs = self._map("attention_in", normed, slice(width, None))
-            key, value = pairs.view(rows, tokens, 2, self.heads, -1).permute(2, 0, 3, 1, 4)  # (GB, heads, N, 64)
-            query = query.view(rows, 1, self.heads, -1).transpose(1, 2)
-            x = x[:, :1]
-        else:
-            joined = self._map("attention_in", normed)
-            query, key, value = joined.view(rows, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = joined.view(rows, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (GB, heads, N, 64)
         if prompts is not None:
             groups, count = prompts.shape[:2]
             pairs = F.linear(  # once a pass, and so in float in every tower
-                F.layer_norm(prompts, (width,), eps=self.epsilons[0]),
-                self.attention_in_weight[width:],
-                self.attention_in_bias[width:],
+                self._norm_1(prompts), self.attention_in_weight[width:], self.attention_in_bias[width:]
             )
             more = pairs.view(groups, count, 2, self.heads, -1).permute(2, 0, 3, 1, 4)  # (2, G, heads, n, 64)
             more = more[:, :, None].expand(-1, -1, rows // groups, -1, -1, -1).flatten(1, 2)
             key, value = torch.cat([key, more[0]], dim=2), torch.cat([value, more[1]], dim=2)
-        mixed = F.scaled_dot_product_attention(query, key, value)  # (GB, heads, N or 1, 64)
-        mixed = mixed.transpose(1, 2).reshape(rows, -1, width)
+        mixed = F.scaled_dot_product_attention(query, key, value)  # (GB, heads, N, 64)
+        return self._rest(x, mixed.transpose(1, 2).reshape(rows, tokens, width))
+
+    def class_token(self, x: Tensor, prompts: Tensor | None) -> Tensor:
+        """Return the layer's output at the class token alone, shape (G B, 1, D), of tokens (G B, N, D).
+
+        One query asks, so the key and value matrices need not meet every token: with y the normed tokens and prompts,
+        q . (K y_i) = (q K) . y_i, and the sum of a_i (V y_i) is V (sum of a_i y_i). The keys' bias adds the same to
+        every logit and so nothing to the softmax; the values' bias comes through whole, as the a_i sum to 1.
+        """
+        rows, _, width = x.shape
+        seen = self._norm_1(x)
+        query = self._map("attention_in", seen[:, 0], slice(0, width)).view(rows, self.heads, -1).transpose(0, 1)
+        if prompts is not None:
+            more = self._norm_1(prompts)[:, None].expand(-1, rows // len(prompts), -1, -1).flatten(0, 1)
+            seen = torch.cat([seen, more.to(seen.dtype)], dim=1)  # (GB, N + n, D)
+        _, key, value = self.attention_in_weight.view(3, self.heads, -1, width)  # (heads, 64, D)
+        asked = (query @ key).transpose(0, 1) / query.shape[-1] ** 0.5  # (GB, heads, D)
+        weights = (asked @ seen.transpose(1, 2)).softmax(dim=-1)
+        mixed = (weights @ seen).transpose(0, 1) @ value.transpose(1, 2)  # (heads, GB, 64)
+        mixed = mixed.transpose(0, 1).reshape(rows, 1, width) + self.attention_in_bias[2 * width :]
+        return self._rest(x[:, :1], mixed)
+
+    def _norm_1(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (self.width,), eps=self.epsilons[0])
+
+    def _rest(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """Return what follows the attention: its output map, and the MLP."""
         x = x + self._map("attention_out", mixed)
-        wide = self._map("expand", F.layer_norm(x, (width,), eps=self.epsilons[1]))
+        wide = self._map("expand", F.layer_norm(x, (self.width,), eps=self.epsilons[1]))
         if torch.is_grad_enabled() and wide.requires_grad:
             wide = F.silu(wide) if self.quick else F.gelu(wide)
         else:
@@ -110,7 +129,7 @@ class _Int8Layer(_Layer):
         self._packed = {
             (name, *_ends(rows)): _pack(getattr(self, f"{name}_weight")[rows], getattr(self, f"{name}_bias")[rows])
             for name, rows in [
-                ("attention_in", everything), ("attention_in", slice(0, width)), ("attention_in", slice(width, None)),
+                ("attention_in", everything), ("attention_in", slice(0, width)),
                 ("attention_out", everything), ("expand", everything), ("contract", everything),
             ]
         }  # fmt: skip
@@ -245,23 +264,27 @@ class FastTower(nn.Module):
         return self.tokens(found)
 
     def forward(self, tokens: Tensor, prompts: Tensor) -> Tensor:
-        """Return image features, not normalised, shape (G B, E).
+        """Return image features, not normalised, shape (G B, E): every group of prompts sees the same B images.
 
         Args:
-            tokens: From `tokens` or `window_tokens`, shape (G B, 1 + patches, D): G groups of B rows.
+            tokens: From `tokens` or `window_tokens`, shape (B, 1 + patches, D).
             prompts: Each group's prompts, shape (G, L, n, D).
         """
         x, groups, depth = tokens, len(prompts), prompts.shape[1]
-        last = len(self.layers) - 1
+        last, apart = len(self.layers) - 1, groups == 1  # whether the groups have parted: x is (G B, N, D) from there
         for number, layer in enumerate(self.layers):
             own = None
             if number < depth:
                 own = prompts[:, number]
                 own = self._pre(own) if number == 0 else own
-                if number == depth - 1 and number < last:  # their outputs live on: from here they are tokens
+                lives_on = number == depth - 1 and number < last  # their outputs do: from here on they are tokens
+                if not apart and (lives_on or number == last):
+                    x, apart = x.repeat(groups, 1, 1), True
+                if lives_on:
                     own = own.to(x.dtype)[:, None].expand(-1, x.shape[0] // groups, -1, -1).flatten(0, 1)
                     x, own = torch.cat([x, own], dim=1), None
-            x = layer(x, own, number == last)
+            x = layer.class_token(x, own) if number == last else layer(x, own, shared=not apart)
+            apart = True
         pooled = F.layer_norm(x[:, 0], (x.shape[-1],), eps=self.post_epsilon)
         return pooled @ self.projection + self.projection_bias
 
@@ -310,7 +333,7 @@ def score_tasks(
     else:
         tokens = tower.tokens(tower.embed(images))
         prompts = torch.stack([constants.visual_prompts for constants, _ in tasks])
-        parts = tower(tokens.repeat(len(tasks), 1, 1), prompts).chunk(len(tasks))
+        parts = tower(tokens, prompts).chunk(len(tasks))
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 logits of up to 100 would blur the scores
             scores = [
                 antonym_score(
