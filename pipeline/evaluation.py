@@ -3,6 +3,7 @@
 Imports pipeline.metrics.
 """
 
+import resource
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,12 @@ def evaluate(predictions: pd.DataFrame, resamples: int, seed: int) -> dict[str, 
         **metrics.summary(predicted, mos),
         **metrics.bootstrap(predicted, mos, groups, resamples=resamples, seed=seed),
     }
+
+
+def cost(seconds: float, images: int) -> dict[str, float]:
+    """Return what scoring cost; the peak memory is this process's so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "images_per_second": images / seconds, "peak_memory_mb": peak}
 
 
 def by_generator(predictions: pd.DataFrame) -> dict[str, dict[str, Any]]:

@@ -146,12 +146,13 @@ class TrainingPlan:
     arguments: dict[str, Any]
 
     def finished_record(self, fitted: Fitted, checkpoints: Path) -> dict[str, Any]:
-        """Return the whole record.json."""
+        """Return the whole record.json, which names the selected checkpoint's content: `evaluate` depends on it."""
         selected = checkpoints / checkpoint_name(fitted.selected_epoch)
         return self.record | {
             "selected_epoch": fitted.selected_epoch,
             "epochs_run": len(fitted.history),
             "checkpoint_bytes": selected.stat().st_size,
+            "checkpoint_md5": file_md5(selected),
         }
 
 

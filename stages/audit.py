@@ -1,7 +1,8 @@
-"""Measure what it is worth to choose the epoch on test: judge a training at the epoch that is best there.
+"""Measure what it is worth to choose the epoch on test: judge trainings at the epoch that is best there.
 
 Many published codes do so, and a result got that way is no estimate of anything; it is labelled as leaking wherever it
-shows. Every epoch's checkpoint scores the test images with the validation's few windows, and the best one with all.
+shows. Every epoch's checkpoint scores the test images with the validation's few windows, and the best one with all. So
+it goes for the training on the study's own split, and for that on the random one.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import pandas as pd
 from pipeline import evaluation, rounds, runs, study
 from pipeline.files import replaced_folder, write_json
 from pipeline.metrics import correlations
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.training import select_epoch
 
 
@@ -22,13 +23,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--variant", required=True)
     parser.add_argument("--round", type=int, required=True)
-    parser.add_argument("--split", choices=["round", "random"], default="round")
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
-    params, dataset = load_params(arguments.params), arguments.dataset
-    run = runs.run_folder(dataset, arguments.variant, arguments.round, arguments.split)
+    params = load_params(arguments.params)
+    for split in ("round", "random"):
+        _audit(params, arguments.dataset, arguments.variant, arguments.round, split)
+
+
+def _audit(params: Params, dataset: str, variant: str, number: int, split: str) -> None:
+    run = runs.run_folder(dataset, variant, number, split)
     record = json.loads((run / "train" / "record.json").read_text())
-    manifest_path, split_path = rounds.input_paths(dataset, arguments.round, arguments.split)
+    manifest_path, split_path = rounds.input_paths(dataset, number, split)
     manifest = pd.read_parquet(manifest_path)
     rows, groups = rounds.open_split(split_path, manifest)
     mos = manifest[params.targets.main].to_numpy()[rows["test"]]

@@ -1,11 +1,14 @@
-"""Fit one baseline on one round of one data set. It reads training and validation labels, never test labels.
+"""Fit one baseline on every round of one data set. It reads training and validation labels, never test labels.
 
-MLflow hears of it from `report` or `mirror`, which bring all files over: importing MLflow takes longer than the fit.
+A fit takes a second, so one process serves all rounds. MLflow hears of it from `report` or `mirror`, which bring all
+files over: importing MLflow takes longer than the fit.
 """
 
 import argparse
 import uuid
 from collections.abc import Sequence
+
+from tqdm import tqdm
 
 from pipeline import baselines, rounds, runs
 from pipeline.files import replaced_folder, write_json
@@ -17,25 +20,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--baseline", required=True, choices=list(baselines.READS))
-    parser.add_argument("--round", type=int, required=True)
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
-    params, method = load_params(arguments.params), arguments.baseline
-    out = runs.run_folder(arguments.dataset, method, arguments.round) / "train"
-    plan = rounds.plan_baseline(params, arguments.dataset, method, arguments.round)
-    with replaced_folder(out) as folder:
-        run = runs.begin(folder, {"device": "cpu"}, params.study.name)
-        run["run_id"] = uuid.uuid4().hex  # by which MLflow will know it
-        model = _fit(method, plan, params.baselines)
-        if model:
-            baselines.save(folder, model)
-        row: dict[str, float] = {"epoch": 0}
-        for name in ("train", "validation"):
-            found = baselines.scores(method, model, plan.features(name))
-            row |= correlations(name, found, plan.targets[name])
-        runs.write_table(folder / "history.csv", [row])
-        write_json(folder / "record.json", plan.finished_record(folder / baselines.MODEL_FILE))
-        write_json(folder / "run.json", runs.end(run))
+    params, dataset, method = load_params(arguments.params), arguments.dataset, arguments.baseline
+    for number in tqdm(params.study.rounds, f"{dataset}/{method}", unit="round", dynamic_ncols=True):
+        plan = rounds.plan_baseline(params, dataset, method, number)
+        with replaced_folder(runs.run_folder(dataset, method, number) / "train") as folder:
+            run = runs.begin(folder, {"device": "cpu"}, params.study.name)
+            model = _fit(method, plan, params.baselines)
+            if model:
+                baselines.save(folder, model)
+            row: dict[str, float] = {"epoch": 0}
+            for name in ("train", "validation"):
+                found = baselines.scores(method, model, plan.features(name))
+                row |= correlations(name, found, plan.targets[name])
+            runs.write_table(folder / "history.csv", [row])
+            record = plan.finished_record(folder / baselines.MODEL_FILE)
+            write_json(folder / "record.json", record)
+            # By which MLflow will know it: a fit that is made anew and comes out alike is the same run there.
+            run["run_id"] = uuid.uuid5(uuid.NAMESPACE_OID, f"{params.study.name} {record} {row}").hex
+            write_json(folder / "run.json", runs.end(run))
 
 
 def _fit(method: str, plan: rounds.BaselinePlan, section: object) -> dict[str, object]:

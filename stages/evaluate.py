@@ -6,7 +6,6 @@ The test images of every other data set of the study, in the same round, are sco
 
 import argparse
 import json
-import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from pipeline import baselines, evaluation, gallery, metrics, plots, rounds, runs
 from pipeline.files import replaced_folder, write_json
@@ -27,42 +27,43 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--method", required=True)
-    parser.add_argument("--round", type=int, required=True)
+    parser.add_argument("--round", type=int, help="left out: every round of the study, one after the other")
     parser.add_argument("--split", choices=["round", "random"], default="round")
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
-    params, dataset, split = load_params(arguments.params), arguments.dataset, arguments.split
-    run = runs.run_folder(dataset, arguments.method, arguments.round, split)
+    params = load_params(arguments.params)
+    numbers = params.study.rounds if arguments.round is None else [arguments.round]
+    for number in tqdm(numbers, "evaluate", unit="round", dynamic_ncols=True, disable=len(numbers) == 1):
+        _evaluate(params, arguments.dataset, arguments.method, number, arguments.split)
+
+
+def _evaluate(params: Params, dataset: str, method: str, number: int, split: str) -> None:
+    run, target = runs.run_folder(dataset, method, number, split), params.targets.main
     record = json.loads((run / "train" / "record.json").read_text())
     scores, show = _methods(params, record, run / "train")
-    target = params.targets.main
     found: dict[str, object] = {"cross": {}}
     others = [name for name in params.study.datasets if name != dataset and split == "round"]
     with replaced_folder(run / "evaluate") as out:
         for other in [dataset, *others]:
-            manifest_path, split_path = rounds.input_paths(other, arguments.round, split)
-            manifest = pd.read_parquet(manifest_path)
-            rows, groups = rounds.open_split(split_path, manifest)
+            manifest_path, split_path = rounds.input_paths(other, number, split)
+            rows, groups = rounds.open_split(split_path, manifest := pd.read_parquet(manifest_path))
             started = time.perf_counter()
             predicted = scores(other, rows["test"])
-            seconds = time.perf_counter() - started
+            cost = evaluation.cost(time.perf_counter() - started, len(predicted))
             predictions = evaluation.predictions_table(manifest, groups, rows["test"], predicted, target)
             if other == dataset:
+                found["cost"] = cost
                 predictions.to_csv(out / "predictions.csv", index=False)
                 found["test"] = evaluation.evaluate(predictions, params.evaluate.bootstrap, params.evaluate.seed)
                 found["generator"] = evaluation.by_generator(predictions)
-                peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-                found["cost"] = {"seconds": seconds, "images_per_second": len(predictions) / seconds}
-                found["cost"]["peak_memory_mb"] = peak  # of the process so far
-                label = rounds.backbone_label(record["backbone"])
-                title = f"{dataset}: {arguments.method}, {split} {arguments.round}\nbackbone {label}"
+                title = f"{dataset}: {method}, {split} {number}\nbackbone {rounds.backbone_label(record['backbone'])}"
                 plots.scatter(predictions, out / "scatter.png", title, f"{target} MOS")
                 show(out / "gallery", predictions)
             else:
                 (out / "cross").mkdir(exist_ok=True)
                 predictions.to_csv(out / "cross" / f"{other}.csv", index=False)
-                numbers = metrics.summary(predictions["predicted"].to_numpy(), predictions["mos"].to_numpy())
-                found["cross"][other] = {"n": len(predictions), **numbers}
+                columns = (predictions[column].to_numpy() for column in ("predicted", "mos"))
+                found["cross"][other] = {"n": len(predictions), **metrics.summary(*columns)}
         found["validation"] = rounds.validation_numbers(run / "train", record["selected_epoch"])
         write_json(out / "metrics.json", found)
 

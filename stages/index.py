@@ -1,32 +1,38 @@
-"""Name the prepared data that one round of exactly this study reads.
+"""Name what `evaluate` reads of exactly this study: in each round the prepared data, and how it judges.
 
 `evaluate` scores a model on every data set of the study and so depends on all of them. DVC can name one folder for
-that, and a folder also holds what other rounds and earlier studies left there; this small file holds only what counts.
+that, and a folder also holds what other rounds and earlier studies left there; a small file a round holds only what
+counts. The `evaluate` section of params.yaml stands there too: hundreds of stages depend on it, and DVC would read
+params.yaml anew for each of them, in every `dvc repro`. What only baselines read stands in a file of its own.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.files import file_md5, write_json
+from tqdm import tqdm
+
+from pipeline.files import file_md5, replaced_folder, write_json
 from pipeline.params import load_params
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--round", type=int, required=True)
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
-    data, name = Path("data"), f"round-{arguments.round}"
-    index = {
-        dataset: {
-            "manifest": file_md5(data / "prepared" / dataset / "manifest.parquet"),
-            "features": file_md5(data / "features" / f"{dataset}.npz"),
-            "split": file_md5(data / "splits" / dataset / f"{name}.csv"),
-        }
-        for dataset in load_params(arguments.params).study.datasets
+    params, data = load_params(arguments.params), Path("data")
+    datasets = params.study.datasets
+    prepared = {
+        dataset: {name: file_md5(data / "prepared" / dataset / name) for name in ("manifest.parquet", "pixels.bin")}
+        for dataset in tqdm(datasets, "index", unit="data set", dynamic_ncols=True)
     }
-    write_json(data / "index" / f"{name}.json", index)
+    with replaced_folder(data / "index") as folder:
+        features = {dataset: file_md5(data / "features" / f"{dataset}.npz") for dataset in datasets}
+        write_json(folder / "features.json", features)
+        for number in params.study.rounds:
+            splits = {dataset: file_md5(data / "splits" / dataset / f"round-{number}.csv") for dataset in datasets}
+            index = {"prepared": prepared, "splits": splits, "evaluate": params.evaluate.model_dump()}
+            write_json(folder / f"round-{number}.json", index)
 
 
 if __name__ == "__main__":

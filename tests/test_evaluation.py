@@ -39,6 +39,12 @@ def test_a_score_that_is_not_finite_names_its_image(manifest: pd.DataFrame) -> N
         )
 
 
+def test_cost_is_a_rate_and_a_peak_in_mb() -> None:
+    found = evaluation.cost(4.0, 10)
+    assert (found["seconds"], found["images_per_second"]) == (4.0, 2.5)
+    assert found["peak_memory_mb"] * 2**20 >= 10 * 2**20  # an interpreter with pandas takes more
+
+
 def test_numbers_equal_scipys_overall_and_by_generator(manifest: pd.DataFrame) -> None:
     groups = pd.Series([f"g{k % 10}" for k in range(40)])
     predicted = manifest["quality"].to_numpy() + np.random.default_rng(1).normal(0, 1, 40)
