@@ -267,9 +267,8 @@ def predecessor_gb(backbone: Backbone, batch: int) -> float:
 
 def available_gb() -> float:
     """Return the memory that programs can still get, in GB; without bound where the system does not say."""
-    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").is_file() else []
-    found = [int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable")]
-    return found[0] if found else float("inf")
+    told = Path("/proc/meminfo")
+    return memory("MemAvailable", told) if told.is_file() else float("inf")
 
 
 def accelerator(backbone: Backbone, batches: Sequence[int]) -> list[dict[str, object]]:
@@ -391,9 +390,9 @@ def print_step_memory(name: str, batch: int) -> None:
     sys.stdout.write(f"{memory('VmHWM') - before:.3f}\n")
 
 
-def memory(key: str) -> float:
-    """Return this process's memory (VmRSS) or its peak (VmHWM), in GB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def memory(key: str, told: Path = Path("/proc/self/status")) -> float:
+    """Return this process's memory (VmRSS) or its peak (VmHWM), or a line of another such file, in GB."""
+    lines = told.read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(key))) / 2**20
 
 

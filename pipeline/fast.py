@@ -40,9 +40,8 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     On CPUs the product is oneDNN's, which on the AMD machine of our benchmarks is a tenth faster than the MKL that
     torch takes by itself, and adds the bias as it goes. Elsewhere, under autocast and in a traced graph it is torch's.
     """
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype != torch.float32 or not ONEDNN:
-        return F.linear(x, weight, bias)
-    if torch.is_autocast_enabled("cpu"):
+    elsewhere = x.device.type != "cpu" or x.dtype != torch.float32 or not ONEDNN
+    if elsewhere or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and x.requires_grad:
         return _FrozenLinear.apply(x, weight, bias)
