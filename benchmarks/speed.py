@@ -36,12 +36,25 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that the script runs without the package installed
 
-from pipeline.backbone import NORMALISATION, Backbone, load_backbone  # noqa: E402
-from pipeline.fast import score_tasks  # noqa: E402
-from pipeline.folding import fold, image_scores, quantise  # noqa: E402
-from pipeline.images import DevicePixels, PixelPack, WindowRule, cut, normalise, open_image, window_origins  # noqa: E402
-from pipeline.model import DCMPLN  # noqa: E402
-from pipeline.training import batch_step, micro_batch_for  # noqa: E402
+from pipeline.data.decoding import open_image  # noqa: E402
+from pipeline.data.pixels import PixelPack  # noqa: E402
+from pipeline.model.backbone import Backbone  # noqa: E402
+from pipeline.model.dcmpln import DCMPLN  # noqa: E402
+from pipeline.model.folded import fold, image_scores, quantise  # noqa: E402
+from pipeline.model.loading import load_backbone  # noqa: E402
+from pipeline.model.windows import (  # noqa: E402
+    NORMALISATION,
+    WindowRule,
+    cut,
+    normalise,
+    window_origins,
+)
+from pipeline.training.crops import DevicePixels  # noqa: E402
+from pipeline.training.step import (  # noqa: E402
+    batch_step,
+    micro_batch_for,
+    score_tasks,
+)
 
 SIDE, STRIDE, PROMPTS = 512, 64, 8
 # AGIQA-3K as this study splits it (round 0), and the protocols' windows an image.
@@ -336,7 +349,7 @@ def step_flops(backbone: Backbone) -> float:
 def crops_a_second(
     model: DCMPLN, images: list[np.ndarray], rule: WindowRule, batch: int, compiled: bool, steps: int = 30
 ) -> float:
-    """Return trained crops a second on the GPU, cutting them there included, as `pipeline.training.fit` does it."""
+    """Return trained crops a second on the GPU, cutting them there included, as `pipeline.training.fit.fit` does it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pixels.bin"
         path.write_bytes(b"".join(image.tobytes() for image in images))

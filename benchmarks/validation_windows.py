@@ -19,12 +19,14 @@ from scipy.stats import spearmanr
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # so that the script runs without the package installed
 
-from pipeline import study  # noqa: E402
-from pipeline.checkpoint import load_checkpoint  # noqa: E402
-from pipeline.folding import image_scores  # noqa: E402
-from pipeline.images import open_prepared, window_origins  # noqa: E402
+from pipeline.data.pixels import open_prepared  # noqa: E402
+from pipeline.layout import input_paths  # noqa: E402
+from pipeline.model.checkpoint import load_checkpoint  # noqa: E402
+from pipeline.model.folded import image_scores  # noqa: E402
+from pipeline.model.windows import window_origins  # noqa: E402
 from pipeline.params import load_params  # noqa: E402
-from pipeline.rounds import input_paths, open_split, scaled_mos  # noqa: E402
+from pipeline.study import build  # noqa: E402
+from pipeline.study.subsets import open_split, scaled_mos  # noqa: E402
 
 
 def epoch_scores(dataset: str, method: str, round_index: int, counts: Sequence[int]) -> pd.DataFrame:
@@ -35,8 +37,8 @@ def epoch_scores(dataset: str, method: str, round_index: int, counts: Sequence[i
     rows, _ = open_split(split_path, manifest)
     validation = rows["validation"]
     target = scaled_mos(manifest, params.targets.main)[validation]
-    backbone = study.make_backbone(params)
-    rule = study.make_window_rule(params, backbone)
+    backbone = build.make_backbone(params)
+    rule = build.make_window_rule(params, backbone)
     everything = max(len(window_origins(*pack[row].shape[:2], rule)) for row in validation)
     folder = Path("runs", dataset, method, f"round-{round_index}", "train", "checkpoints")
     found = {}

@@ -9,22 +9,28 @@ To score images of your own:
     scores.mos  # on the data set's MOS scale; scores.raw is in 0..1
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.images import ImageError as ImageError
-    from pipeline.images import open_image as open_image
-    from pipeline.scoring import Scorer as Scorer
-    from pipeline.scoring import Scores as Scores
-    from pipeline.scoring import load_scorer as load_scorer
+    from pipeline.data.decoding import ImageError as ImageError
+    from pipeline.data.decoding import open_image as open_image
+    from pipeline.scoring.scorer import Scorer as Scorer
+    from pipeline.scoring.scorer import Scores as Scores
+    from pipeline.scoring.scorer import load_scorer as load_scorer
 
-_SCORING = ("ImageError", "Scorer", "Scores", "load_scorer", "open_image")
+# Where each public name lives; as text, since what stands here as an import would count as code of every stage.
+_PUBLIC = {
+    "ImageError": "pipeline.data.decoding",
+    "Scorer": "pipeline.scoring.scorer",
+    "Scores": "pipeline.scoring.scorer",
+    "load_scorer": "pipeline.scoring.scorer",
+    "open_image": "pipeline.data.decoding",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import what scores images when it is first asked for: torch costs a second that most stages need not pay."""
-    if name in _SCORING:
-        from pipeline import scoring
-
-        return getattr(scoring, name)
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

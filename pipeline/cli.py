@@ -6,9 +6,6 @@ go to standard error. Exit status: 0 all well, 1 some images have no score or th
 
 argparse, and not a library for command lines: these few commands need no more, and it starts in no time. What costs
 time to import is imported by the command that needs it.
-
-Imports pipeline.backbone, pipeline.bulk, pipeline.comparing, pipeline.images, pipeline.inputs, pipeline.outputs,
-pipeline.prepare, pipeline.release, pipeline.scoring, pipeline.startup.
 """
 
 import argparse
@@ -23,9 +20,9 @@ from typing import TYPE_CHECKING
 from pipeline.startup import spare_collections
 
 if TYPE_CHECKING:
-    from pipeline.bulk import Row
-    from pipeline.inputs import Gathered, Item
-    from pipeline.scoring import Scorer
+    from pipeline.scoring.gather import Gathered, Item
+    from pipeline.scoring.journal import Row
+    from pipeline.scoring.scorer import Scorer
 
 OK, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
@@ -46,8 +43,8 @@ Without --checkpoint, the champion of the study in this folder scores: the run w
 
 # Commands that live in modules of their own, which are imported when they are asked for.
 ELSEWHERE = {
-    "serve": ("pipeline.serving", "score over HTTP, with a web page"),
-    "export": ("pipeline.export", "write a scorer as ONNX or torch.export, to run without this project"),
+    "serve": ("pipeline.serving.http", "score over HTTP, with a web page"),
+    "export": ("pipeline.serving.program", "write a scorer as ONNX or torch.export, to run without this project"),
 }
 
 
@@ -200,7 +197,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 def _scorer(options: argparse.Namespace) -> "Scorer":
     import torch  # imported here: costs a second
 
-    from pipeline.scoring import load_scorer
+    from pipeline.scoring.scorer import load_scorer
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -214,7 +211,7 @@ def _scorer(options: argparse.Namespace) -> "Scorer":
 
 
 def _gather(options: argparse.Namespace, paths: Sequence[str]) -> "Gathered":
-    from pipeline.inputs import gather
+    from pipeline.scoring.gather import gather
 
     if not paths and not sys.stdin.isatty():
         paths = ["-"]
@@ -223,7 +220,7 @@ def _gather(options: argparse.Namespace, paths: Sequence[str]) -> "Gathered":
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.passed_over.items()))
         _say(f"passed over, since their names are not those of images: {kinds}")
     if options.out is not None:
-        from pipeline.outputs import check_target
+        from pipeline.scoring.output import check_target
 
         check_target(options.out, [path for path in paths if path != "-"])
     return found
@@ -239,8 +236,9 @@ def _scored(
     """
     from tqdm import tqdm
 
-    from pipeline.bulk import Journal, score_files
-    from pipeline.images import MOST_PIXELS
+    from pipeline.data.decoding import MOST_PIXELS
+    from pipeline.scoring.batch import score_files
+    from pipeline.scoring.journal import Journal
 
     most = options.max_pixels or MOST_PIXELS
     journal = None
@@ -274,7 +272,7 @@ def _scored(
 
 
 def _done(rows: Sequence["Row"], scorer: "Scorer") -> int:
-    from pipeline.outputs import summary
+    from pipeline.scoring.output import summary
 
     _say(summary(rows, scorer))
     return SOME_FAILED if any(row.error for row in rows) else OK
@@ -282,7 +280,7 @@ def _done(rows: Sequence["Row"], scorer: "Scorer") -> int:
 
 def run_score(options: argparse.Namespace) -> int:
     """Score images."""
-    from pipeline.outputs import write_scores
+    from pipeline.scoring.output import write_scores
 
     found, maps = _gather(options, options.paths), options.quality_map
     scorer = _scorer(options)
@@ -293,8 +291,8 @@ def run_score(options: argparse.Namespace) -> int:
 
 def run_rank(options: argparse.Namespace) -> int:
     """Rank images within their group."""
-    from pipeline.comparing import rank
-    from pipeline.outputs import write_ranks
+    from pipeline.scoring.compare import rank
+    from pipeline.scoring.output import write_ranks
 
     items = _gather(options, options.paths).items
     if options.by != "folder" and not all(options.by in item.cells for item in items):
@@ -311,8 +309,8 @@ def run_rank(options: argparse.Namespace) -> int:
 
 def run_compare(options: argparse.Namespace) -> int:
     """Compare two sets of images."""
-    from pipeline.comparing import compare
-    from pipeline.outputs import write_comparison
+    from pipeline.scoring.compare import compare
+    from pipeline.scoring.output import write_comparison
 
     first, second = (_gather(options, [side]).items for side in (options.first, options.second))
     scorer = _scorer(options)
@@ -326,7 +324,7 @@ def run_compare(options: argparse.Namespace) -> int:
 
 def _name_failures(rows: Sequence["Row"]) -> None:
     """Name every image without a score where the output has no row for it."""
-    from pipeline.images import printable
+    from pipeline.data.decoding import printable
 
     for row in rows:
         if row.error:
@@ -338,7 +336,7 @@ def _name_failures(rows: Sequence["Row"]) -> None:
 
 def run_check(options: argparse.Namespace) -> int:
     """Say what is wrong with a data set."""
-    from pipeline.prepare import check
+    from pipeline.data.prepare import check
 
     if not options.data.exists():
         raise FileNotFoundError(f"{options.data} does not exist")
@@ -361,7 +359,7 @@ def run_check(options: argparse.Namespace) -> int:
 
 def run_fetch(options: argparse.Namespace) -> int:
     """Download the released checkpoint."""
-    from pipeline.release import fetch_release
+    from pipeline.scoring.released import fetch_release
 
     _say(f"the release lies in {fetch_release(options.out)}")
     return OK
@@ -369,8 +367,8 @@ def run_fetch(options: argparse.Namespace) -> int:
 
 def run_import(options: argparse.Namespace) -> int:
     """Turn a released checkpoint into one that scores."""
-    from pipeline.backbone import load_backbone
-    from pipeline.release import import_release
+    from pipeline.model.loading import load_backbone
+    from pipeline.scoring.released import import_release
 
     if options.backbone_file is None:
         backbone = load_backbone("ViT-B-32", pretrained="openai")

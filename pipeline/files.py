@@ -1,7 +1,4 @@
-"""Writing so that nobody ever sees half a file, and naming files by their bytes.
-
-Imports nothing of ours.
-"""
+"""Writing so that nobody ever sees half a file, and naming files by their bytes."""
 
 import hashlib
 import json

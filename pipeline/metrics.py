@@ -1,7 +1,4 @@
-"""How well scores agree with human opinion: correlations, the VQEG logistic fit, and intervals over prompt groups.
-
-Imports nothing of ours.
-"""
+"""How well scores agree with human opinion: correlations, the VQEG logistic fit, and intervals over prompt groups."""
 
 import math
 

@@ -3,8 +3,6 @@
 Every stage loads its values here and hands plain arguments to the library, so no other module knows the file. A key
 that is unknown, missing, wrongly typed or out of range stops the study at once: DVC itself accepts any key, and a
 misspelt `lrr: 0.001` would otherwise train silently with the old rate.
-
-Imports nothing of ours.
 """
 
 import difflib

@@ -1,4 +1,4 @@
-"""Start and end a short process quickly. Imports nothing of ours."""
+"""Start and end a short process quickly."""
 
 import atexit
 import gc

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from pipeline import evaluation, rounds, runs, study
+from pipeline import layout
 from pipeline.files import replaced_folder, write_json
 from pipeline.metrics import correlations
 from pipeline.params import Params, load_params
-from pipeline.training import select_epoch
+from pipeline.study import evaluation, judge, subsets
+from pipeline.training.schedule import select_epoch
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,19 +32,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _audit(params: Params, dataset: str, variant: str, number: int, split: str) -> None:
-    run = runs.run_folder(dataset, variant, number, split)
+    run = layout.run_folder(dataset, variant, number, split)
     record = json.loads((run / "train" / "record.json").read_text())
-    manifest_path, split_path = rounds.input_paths(dataset, number, split)
+    manifest_path, split_path = layout.input_paths(dataset, number, split)
     manifest = pd.read_parquet(manifest_path)
-    rows, groups = rounds.open_split(split_path, manifest)
+    rows, groups = subsets.open_split(split_path, manifest)
     mos = manifest[params.targets.main].to_numpy()[rows["test"]]
-    judge = study.Judge.of(params, record, run / "train")
+    judging = judge.Judge.of(params, record, run / "train")
     epochs = []
     for epoch in range(1, record["epochs_run"] + 1):
-        scores = judge.scores(dataset, rows["test"], epoch=epoch, windows=params.validation.windows)
+        scores = judging.scores(dataset, rows["test"], epoch=epoch, windows=params.validation.windows)
         epochs.append({"epoch": epoch, **correlations("test", scores, mos)})
     selected = select_epoch(epochs, "test_srcc")
-    scores = judge.scores(dataset, rows["test"], epoch=selected)
+    scores = judging.scores(dataset, rows["test"], epoch=selected)
     predictions = evaluation.predictions_table(manifest, groups, rows["test"], scores, params.targets.main)
     with replaced_folder(run / "audit") as out:
         predictions.to_csv(out / "predictions.csv", index=False)
@@ -53,7 +54,7 @@ def _audit(params: Params, dataset: str, variant: str, number: int, split: str) 
             "split_rule": record["split_rule"],
             "epochs": epochs,
             "test": evaluation.evaluate(predictions, params.evaluate.bootstrap, params.evaluate.seed),
-            "leaks": runs.leaks(record["split_rule"], "test"),
+            "leaks": layout.leaks(record["split_rule"], "test"),
         }
         write_json(out / "metrics.json", found)
 

@@ -10,10 +10,13 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from pipeline import baselines, rounds, runs
+from pipeline import layout
 from pipeline.files import replaced_folder, write_json
 from pipeline.metrics import correlations
 from pipeline.params import load_params
+from pipeline.study import runs
+from pipeline.study.baselines import BaselinePlan, plan_baseline
+from pipeline.training import baselines
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     params, dataset, method = load_params(arguments.params), arguments.dataset, arguments.baseline
     for number in tqdm(params.study.rounds, f"{dataset}/{method}", unit="round", dynamic_ncols=True):
-        plan = rounds.plan_baseline(params, dataset, method, number)
-        with replaced_folder(runs.run_folder(dataset, method, number) / "train") as folder:
+        plan = plan_baseline(params, dataset, method, number)
+        with replaced_folder(layout.run_folder(dataset, method, number) / "train") as folder:
             run = runs.begin(folder, {"device": "cpu"}, params.study.name)
             model = _fit(method, plan, params.baselines)
             if model:
@@ -42,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_json(folder / "run.json", runs.end(run))
 
 
-def _fit(method: str, plan: rounds.BaselinePlan, section: object) -> dict[str, object]:
+def _fit(method: str, plan: BaselinePlan, section: object) -> dict[str, object]:
     if method == "clip_iqa":
         return {}
     column = baselines.READS[method]

@@ -5,11 +5,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import demo
-from pipeline.archives import CHECKSUMS, fetch
+from pipeline.data import demo
+from pipeline.data.archives import CHECKSUMS, fetch
 from pipeline.files import replaced_folder
+from pipeline.layout import repository_root
 from pipeline.params import load_params
-from pipeline.runs import repository_root
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline import baselines, evaluation, gallery, metrics, plots, rounds, runs
+from pipeline import layout, metrics
 from pipeline.files import replaced_folder, write_json
 from pipeline.params import Params, load_params
+from pipeline.study import evaluation, gallery, subsets
+from pipeline.training import baselines
 
 Scores = Callable[[str, np.ndarray], np.ndarray]  # a data set's name and manifest rows (n,) to raw scores (n,)
 Show = Callable[[Path, pd.DataFrame], None]
@@ -38,15 +40,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _evaluate(params: Params, dataset: str, method: str, number: int, split: str) -> None:
-    run, target = runs.run_folder(dataset, method, number, split), params.targets.main
+    run, target = layout.run_folder(dataset, method, number, split), params.targets.main
     record = json.loads((run / "train" / "record.json").read_text())
     scores, show = _methods(params, record, run / "train")
     found: dict[str, object] = {"cross": {}}
     others = [name for name in params.study.datasets if name != dataset and split == "round"]
     with replaced_folder(run / "evaluate") as out:
         for other in [dataset, *others]:
-            manifest_path, split_path = rounds.input_paths(other, number, split)
-            rows, groups = rounds.open_split(split_path, manifest := pd.read_parquet(manifest_path))
+            manifest_path, split_path = layout.input_paths(other, number, split)
+            rows, groups = subsets.open_split(split_path, manifest := pd.read_parquet(manifest_path))
             started = time.perf_counter()
             predicted = scores(other, rows["test"])
             cost = evaluation.cost(time.perf_counter() - started, len(predicted))
@@ -56,30 +58,30 @@ def _evaluate(params: Params, dataset: str, method: str, number: int, split: str
                 predictions.to_csv(out / "predictions.csv", index=False)
                 found["test"] = evaluation.evaluate(predictions, params.evaluate.bootstrap, params.evaluate.seed)
                 found["generator"] = evaluation.by_generator(predictions)
-                title = f"{dataset}: {method}, {split} {number}\nbackbone {rounds.backbone_label(record['backbone'])}"
-                plots.scatter(predictions, out / "scatter.png", title, f"{target} MOS")
+                title = f"{dataset}: {method}, {split} {number}\nbackbone {layout.backbone_label(record['backbone'])}"
+                evaluation.scatter(predictions, out / "scatter.png", title, f"{target} MOS")
                 show(out / "gallery", predictions)
             else:
                 (out / "cross").mkdir(exist_ok=True)
                 predictions.to_csv(out / "cross" / f"{other}.csv", index=False)
                 columns = (predictions[column].to_numpy() for column in ("predicted", "mos"))
                 found["cross"][other] = {"n": len(predictions), **metrics.summary(*columns)}
-        found["validation"] = rounds.validation_numbers(run / "train", record["selected_epoch"])
+        found["validation"] = layout.validation_numbers(run / "train", record["selected_epoch"])
         write_json(out / "metrics.json", found)
 
 
 def _methods(params: Params, record: Mapping[str, Any], train_folder: Path) -> tuple[Scores, Show]:
     """Return what scores images with a run's result, and what shows some of them (nothing for a baseline)."""
     if record["kind"] == "variant":
-        from pipeline import study  # imported here: brings in torch, which no baseline needs
+        from pipeline.study.judge import Judge  # imported here: brings in torch, which no baseline needs
 
-        judge = study.Judge.of(params, record, train_folder)
-        return judge.scores, lambda folder, table: gallery.write_gallery(
-            folder, table, params.evaluate.gallery, judge.images(), judge.quality_maps()
+        judging = Judge.of(params, record, train_folder)
+        return judging.scores, lambda folder, table: gallery.write_gallery(
+            folder, table, params.evaluate.gallery, judging.images(), judging.quality_maps()
         )
 
     def from_features(dataset: str, rows: np.ndarray) -> np.ndarray:
-        features = rounds.read_features(dataset, pd.read_parquet(rounds.input_paths(dataset, record["round"])[0]))
+        features = subsets.read_features(dataset, pd.read_parquet(layout.input_paths(dataset, record["round"])[0]))
         return baselines.predict(train_folder, {key: value[rows] for key, value in features.items()})
 
     return from_features, lambda folder, table: None

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from pipeline import handcrafted, study
+from pipeline.data.pixels import open_prepared
 from pipeline.files import write_atomically
-from pipeline.folding import image_scores
-from pipeline.images import open_prepared
-from pipeline.model import antonym_score
+from pipeline.model.dcmpln import antonym_score
+from pipeline.model.folded import image_scores
 from pipeline.params import load_params
+from pipeline.study import build
+from pipeline.training import statistics
 
 
 @torch.no_grad()
@@ -30,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     params, dataset = load_params(arguments.params), arguments.dataset
     manifest, pack = open_prepared(Path("data", "prepared", dataset))
-    backbone = study.make_backbone(params)
-    rule = study.make_window_rule(params, backbone)
-    device = study.choose_device(params.train.device, params.train.threads)
+    backbone = build.make_backbone(params)
+    rule = build.make_window_rule(params, backbone)
+    device = build.choose_device(params.train.device, params.train.threads)
     backbone.to(device)
     texts = F.normalize(backbone.encode_text(backbone.tokenize(params.baselines.clip_iqa_texts)), dim=-1)
 
@@ -44,16 +45,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         features_and_score, (pack[row] for row in range(len(pack))), len(pack), rule, device=device,
         label=f"{dataset}: image features",
     )  # fmt: skip
-    statistics = handcrafted.extract((pack[row] for row in range(len(pack))), len(pack))
+    handcrafted = statistics.extract((pack[row] for row in range(len(pack))), len(pack))
     buffer = io.BytesIO()
     np.savez(
         buffer,
         image_id=manifest["image_id"].to_numpy(dtype=str),
         image_features=found[:, :-1].astype(np.float32),
         clip_iqa=found[:, -1],
-        handcrafted=statistics,
+        handcrafted=handcrafted,
         backbone=np.array(json.dumps(backbone.record(), sort_keys=True)),
-        handcrafted_names=np.array(handcrafted.NAMES),
+        handcrafted_names=np.array(statistics.NAMES),
     )
     write_atomically(Path("data", "features", f"{dataset}.npz"), buffer.getvalue())
 

@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import plots
-from pipeline.images import open_prepared
+from pipeline.data import card
+from pipeline.data.pixels import open_prepared
+from pipeline.data.prepare import prepare
 from pipeline.params import load_params
-from pipeline.prepare import prepare
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         scale=settings.scale,
     )
     manifest, pack = open_prepared(out)
-    plots.data_card(manifest, pack, out / "card.png", arguments.dataset)
+    card.data_card(manifest, pack, out / "card.png", arguments.dataset)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.page import lock_md5
+from pipeline.layout import repository_root
 from pipeline.params import load_params
-from pipeline.reporting import write_report
-from pipeline.runs import repository_root
+from pipeline.report.citation import lock_md5
+from pipeline.report.report import write_report
 
 CITATION = Path("CITATION.cff")
 logger = logging.getLogger("stages.report")
@@ -43,8 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         citation=CITATION.read_text(encoding="utf-8") if CITATION.is_file() else None,
     )
     logger.info("%d files in %s; open index.html", len(written), arguments.out)
-    from pipeline.registration import register_champions  # imported here: the report must stand even where MLflow fails
-    from pipeline.tracking import mirror
+    # imported here: the report must stand even where MLflow fails
+    from pipeline.tracking.mirror.mirror import mirror
+
+    from pipeline.serving.register import register_champions
 
     mirror(repository_root(), study.name, arguments.runs, arguments.out, names=study.run_names())
     register_champions(repository_root(), study.name, study.datasets, study.run_names())

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.data.splits import audit_rounds, find_groups, split_round
 from pipeline.files import replaced_folder, write_json
 from pipeline.params import load_params
-from pipeline.splits import audit_rounds, find_groups, split_round
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from pipeline import runs, study, tracking
+from pipeline.training.fit.fit import STATE_FILE, fit
+
+from pipeline import layout
 from pipeline.files import replaced_folder, write_json
 from pipeline.params import load_params
-from pipeline.training import STATE_FILE, fit
+from pipeline.study import plans, runs
+from pipeline.tracking import live
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,24 +29,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     params = load_params(arguments.params)
     which = (arguments.dataset, arguments.variant, arguments.round, arguments.split)
-    plan = study.plan_training(params, *which)
-    out = runs.run_folder(*which) / "train"
-    root = runs.repository_root()
-    with runs.resumable(root, out, runs.key_of(plan.record, plan.inputs)) as folder:
+    plan = plans.plan_training(params, *which)
+    out = layout.run_folder(*which) / "train"
+    root = layout.repository_root()
+    with runs.resumable(root, out, runs.key_of(plan.record, plan.inputs, Path("stages", "train.py"))) as folder:
         if not (folder / "results").is_dir():  # else it was killed after its end, before DVC took it up
             _train(plan, folder, root, params.study.name)
-    tracking.finish_run(root, params.study.name, out)
+    live.finish_run(root, params.study.name, out)
 
 
-def _train(plan: study.TrainingPlan, folder: Path, root: Path, name: str) -> None:
+def _train(plan: plans.TrainingPlan, folder: Path, root: Path, name: str) -> None:
     run = runs.begin(folder, plan.machine, name)
-    run["run_id"] = tracking.start_run(root, name, plan.record, run, run["run_id"])
+    run["run_id"] = live.start_run(root, name, plan.record, run, run["run_id"])
     write_json(folder / "run.json", run)
     try:
-        fitted = fit(**plan.arguments, folder=folder, on_epoch=partial(tracking.log_epoch, root, run["run_id"]))
+        fitted = fit(**plan.arguments, folder=folder, on_epoch=partial(live.log_epoch, root, run["run_id"]))
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        tracking.fail_run(root, run["run_id"], f"{type(error).__name__}: {error}", status)
+        live.fail_run(root, run["run_id"], f"{type(error).__name__}: {error}", status)
         raise
     with replaced_folder(folder / "results") as results:
         shutil.copytree(folder / "checkpoints", results / "checkpoints")

@@ -41,7 +41,7 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_backbone(tiny_config: Path) -> object:
     """Return a shared random backbone; it is frozen, so sharing is safe."""
-    from pipeline.backbone import load_backbone
+    from pipeline.model.loading import load_backbone
 
     return load_backbone("tiny-vit", config=tiny_config, seed=1)
 
@@ -51,10 +51,10 @@ def tiny_checkpoint(tiny_backbone: object, tmp_path_factory: pytest.TempPathFact
     """Return a checkpoint alone in a folder, as someone may have sent it; windows of 32 at stride 24, MOS 1 to 5."""
     import torch
 
-    from pipeline.checkpoint import save_checkpoint
-    from pipeline.folding import fold
-    from pipeline.images import WindowRule
-    from pipeline.model import DCMPLN
+    from pipeline.model.checkpoint import save_checkpoint
+    from pipeline.model.dcmpln import DCMPLN
+    from pipeline.model.folded import fold
+    from pipeline.model.windows import WindowRule
 
     path = tmp_path_factory.mktemp("given") / "epoch-007.safetensors"
     torch.manual_seed(3)
@@ -73,7 +73,7 @@ def tiny_checkpoint(tiny_backbone: object, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="session")
 def vit_b_32() -> object:
     """Return the paper's towers with random weights."""
-    from pipeline.backbone import load_backbone
+    from pipeline.model.loading import load_backbone
 
     return load_backbone("ViT-B-32", seed=5)
 
@@ -86,7 +86,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     from made_study import make_study
 
-    from pipeline.reporting import write_report
+    from pipeline.report.report import write_report
 
     root = tmp_path_factory.mktemp("reported")
     methods, datasets = ("dcmpln", "no_mpa", "shuffled", "handcrafted"), ("agiqa3k", "demo")
@@ -111,11 +111,11 @@ def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a checkpoint on the demo's own backbone, with prompts that were drawn and never trained."""
     import torch
 
-    from pipeline.backbone import load_backbone
-    from pipeline.checkpoint import save_checkpoint
-    from pipeline.folding import fold
-    from pipeline.images import WindowRule
-    from pipeline.model import DCMPLN
+    from pipeline.model.checkpoint import save_checkpoint
+    from pipeline.model.dcmpln import DCMPLN
+    from pipeline.model.folded import fold
+    from pipeline.model.loading import load_backbone
+    from pipeline.model.windows import WindowRule
 
     folder = ROOT / "backbones" / "demo"
     backbone = load_backbone(
@@ -136,7 +136,7 @@ def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_scorer(demo_checkpoint: Path) -> object:
     """Return the scorer of `demo_checkpoint`."""
-    from pipeline.scoring import load_scorer
+    from pipeline.scoring.scorer import load_scorer
 
     return load_scorer(demo_checkpoint, device="cpu")
 
@@ -145,7 +145,7 @@ def demo_scorer(demo_checkpoint: Path) -> object:
 def onnx_file(demo_scorer: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return `demo_scorer` as ONNX, or skip."""
     pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
-    from pipeline.export import export_scorer
+    from pipeline.serving.program import export_scorer
 
     path = tmp_path_factory.mktemp("onnx") / "scorer.onnx"
     export_scorer(demo_scorer, path)
@@ -155,7 +155,7 @@ def onnx_file(demo_scorer: object, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def program_file(demo_scorer: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return `demo_scorer` as a torch.export program."""
-    from pipeline.export import export_scorer
+    from pipeline.serving.program import export_scorer
 
     path = tmp_path_factory.mktemp("program") / "scorer.pt2"
     export_scorer(demo_scorer, path)

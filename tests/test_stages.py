@@ -20,11 +20,12 @@ import yaml
 from PIL import Image
 from scipy.stats import spearmanr
 
-from pipeline import rounds, study
+from pipeline.data.pixels import open_prepared
 from pipeline.files import file_md5
-from pipeline.images import cut, normalise, open_prepared, window_origins
+from pipeline.layout import StudyError
+from pipeline.model.windows import cut, normalise, window_origins
 from pipeline.params import load_params
-from pipeline.rounds import StudyError
+from pipeline.study import build, subsets
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS, BASELINES = ("dcmpln", "clip_agiqa"), ("clip_iqa", "linear_probe", "handcrafted")
@@ -179,12 +180,12 @@ def test_predictions_equal_the_plain_model_with_the_selected_epochs_windows(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The oracle scores one image at a time with the checkpoint that the record names."""
-    from pipeline.checkpoint import load_checkpoint
+    from pipeline.model.checkpoint import load_checkpoint
 
     enter(finished, monkeypatch)
     params = load_params()
-    backbone = study.make_backbone(params)
-    rule = study.make_window_rule(params, backbone)
+    backbone = build.make_backbone(params)
+    rule = build.make_window_rule(params, backbone)
     run = finished / "runs/demo/dcmpln/round-0"
     epoch = json.loads((run / "train/record.json").read_text())["selected_epoch"]
     scorer, _, _ = load_checkpoint(run / "train/checkpoints" / f"epoch-{epoch:03d}.safetensors", backbone, rule)
@@ -302,21 +303,21 @@ def test_shuffled_labels_and_leaks_are_on_record(prepared: Path, tiny_config: Pa
 def test_splits_that_do_not_fit_are_refused(prepared: Path) -> None:
     manifest = pd.read_parquet("data/prepared/demo/manifest.parquet")
     with pytest.raises(StudyError, match="and the manifest differ in 1 images"):
-        rounds.open_split("data/splits/demo/round-0.csv", manifest.iloc[1:])
+        subsets.open_split("data/splits/demo/round-0.csv", manifest.iloc[1:])
     path = Path("data/splits/demo/round-0.csv")
     path.write_text(path.read_text().replace("validation", "train"))
     with pytest.raises(StudyError, match="leaves no image for validation"):
-        rounds.open_split(path, manifest)
+        subsets.open_split(path, manifest)
 
 
 def test_rounds_have_seeds_of_their_own() -> None:
-    seeds = {rounds.round_seed(seed, number) for seed in range(20) for number in range(20)}
+    seeds = {subsets.round_seed(seed, number) for seed in range(20) for number in range(20)}
     assert len(seeds) == 400
 
 
 def test_scores_are_scaled_by_the_declared_scale() -> None:
     manifest = pd.DataFrame({"quality": [0.0, 2.5, np.nan], "mos_low": 0.0, "mos_high": 5.0})
-    np.testing.assert_array_equal(rounds.scaled_mos(manifest, "quality"), [0.0, 0.5, np.nan])
+    np.testing.assert_array_equal(subsets.scaled_mos(manifest, "quality"), [0.0, 0.5, np.nan])
 
 
 def test_code_names_every_script(in_tmp: Path) -> None:
@@ -325,5 +326,5 @@ def test_code_names_every_script(in_tmp: Path) -> None:
     stage("code")
     scripts = {path.stem for path in Path("stages").glob("[!_]*.py")}
     assert {path.stem for path in Path("data/code").iterdir()} == scripts
-    assert "pipeline/model.py" in json.loads(Path("data/code/train.json").read_text())
-    assert "pipeline/model.py" not in json.loads(Path("data/code/split.json").read_text())
+    assert "pipeline/model/dcmpln.py" in json.loads(Path("data/code/train.json").read_text())
+    assert "pipeline/model/dcmpln.py" not in json.loads(Path("data/code/split.json").read_text())

@@ -12,8 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pipeline.cli import main
-from pipeline.scoring import Scorer, load_scorer
-from pipeline.serving import make_app
+from pipeline.scoring.scorer import Scorer, load_scorer
+from pipeline.serving.http import make_app
 
 ROOT = Path(__file__).resolve().parent.parent
 

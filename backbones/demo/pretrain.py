@@ -29,7 +29,7 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # so that the script runs without the package installed
 
-from pipeline import demo  # noqa: E402
+from pipeline.data import scenes  # noqa: E402
 
 SIDE, CROP = 160, 64
 SCENES, CROPS = 12, 4  # pictures a step, crops a picture
@@ -77,8 +77,8 @@ def cut_photo(photos: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
 
 def colour_fields(rng: np.random.Generator, exponent: float) -> np.ndarray:
     """Return a random colour picture with a 1/f**exponent spectrum and correlated channels."""
-    light = demo.noise_field(rng, SIDE, exponent)[..., None]
-    tint = np.stack([demo.noise_field(rng, SIDE, exponent + 0.3) for _ in range(2)], -1) @ rng.normal(0, 0.6, (2, 3))
+    light = scenes.noise_field(rng, SIDE, exponent)[..., None]
+    tint = np.stack([scenes.noise_field(rng, SIDE, exponent + 0.3) for _ in range(2)], -1) @ rng.normal(0, 0.6, (2, 3))
     picture = rng.uniform(0.3, 0.7, 3) + rng.uniform(0.08, 0.22) * (light + rng.uniform(0.1, 0.9) * tint)
     return np.clip(picture, 0, 1).astype(np.float32)
 
@@ -112,10 +112,10 @@ def clean_picture(rng: np.random.Generator, photos: list[np.ndarray]) -> tuple[n
     """Return a flawless picture, float32 (SIDE, SIDE, 3) in [0, 1], and its caption."""
     kind = rng.random()
     if kind < 0.35:
-        scene = demo.draw_scene(rng)
-        return demo.render(scene, rng, SIDE, detail=rng.uniform(0, 2)), demo.caption(scene)
+        scene = scenes.draw_scene(rng)
+        return scenes.render(scene, rng, SIDE, detail=rng.uniform(0, 2)), scenes.caption(scene)
     if kind < 0.5:  # drawn things upon something natural
-        scene = demo.draw_scene(rng)
+        scene = scenes.draw_scene(rng)
         choice = rng.random()
         if choice < 0.6:
             ground, word = cut_photo(photos, rng), "a natural"
@@ -123,8 +123,8 @@ def clean_picture(rng: np.random.Generator, photos: list[np.ndarray]) -> tuple[n
             ground, word = dead_leaves(rng, photos), "a crowded"
         else:
             ground, word = colour_fields(rng, rng.uniform(0.8, 2)), "a cloudy"
-        text = demo.caption(scene).split(",")[0] + f", on {word} background"
-        return demo.render(scene, rng, SIDE, ground=ground, detail=rng.uniform(0, 1)), text
+        text = scenes.caption(scene).split(",")[0] + f", on {word} background"
+        return scenes.render(scene, rng, SIDE, ground=ground, detail=rng.uniform(0, 1)), text
     if kind < 0.8:
         return cut_photo(photos, rng), "a natural scene"
     if kind < 0.93:
@@ -167,14 +167,14 @@ def noise(picture: np.ndarray, s: float, rng: np.random.Generator) -> np.ndarray
 
 
 def chroma_noise(picture: np.ndarray, s: float, rng: np.random.Generator) -> np.ndarray:  # noqa: D103
-    field = np.stack([demo.noise_field(rng, SIDE, rng.uniform(0.2, 1.2)) for _ in range(2)], -1)
+    field = np.stack([scenes.noise_field(rng, SIDE, rng.uniform(0.2, 1.2)) for _ in range(2)], -1)
     mix = np.array([[1, -0.5, -0.5], [0.2, -0.7, 0.8]], np.float32)
     return picture + (0.02 + 0.14 * s) * field @ mix
 
 
 def residual_noise(picture: np.ndarray, s: float, rng: np.random.Generator) -> np.ndarray:
     """Leave structured noise behind, as diffusion stopped too early does."""
-    field = np.stack([demo.noise_field(rng, SIDE, rng.uniform(0.4, 1.0)) for _ in range(3)], -1)
+    field = np.stack([scenes.noise_field(rng, SIDE, rng.uniform(0.4, 1.0)) for _ in range(3)], -1)
     return (1 - 0.35 * s) * picture + 0.35 * s * 0.5 + (0.02 + 0.12 * s) * field
 
 
@@ -207,7 +207,7 @@ def grid(picture: np.ndarray, s: float, rng: np.random.Generator) -> np.ndarray:
     tile = rng.standard_normal((period, period, 3 if rng.random() < 0.4 else 1)).astype(np.float32)
     tile -= tile.mean((0, 1))
     pattern = np.tile(tile / max(float(tile.std()), 1e-3), (SIDE // period, SIDE // period, 1))
-    where = np.clip(0.6 + 0.6 * demo.noise_field(rng, SIDE, 1.8), 0, 1.5)[..., None]
+    where = np.clip(0.6 + 0.6 * scenes.noise_field(rng, SIDE, 1.8), 0, 1.5)[..., None]
     return picture + (0.012 + 0.09 * s) * pattern * where
 
 
@@ -257,7 +257,7 @@ def warp(picture: np.ndarray, s: float, rng: np.random.Generator) -> np.ndarray:
     """Bend lines and melt shapes."""
     reach, exponent = 1 + 8 * s, rng.uniform(1.1, 2.2)
     return move_pixels(
-        picture, reach * demo.noise_field(rng, SIDE, exponent), reach * demo.noise_field(rng, SIDE, exponent)
+        picture, reach * scenes.noise_field(rng, SIDE, exponent), reach * scenes.noise_field(rng, SIDE, exponent)
     )
 
 
@@ -290,8 +290,8 @@ def ghost(picture: np.ndarray, s: float, rng: np.random.Generator) -> np.ndarray
 
 def blobs(picture: np.ndarray, s: float, rng: np.random.Generator) -> np.ndarray:
     """Dissolve patches of the picture into smooth blobs."""
-    mask = np.clip(1.5 * (demo.noise_field(rng, SIDE, 1.8) + 2.4 * s - 1.1), 0, 1)[..., None]
-    smooth = soften(picture, 3 + 5 * s) + 0.06 * s * demo.noise_field(rng, SIDE, 1.5)[..., None]
+    mask = np.clip(1.5 * (scenes.noise_field(rng, SIDE, 1.8) + 2.4 * s - 1.1), 0, 1)[..., None]
+    smooth = soften(picture, 3 + 5 * s) + 0.06 * s * scenes.noise_field(rng, SIDE, 1.5)[..., None]
     return picture * (1 - mask) + smooth * mask
 
 
@@ -528,7 +528,7 @@ blocky colorful dull high low quality soft harsh patterned flat tinted dark dist
 
 def vocabulary(tokenizer: Callable[[str], Tensor]) -> Tensor:
     """Return the sorted token ids of every text the pre-training can say, with SOS and EOT."""
-    words = " ".join([EXTRA_WORDS, *demo.SHAPES, *demo.COLOURS, *demo.TEXTURES, *demo.SIZES, *demo.RELATIONS])
+    words = " ".join([EXTRA_WORDS, *scenes.SHAPES, *scenes.COLOURS, *scenes.TEXTURES, *scenes.SIZES, *scenes.RELATIONS])
     rows: set[int] = set()
     for word in words.split():
         rows |= set(tokenizer(word)[0].tolist())
@@ -541,7 +541,7 @@ def import_open_clip() -> object:
     The CPU torch has no compiled torchvision operators, and torchvision's import stops at their missing names.
     """
     try:
-        from pipeline.torchvision_shim import ensure_torchvision_imports
+        from pipeline.model.torchvision_shim import ensure_torchvision_imports
 
         ensure_torchvision_imports()
     except ImportError:

@@ -31,8 +31,9 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import pretrain  # noqa: E402
 
-from pipeline import demo  # noqa: E402
-from pipeline.backbone import Backbone, load_backbone  # noqa: E402
+from pipeline.data import demo  # noqa: E402
+from pipeline.model.backbone import Backbone  # noqa: E402
+from pipeline.model.loading import load_backbone  # noqa: E402
 
 CROP = 64
 

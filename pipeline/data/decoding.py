@@ -1,0 +1,267 @@
+"""An image file of anyone's, or pixels of any kind, as RGB bytes: the same function for the study and for scoring.
+
+Without torch: a tensor is known by its methods, so that no stage imports torch to decode.
+"""
+
+import base64
+import errno
+import io
+import os
+import stat
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+from PIL import ExifTags, Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Formats of pixels that Pillow decodes by itself or by a plug-in; of the others, some run programs (EPS).
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "ICO", "PCX", "QOI",
+)  # fmt: skip
+MOST_PIXELS = 150_000_000  # 12,000 x 12,000 pass
+STRIP_PIXELS = 1 << 22  # that are converted at once
+
+
+class ImageError(ValueError):
+    """An image that cannot be used.
+
+    Attributes:
+        reason: Why, in plain words, without the image's name.
+    """
+
+    def __init__(self, reason: str, name: str | None = None) -> None:
+        """Join name and reason to the message."""
+        super().__init__(reason if name is None else f"{name}: {reason}")
+        self.reason = reason
+
+
+def open_image(
+    source: "str | Path | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor",
+    *,
+    max_bytes: int | None = None,
+    max_pixels: int | None = MOST_PIXELS,
+) -> np.ndarray:
+    """Return an image as RGB, shape (H, W, 3), uint8, in the orientation that a viewer shows.
+
+    Transparent pixels stand on white; 16-bit channels keep their upper half; of an animation the first frame counts.
+
+    Args:
+        source: A path, or an image file's bytes or binary stream, in any format of `FORMATS` that this Pillow reads; a
+            PIL image; an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or a tensor (1, H, W), (3, H, W) or
+            (4, H, W). Arrays and tensors hold uint8, or floats in 0..1.
+        max_bytes: Largest file that is read; None means any.
+        max_pixels: Largest H W that is decoded; None means any that Pillow decodes (179 million). It is checked before
+            anything is decoded.
+
+    Raises:
+        ImageError: If the source is no image, damaged, or too large.
+        TypeError: If `source` is none of the above.
+    """
+    if isinstance(source, np.ndarray) or _is_tensor(source):
+        return _from_array(source, max_pixels)
+    if isinstance(source, Image.Image):
+        return _decoded(source, max_pixels, None)
+    if isinstance(source, str | Path):
+        return _from_path(Path(source), max_bytes, max_pixels)
+    if isinstance(source, bytes | bytearray | memoryview):
+        if max_bytes is not None and len(source) > max_bytes:
+            raise ImageError(_too_long(len(source), max_bytes))
+        return _from_stream(io.BytesIO(source), max_pixels, None)
+    if hasattr(source, "read"):
+        content = source.read(-1 if max_bytes is None else max_bytes + 1)
+        return open_image(content, max_bytes=max_bytes, max_pixels=max_pixels)
+    kind = type(source).__name__
+    raise TypeError(f"an image is a path, bytes, a binary stream, a PIL image, an array or a tensor, and this a {kind}")
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return (width, height) as an image file's header states them, or (0, 0) where it cannot be read."""
+    try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would wait for ever
+            return 0, 0
+        with Image.open(path, formats=_formats()) as opened:
+            return opened.size
+    except Exception:  # whatever is wrong with it, open_image says so
+        return 0, 0
+
+
+def _from_path(path: Path, max_bytes: int | None, max_pixels: int | None) -> np.ndarray:
+    name = printable(path)
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError("is a folder", name)
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("is no plain file (a pipe, a socket or a device)", name)
+        if max_bytes is not None and status.st_size > max_bytes:
+            raise ImageError(_too_long(status.st_size, max_bytes), name)
+        with path.open("rb") as stream:
+            return _from_stream(stream, max_pixels, name)
+    except FileNotFoundError:
+        raise ImageError("is a link to nothing" if path.is_symlink() else "does not exist", name) from None
+    except PermissionError:
+        raise ImageError("may not be read: permission denied", name) from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ImageError("is a link that leads in a circle", name) from None
+        raise ImageError(f"cannot be read: {error.strerror or error}", name) from None
+    except ValueError as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"is no path: {error}", name) from None  # a zero byte in it
+
+
+def printable(path: str | Path) -> str:
+    """Return a path as text that any file takes: bytes that are no UTF-8 are spelt out in hexadecimal."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _too_long(size: int, limit: int) -> str:
+    return f"has {size:,} bytes, and {limit:,} are allowed"
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _from_stream(stream: IO[bytes], max_pixels: int | None, name: str | None) -> np.ndarray:
+    try:
+        with Image.open(stream, formats=_formats()) as opened:
+            return _decoded(opened, max_pixels, name)
+    except Image.UnidentifiedImageError:
+        stream.seek(0)
+        raise ImageError(_what_it_is(stream.read(512)), name) from None
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"may be a decompression bomb: {error}", name) from None
+    except Exception as error:  # a damaged header makes Pillow raise nearly anything
+        raise ImageError(_damage(error), name) from None
+
+
+def _what_it_is(start: bytes) -> str:
+    """Return in words what a file is that is no image, by its first bytes."""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        return "is empty (0 bytes)"
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<svg")):
+        kind = "an SVG drawing" if b"<svg" in text else "a web page saved under an image's name"
+        return f"is {kind}, not an image of pixels"
+    if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"heif", b"mif1", b"msf1"):
+        return "is HEIC, which this Pillow does not read: convert it to JPEG or PNG"
+    if start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis"):
+        return "is AVIF, which this Pillow does not read: convert it to JPEG or PNG"
+    if start.startswith((b"%PDF", b"PK\x03\x04", b"%!PS")) or start[4:8] == b"ftyp":
+        return "is a document, an archive or a film, not an image"
+    return "is no image in a format that is read here, or its beginning is damaged"
+
+
+def _decoded(image: Image.Image, max_pixels: int | None, name: str | None) -> np.ndarray:
+    width, height = image.size
+    if max_pixels is not None and width * height > max_pixels:
+        raise ImageError(f"has {width:,} x {height:,} pixels, and {max_pixels:,} are allowed in all", name)
+    try:
+        return _rgb(image)
+    except Image.DecompressionBombError:
+        raise
+    except MemoryError:
+        raise ImageError(f"has {width:,} x {height:,} pixels, for which the memory does not suffice", name) from None
+    except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
+        raise ImageError(_damage(error), name) from None
+
+
+def _damage(error: Exception) -> str:
+    if "truncated" in str(error).lower() or isinstance(error, EOFError):
+        return f"is cut off: {error}"
+    return f"is damaged or cut off: {type(error).__name__}: {error}"
+
+
+# How EXIF's orientations 2 to 8 turn stored pixels (H, W, 3) into what a viewer shows.
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: pixels[::-1].transpose(1, 0, 2),
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda pixels: pixels[:, ::-1].transpose(1, 0, 2),
+}
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Return a PIL image's pixels, converted strip by strip: copies of a huge image would double its memory."""
+    width, height = image.size
+    if not width or not height:
+        raise ImageError("has no pixel")
+    image.load()
+    top = 65535.0
+    if image.mode == "F":
+        top = max(float(image.getextrema()[1]), 1.0)
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, STRIP_PIXELS // width)
+    for start in range(0, height, rows):
+        strip = image.crop((0, start, width, min(start + rows, height)))
+        pixels[start : start + rows] = _rgb_strip(strip, top)
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # damaged EXIF data says nothing of the orientation, and a viewer shows the pixels as they are
+        turn = None
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+def _rgb_strip(image: Image.Image, top: float) -> np.ndarray:
+    if image.mode.startswith("I") or image.mode == "F":  # Pillow would clip 16-bit values at 255
+        values = np.asarray(image, dtype=np.float64)
+        return (values * (255 / top)).round().clip(0, 255).astype(np.uint8)[..., None]
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _is_tensor(value: object) -> bool:
+    return hasattr(value, "is_floating_point") and hasattr(value, "detach")
+
+
+def _from_array(values: "np.ndarray | Tensor", max_pixels: int | None) -> np.ndarray:
+    is_tensor = _is_tensor(values)
+    layout = "(1, H, W), (3, H, W) or (4, H, W)" if is_tensor else "(H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
+    shape = tuple(values.shape)
+    if is_tensor:
+        values = values.detach().cpu()
+        values = (values.float() if values.is_floating_point() else values).numpy()
+        values = values.transpose(1, 2, 0) if values.ndim == 3 else values[None, None, None]
+    elif values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or values.shape[2] not in (1, 3, 4) or 0 in values.shape:
+        raise ImageError(f"{'a tensor' if is_tensor else 'an array'} has shape {layout}, and this one {shape}")
+    if max_pixels is not None and values.shape[0] * values.shape[1] > max_pixels:
+        raise ImageError(f"has {values.shape[1]:,} x {values.shape[0]:,} pixels, and {max_pixels:,} are allowed in all")
+    if values.dtype.kind == "f":
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            raise ImageError("holds floats outside 0..1: give pixels before normalisation, as floats in 0..1 or uint8")
+        values = (values * 255).round().astype(np.uint8)
+    if values.dtype != np.uint8:
+        raise ImageError(f"holds {values.dtype}: give uint8, or floats in 0..1")
+    if values.shape[2] == 4:
+        return _rgb(Image.fromarray(np.ascontiguousarray(values)))
+    return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
+
+
+def from_base64(text: str) -> bytes:
+    """Return the bytes of base64 text; a data URL's head is passed over.
+
+    Raises:
+        ImageError: If it is not base64.
+    """
+    try:
+        return base64.b64decode(text.partition(";base64,")[2] or text, validate=True)
+    except ValueError:
+        raise ImageError("is not base64") from None

@@ -1,0 +1,200 @@
+"""The reader of a data set of anyone's own: images at any depth and one CSV."""
+
+import difflib
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.data.labels import ATTRIBUTES, DatasetError, Labels, Problem
+
+# Columns of the reader `folder`, and the names under which they may stand.
+OWN_COLUMNS = {
+    "image": ("image", "file", "filename", "path", "name"),
+    "quality": ("mos", "quality", "mos_quality"),
+    "quality_std": ("std", "quality_std", "mos_std", "std_quality"),
+    "alignment": ("alignment", "mos_align"),
+    "alignment_std": ("alignment_std", "std_align"),
+    "authenticity": ("authenticity",),
+    "authenticity_std": ("authenticity_std",),
+    "generation_prompt": ("prompt", "generation_prompt"),
+    "generator": ("generator", "model"),
+    "mos_low": ("mos_low",),
+    "mos_high": ("mos_high",),
+}
+_OWN_TEXTS, _SCALE = ("image", "generation_prompt", "generator"), ("mos_low", "mos_high")
+
+
+def read_folder(folder: Path, labels_file: str | None, scale: tuple[float, float] | None) -> Labels:
+    """Read a data set of one's own: images at any depth, and a CSV whose first row names OWN_COLUMNS."""
+    path = _own_table(folder, labels_file)
+    table = read_cells(path)
+    columns, notes = _own_columns(path, list(table.columns))
+    table = pd.DataFrame({ours: table[theirs] for ours, theirs in columns.items()})
+    # A column without any cell is as good as none, and a row without any (the end of many files) is no row.
+    table = table.drop(columns=[name for name in columns if name != "quality" and (table[name] == "").all()])
+    table = table[(table != "").any(axis=1)]
+    if "image" not in table:
+        raise DatasetError(f"{path}: column {columns['image']!r} is empty")
+    numbers = table.index.to_series() + 2  # of the row, as a spreadsheet counts
+    names = table["image"].where(table["image"] != "", "row " + numbers.astype(str))
+    faults: dict[int, list[Problem]] = {}
+
+    def report(kind: str, row: int, detail: str) -> None:
+        faults.setdefault(row, []).append(Problem(kind, names[row], f"row {numbers[row]}: {detail}"))
+
+    for column in [name for name in table if name not in _OWN_TEXTS]:
+        values = pd.to_numeric(table[column], errors="coerce").replace([np.inf, -np.inf], np.nan)
+        for row in table.index[values.isna()]:
+            text = table.loc[row, column]
+            if text:
+                hint = ": write a point for the comma" if re.fullmatch(r"[-+]?\d+,\d+", text) else ""
+                report("bad_label", row, f"{columns[column]} is {text!r}, which is no number{hint}")
+            elif column == "quality" or not column.endswith("_std"):
+                report("bad_label", row, f"{columns[column]} is empty")
+        table[column] = values
+    if scale is not None:
+        table = table.assign(**{name: value for name, value in zip(_SCALE, scale, strict=True) if name not in table})
+    if not {*_SCALE} <= {*table}:
+        found = f"{table['quality'].min():g} to {table['quality'].max():g}"
+        raise DatasetError(
+            f"{path}: nothing says on which scale `{columns['quality']}` is (its values run from {found}): give the "
+            "lowest and highest possible score, as `scale` of the data set or as columns mos_low and mos_high"
+        )
+    _one_scale(path, table, scale)
+    files, wrong = _own_files(table["image"], folder, path.parent)
+    for row, detail in wrong.items():
+        report("missing", row, detail)
+    low, high = table["mos_low"], table["mos_high"]
+    for attribute in [name for name in ATTRIBUTES if name in table]:
+        for row in table.index[(table[attribute] < low) | (table[attribute] > high)]:
+            value = table.loc[row, attribute]
+            report("bad_label", row, f"{columns[attribute]} is {value:g}, not in {low[row]:g}..{high[row]:g}")
+    for name in [column for column in table if column.endswith("_std")]:
+        for row in table.index[table[name] < 0]:
+            report("bad_label", row, f"{columns[name]} is {table.loc[row, name]:g}, and no spread is below 0")
+    for file, group in pd.Series(files).groupby(pd.Series(files)):
+        for row in group.index if len(group) > 1 else []:
+            others = ", ".join(str(numbers[other]) for other in group.index if other != row)
+            report("duplicate_name", row, f"{file} stands in row {others}, too")
+    good = [row for row in table.index if row not in faults]
+    table, file = table.loc[good], pd.Series(files, dtype=object).reindex(good)
+    prompts = table.get("generation_prompt", pd.Series("", table.index))
+    if without := int((prompts == "").sum()):
+        notes.append(
+            f"{without} of {len(table)} images have no generation prompt: each is a group of its own, and no rule can "
+            "tell which of them are of one prompt"
+        )
+    rows = table.drop(columns="image").assign(
+        image_id=file,
+        file=file,
+        generation_prompt=prompts,
+        prompt_group=prompts.where(prompts != "", "no prompt: " + file),
+        generator=table.get("generator", pd.Series("", table.index)).replace("", "unknown"),
+    )
+    return Labels(rows, [problem for row in sorted(faults) for problem in faults[row]], notes)
+
+
+def _own_table(folder: Path, labels_file: str | None) -> Path:
+    if labels_file is not None:
+        path = folder / labels_file
+        if not path.is_file():
+            raise DatasetError(f"{path} does not exist: `labels` names the CSV relative to the data set's folder")
+        return path
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".csv" and path.is_file())
+    if not found:
+        raise DatasetError(f"{folder} holds no CSV with the labels: it needs one with the columns image and mos")
+    if len(found) > 1:
+        places = ", ".join(path.relative_to(folder).as_posix() for path in found)
+        raise DatasetError(f"{folder} holds {len(found)} CSV files ({places}): say under `labels` which one it is")
+    return found[0]
+
+
+def read_cells(path: Path) -> pd.DataFrame:
+    """Return a CSV's cells as text, without blanks around them; between them stand commas, semicolons or tabs.
+
+    Raises:
+        DatasetError: If the file is no UTF-8 text, or no table with a row of column names and one below it.
+    """
+    try:
+        header = path.read_text(encoding="utf-8-sig").split("\n", 1)[0]
+        separator = max(",;\t", key=header.count)
+        table = pd.read_csv(
+            path, sep=separator, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
+        )
+    except UnicodeDecodeError:
+        raise DatasetError(f"{path} is no UTF-8 text: save it as `CSV UTF-8`") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DatasetError(f"{path} is no table with one row of column names: {str(error).strip()}") from None
+    if not isinstance(table.index, pd.RangeIndex):
+        raise DatasetError(f"{path} has more cells in its rows than column names in its first row")
+    if table.empty:
+        raise DatasetError(f"{path} has no row below its column names")
+    return table.fillna("").apply(lambda column: column.str.strip())
+
+
+def _own_columns(path: Path, names: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the file's name of each of our columns that it has, and a note of those that are not read."""
+    known = {alias: ours for ours, aliases in OWN_COLUMNS.items() for alias in aliases}
+    found: dict[str, str] = {}
+    ignored = []
+    for name in names:
+        ours = known.get(name.strip().lower())
+        if ours is None:
+            near = difflib.get_close_matches(name.strip().lower(), list(known), n=1, cutoff=0.8)
+            if near:
+                raise DatasetError(
+                    f"{path}: column {name!r} is not known; is it {near[0]!r}? If it is something else, rename it"
+                )
+            ignored.append(name)
+        elif ours in found:
+            raise DatasetError(f"{path}: columns {found[ours]!r} and {name!r} mean the same: keep one")
+        else:
+            found[ours] = name
+    for needed, example in (("image", "image"), ("quality", "mos")):
+        if needed not in found:
+            raise DatasetError(f"{path} lacks the column {example!r}; it has {', '.join(map(repr, names))}")
+    return found, [f"columns that are not read: {', '.join(ignored)}"] if ignored else []
+
+
+def _one_scale(path: Path, table: pd.DataFrame, scale: tuple[float, float] | None) -> None:
+    for column, place in (("mos_low", 0), ("mos_high", 1)):
+        values = table[column].dropna().unique()
+        if len(values) != 1:
+            raise DatasetError(f"{path}: {column} must hold one value in all rows, and holds {sorted(values)}")
+        if scale is not None and values[0] != scale[place]:
+            raise DatasetError(f"{path}: {column} is {values[0]:g}, and `scale` of the data set says {scale[place]:g}")
+    if not table["mos_low"].iloc[0] < table["mos_high"].iloc[0]:
+        raise DatasetError(f"{path}: mos_low must be below mos_high")
+
+
+def _own_files(names: pd.Series, folder: Path, base: Path) -> tuple[dict[int, str], dict[int, str]]:
+    """Return, by row, each image's path relative to `folder`, or what is wrong with its name.
+
+    A name is a path from the CSV, or that of a file in one of the folders.
+    """
+    known: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            known.setdefault(path.name, []).append(path)
+    files: dict[int, str] = {}
+    wrong: dict[int, str] = {}
+    inside = folder.resolve()
+    for row, name in names.items():
+        if not name:
+            wrong[row] = "no image is named"
+            continue
+        path = base / name.replace("\\", "/")
+        if not path.resolve().is_relative_to(inside):
+            wrong[row] = f"{name} lies outside the data set's folder: name images relative to the CSV"
+        elif path.is_file():
+            files[row] = path.resolve().relative_to(inside).as_posix()
+        elif len(found := known.get(name, [])) == 1:
+            files[row] = found[0].relative_to(folder).as_posix()
+        elif found:
+            wrong[row] = f"{name} lies in {len(found)} folders: write its path"
+        else:
+            near = difflib.get_close_matches(Path(name).name, list(known), n=1, cutoff=0.9)
+            wrong[row] = f"{name} does not exist" + (f"; is it {near[0]}?" if near else "")
+    return files, wrong

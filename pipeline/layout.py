@@ -1,0 +1,70 @@
+"""Where every file of the study lies and what it is called, and the few words that all wings share.
+
+Paths are relative to the repository root, which is a stage's working folder.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+SUBSETS = ("train", "validation", "test")
+
+
+class StudyError(ValueError):
+    """Files of the study that do not fit each other."""
+
+
+def input_paths(dataset: str, round_index: int, split: str = "round") -> tuple[Path, Path]:
+    """Return a data set's manifest and one round's split, relative to the repository root.
+
+    Args:
+        dataset: Its name.
+        round_index: The round.
+        split: `round` for the study's own split, `random` for the leaking one that the audit compares it with.
+    """
+    return (
+        Path("data", "prepared", dataset, "manifest.parquet"),
+        Path("data", "splits", dataset, f"{split}-{round_index}.csv"),
+    )
+
+
+def validation_numbers(train_folder: Path, selected_epoch: int) -> dict[str, float]:
+    """Return the selected epoch's validation SRCC, PLCC and KRCC; empty for a method that has none."""
+    history = pd.read_csv(train_folder / "history.csv").set_index("epoch")
+    row = history.loc[selected_epoch] if selected_epoch in history.index else pd.Series(dtype=float)
+    prefix = "validation_"
+    return {
+        key.removeprefix(prefix): float(row[key]) for key in row.index if key.startswith(prefix) and pd.notna(row[key])
+    }
+
+
+def backbone_label(backbone: Mapping[str, Any]) -> str:
+    """Return a backbone's name with whose weights it has, as every result must show it."""
+    weights = {"random": "random weights", "in-house": "in-house weights"}.get(
+        backbone["origin"], backbone["pretrained"]
+    )
+    return f"{backbone['name']} ({weights})"
+
+
+def run_folder(dataset: str, method: str, round_index: int, split: str = "round") -> Path:
+    """Return the folder of one run, relative to the repository root; `split` is `random` for the audit's runs."""
+    return Path("runs") / dataset / method / f"{split}-{round_index}"
+
+
+def repository_root() -> Path:
+    """Return the main repository's root: DVC_ROOT under DVC (also in its temporary copies), else the working folder."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+
+
+def leaks(split_rule: str, select_on: str | None) -> list[str]:
+    """Return in words what test data a run's result has seen; empty for a clean run."""
+    found = ["random split"] if split_rule == "random" else []
+    return [*found, "epoch selected on test"] if select_on == "test" else found
+
+
+def checkpoint_name(epoch: int) -> str:
+    """Return the file name of an epoch's folded checkpoint."""
+    return f"epoch-{epoch:03d}.safetensors"

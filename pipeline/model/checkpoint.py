@@ -1,0 +1,125 @@
+"""What is saved of a trained model, and what refuses to load.
+
+A checkpoint is one small safetensors file: the folded constants, and in its metadata the preprocessing record (backbone
+and weights' hash, window rule, texts, prompt sizes, MOS scale), which is compared on loading. Reading one runs no code.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pipeline.files import write_atomically
+from pipeline.model.backbone import Backbone
+from pipeline.model.dcmpln import ImageAdapter
+from pipeline.model.folded import FoldedScorer
+from pipeline.model.windows import WindowRule
+
+FORMAT = "agiqa-folded-1"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged, or does not fit what it is to be used with."""
+
+
+def save_checkpoint(path: str | Path, scorer: FoldedScorer, record: dict[str, Any]) -> None:
+    """Save a folded scorer.
+
+    Args:
+        path: The file to write; replaced as a whole.
+        scorer: The folded model.
+        record: What the scores depend on beside the constants: `windows` (a `WindowRule.record()`), `texts`, `variant`,
+            `target`, `mos_low`, `mos_high`, and whatever else describes the run. The backbone's own record is added.
+    """
+    metadata = {
+        "format": FORMAT, **record, "backbone": scorer.backbone.record(),
+        "prompt_depth": scorer.visual_prompts.shape[0], "prompt_length": scorer.visual_prompts.shape[1],
+        "residual_ratio": None if scorer.adapter is None else scorer.adapter.residual_ratio,
+    }  # fmt: skip
+    # One metadata entry: safetensors orders several at random, and equal models must give equal bytes.
+    data = save(scorer.constants(), metadata={"agiqa": json.dumps(metadata, sort_keys=True)})
+    write_atomically(Path(path), data)
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """Return a checkpoint's record without loading its tensors.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, or not one of ours.
+    """
+    return _read(Path(path))[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as archive:
+            metadata = json.loads((archive.metadata() or {}).get("agiqa", "{}"))
+            tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {metadata.get('format')!r}, and {FORMAT!r} is read here: "
+            "it was not written by this study"
+        )
+    return metadata, tensors
+
+
+def load_checkpoint(
+    path: str | Path, backbone: Backbone, windows: WindowRule | None = None
+) -> tuple[FoldedScorer, WindowRule, dict[str, Any]]:
+    """Load a folded scorer onto a backbone.
+
+    Args:
+        path: The checkpoint.
+        backbone: The backbone to put it on; must be the one it was trained on.
+        windows: The rule that the caller means to use; None takes the checkpoint's own.
+
+    Returns:
+        The scorer, the window rule that it was trained with, and the whole record.
+
+    Raises:
+        CheckpointError: If the file is damaged, or backbone, weights, or window rule differ; names each difference.
+    """
+    path = Path(path)
+    record, tensors = _read(path)
+    saved, given = record["backbone"], backbone.record()
+    # Earlier versions did not record the activation, which the hash of the weights does not cover.
+    compared = ["name", "weights_sha256", "image_size", "patch_size"] + ["quick_gelu"] * ("quick_gelu" in saved)
+    differing = [key for key in compared if saved[key] != given[key]]
+    faults = [f"backbone {key} is {given[key]!r}, and it was trained with {saved[key]!r}" for key in differing]
+    rule_record = record["windows"]
+    rule = WindowRule.from_record(rule_record)
+    if windows is not None:
+        faults += [
+            f"images {key} is {value!r}, and it was trained with {rule_record[key]!r}"
+            for key, value in windows.record().items()
+            if rule_record[key] != value
+        ]
+    expected = {
+        "visual_prompts": (record["prompt_depth"], record["prompt_length"], backbone.image_width),
+        "text_features": (2, backbone.embed_dim),
+    }
+    for key, shape in expected.items():
+        if key not in tensors:
+            faults.append(f"it lacks {key}")
+        elif tuple(tensors[key].shape) != shape:
+            faults.append(f"{key} has shape {tuple(tensors[key].shape)}, and {shape} fits this backbone")
+        elif not torch.isfinite(tensors[key]).all():
+            faults.append(f"{key} holds values that are not finite")
+    if faults:
+        raise CheckpointError(f"{path} does not fit: " + "; ".join(faults))
+
+    adapter = None
+    if record["residual_ratio"] is not None:
+        inner = tensors["adapter.down"].shape[0]
+        adapter = ImageAdapter(backbone.embed_dim, backbone.embed_dim // inner, record["residual_ratio"])
+        adapter.load_state_dict({"down.weight": tensors["adapter.down"], "up.weight": tensors["adapter.up"]})
+    scorer = FoldedScorer(backbone, tensors["visual_prompts"], tensors["text_features"], adapter)
+    return scorer.to(backbone.logit_scale.device), rule, record

@@ -1,0 +1,321 @@
+"""A trained model without all that does not depend on the image, and how it scores images of any size.
+
+No prompt depends on the image, so after training everything but the image tower folds into constants: L x n x D_v
+visual prompts, two text features and one adapter. The auxiliary branch, MPA, Layer F and the text tower vanish, and the
+score is the same up to float rounding.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline.model.backbone import Backbone
+from pipeline.model.dcmpln import DCMPLN, ImageAdapter, antonym_score
+from pipeline.model.tower import FastTower, fast_tower
+from pipeline.model.windows import WindowRule, enlarge, normalise, spread, window_batches, window_origins
+
+SCORING_BATCH = {"cpu": 64, "cuda": 1024}  # windows a forward pass; larger ones gain nothing on CPUs
+PART_PIXELS = 1 << 22  # of an image that are normalised at once, unless a single row of windows takes more
+
+
+class FoldedScorer(nn.Module):
+    """Scores windows with one prompted image-tower pass.
+
+    Attributes:
+        visual_prompts: Shape (L, n, D_v).
+        text_features: Unit length, the better text first, shape (2, E).
+        adapter: The task's Image Adapter, or None.
+    """
+
+    def __init__(
+        self, backbone: Backbone, visual_prompts: Tensor, text_features: Tensor, adapter: ImageAdapter | None
+    ) -> None:
+        """Hold the constants beside the backbone, which is shared and not copied."""
+        super().__init__()
+        self.backbone = backbone
+        self.register_buffer("visual_prompts", visual_prompts)
+        self.register_buffer("text_features", text_features)
+        self.adapter = adapter
+        self._own_tower: FastTower | None = None  # set by `quantise`
+        self.requires_grad_(False)
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, windows: Tensor) -> Tensor:
+        """Return scores in (0, 1), shape (N,), of normalised windows (N, 3, H, W)."""
+        tower = self._tower()
+        return self.score_prepared(windows if tower is None else tower.tokens(tower.embed(windows)))
+
+    @torch.no_grad()
+    def prepare(self, image: Tensor, origins: Sequence[tuple[int, int]]) -> Tensor:
+        """Return what `score_prepared` takes, for windows of one normalised image (3, H, W), cut at n (top, left).
+
+        Windows of one image share patch embeddings; the results of several images may be joined along the first axis.
+        """
+        tower, size = self._tower(), self.backbone.image_size
+        if tower is None:
+            return torch.stack([image[:, top : top + size, left : left + size] for top, left in origins])
+        return tower.window_tokens(image, origins)
+
+    @torch.no_grad()
+    def score_prepared(self, prepared: Tensor, *, autocast: bool = False) -> Tensor:
+        """Return scores in (0, 1), shape (n,), of windows from `prepare`.
+
+        Args:
+            prepared: One or more results of `prepare`, joined along the first axis.
+            autocast: Run the tower in bfloat16; the score itself stays in float32.
+        """
+        tower = self._tower()
+        with torch.autocast(prepared.device.type, torch.bfloat16, enabled=autocast):
+            if tower is None:
+                features = self.backbone.encode_image(prepared, self.visual_prompts)
+            else:
+                features = tower(prepared, self.visual_prompts[None])
+        return self._score(features.float())
+
+    def _tower(self) -> FastTower | None:
+        return fast_tower(self.backbone) if self._own_tower is None else self._own_tower
+
+    def _score(self, features: Tensor) -> Tensor:
+        if self.adapter is not None:
+            features = self.adapter(features)
+        return antonym_score(features, self.text_features, self.backbone.logit_scale)
+
+    def constants(self) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint stores, on the CPU, in float32."""
+        state = {"visual_prompts": self.visual_prompts, "text_features": self.text_features}
+        if self.adapter is not None:
+            state |= {"adapter.down": self.adapter.down.weight, "adapter.up": self.adapter.up.weight}
+        return {key: value.detach().float().cpu().contiguous() for key, value in state.items()}
+
+
+def fold(model: DCMPLN, task: Literal["main", "auxiliary"] = "main") -> FoldedScorer:
+    """Fold one task of a trained model into constants.
+
+    Args:
+        model: The model; it is not changed, and later training does not change the result.
+        task: `main` scores quality, `auxiliary` alignment.
+
+    Returns:
+        A scorer on the same backbone whose scores equal the model's within 1e-5 in float32.
+
+    Raises:
+        ValueError: If the model has no auxiliary task to fold.
+    """
+    with torch.no_grad():
+        main, auxiliary = model.constants()
+    constants, adapter = (main, model.main_adapter) if task == "main" else (auxiliary, model.auxiliary_adapter)
+    if constants is None:
+        raise ValueError("this variant has no auxiliary task to fold: fold the main one")
+    own = copy.deepcopy(adapter)  # so that training on does not change the folded scores
+    return FoldedScorer(model.backbone, constants.visual_prompts.clone(), constants.text_features.clone(), own)
+
+
+def quantise(scorer: FoldedScorer) -> FoldedScorer:
+    """Return the scorer with an int8 image tower: faster on CPUs with int8 units, and not exact.
+
+    Weights have a scale an output and activations one a pass. Embedding, norms, attention, adapter and score stay in
+    float32. Measured drift stands in the README's performance section.
+
+    Args:
+        scorer: On a CPU; it is not changed.
+
+    Raises:
+        ValueError: If the scorer is on a GPU, torch lacks oneDNN, or the backbone's layers cannot be folded.
+    """
+    small = FoldedScorer(scorer.backbone, scorer.visual_prompts, scorer.text_features, scorer.adapter)
+    small._own_tower = FastTower(scorer.backbone, int8=True)
+    return small
+
+
+def image_scores(
+    scorer: Callable[[Tensor], Tensor],
+    images: Iterable[np.ndarray],
+    total: int,
+    rule: WindowRule,
+    *,
+    windows: int | None = None,
+    device: torch.device | str = "cpu",
+    batch: int | None = None,
+    autocast: bool = False,
+    label: str | None = None,
+) -> np.ndarray:
+    """Return the mean over each image's windows of what `scorer` gives for a window.
+
+    Args:
+        scorer: Maps normalised windows (N, 3, H, W) to scores (N,), or to features (N, E).
+        images: `total` images, each (H, W, 3), uint8, of any size.
+        total: Number of images.
+        rule: The window rule that the scorer was trained with.
+        windows: Windows an image, evenly spread; None means all.
+        device: Where the scorer stands.
+        batch: Windows a forward pass; None takes what suits the device.
+        autocast: Run a folded scorer's tower in bfloat16.
+        label: Shows a progress bar of this name.
+
+    Returns:
+        Scores, shape (total,), or features, shape (total, E), float64.
+    """
+    batch = batch or SCORING_BATCH[torch.device(device).type]
+    sums, counts = None, np.zeros(total)
+    shown = tqdm(
+        images, desc=label, total=total, unit="image", disable=label is None, mininterval=1.0, dynamic_ncols=True
+    )
+    if isinstance(scorer, FoldedScorer):
+        found = window_scores(scorer, shown, rule, windows=windows, device=device, batch=batch, autocast=autocast)
+        if len(found) != total or not total:
+            raise ValueError(f"{total} images were announced, and {len(found)} came")
+        return np.array([scores.mean() for scores in found])
+    for cut_windows, owners in window_batches(shown, rule, batch, windows):
+        scores = scorer(normalise(cut_windows, rule, device)).double().cpu().numpy()
+        if sums is None:
+            sums = np.zeros((total, *scores.shape[1:]))
+        np.add.at(sums, owners, scores)
+        np.add.at(counts, owners, 1)
+    if sums is None:
+        raise ValueError("there is no image to score")
+    return (sums.T / counts).T
+
+
+def window_scores(
+    scorer: FoldedScorer,
+    images: Iterable[np.ndarray],
+    rule: WindowRule,
+    *,
+    windows: int | None = None,
+    device: torch.device | str = "cpu",
+    batch: int | None = None,
+    autocast: bool = False,
+) -> list[np.ndarray]:
+    """Return every window's score, image by image.
+
+    An image is taken in parts, so that its windows share patch embeddings and a huge one is never normalised whole;
+    windows of several images share a forward pass.
+
+    Args:
+        scorer: A folded scorer.
+        images: Each (H, W, 3), uint8, of any size.
+        rule: The window rule that the scorer was trained with.
+        windows: Windows an image, evenly spread; None means all.
+        device: Where the scorer stands.
+        batch: Windows a forward pass; None takes what suits the device.
+        autocast: Run the tower in bfloat16.
+
+    Returns:
+        Scores in (0, 1), shape (n_i,), float64, of each image's windows in the order of `window_origins`.
+    """
+    batch = batch or SCORING_BATCH[torch.device(device).type]
+    done: list[Tensor] = []
+    waiting: list[Tensor] = []
+    counts: list[int] = []
+
+    def flush() -> None:
+        if waiting:
+            done.append(scorer.score_prepared(torch.cat(waiting), autocast=autocast).double())
+            waiting.clear()
+
+    for pixels in images:
+        large = enlarge(pixels, rule.size)
+        origins = window_origins(*large.shape[:2], rule)
+        origins = origins if windows is None else spread(origins, windows)
+        counts.append(len(origins))
+        for part in _parts(origins, batch, rule.size):
+            if sum(map(len, waiting)) + len(part) > batch:
+                flush()
+            top, left, bottom, right = _box(part, rule.size)
+            image = normalise(large[None, top:bottom, left:right], rule, device)[0]
+            waiting.append(scorer.prepare(image, [(row - top, column - left) for row, column in part]))
+    flush()
+    scores = torch.cat(done).cpu().numpy() if done else np.zeros(0)
+    return np.split(scores, np.cumsum(counts)[:-1]) if counts else []
+
+
+def _box(origins: Sequence[tuple[int, int]], size: int) -> tuple[int, int, int, int]:
+    """Return the top, left, bottom and right of the pixels that windows cover together."""
+    tops, lefts = zip(*origins, strict=True)
+    return min(tops), min(lefts), max(tops) + size, max(lefts) + size
+
+
+def _parts(origins: list[tuple[int, int]], batch: int, size: int) -> Iterator[list[tuple[int, int]]]:
+    """Cut an image's windows, in their order, into parts of at most `batch` windows that lie in few pixels."""
+    part: list[tuple[int, int]] = []
+    start = end = 0
+    for top, left in origins:
+        if part:
+            start, end = min(start, left), max(end, left + size)
+            too_large = top > part[0][0] and (top + size - part[0][0]) * (end - start) > PART_PIXELS
+            if len(part) == batch or too_large:
+                yield part
+                part = []
+        if not part:
+            start, end = left, left + size
+        part.append((top, left))
+    yield part
+
+
+def quality_map(
+    scorer: nn.Module,
+    pixels: np.ndarray,
+    rule: WindowRule,
+    device: torch.device | str = "cpu",
+    *,
+    batch: int | None = None,
+) -> np.ndarray:
+    """Return the window scores laid back on the image, averaged where windows overlap.
+
+    Args:
+        scorer: Maps normalised windows (N, 3, H, W) to scores (N,).
+        pixels: Shape (H, W, 3), uint8, of any size.
+        rule: The window rule; pixels that no window covers (cover: reference) are NaN.
+        device: Where the scorer stands.
+        batch: Windows a forward pass; None takes what suits the device.
+
+    Returns:
+        Scores in (0, 1), shape (H', W'), float32, where H', W' are the sides after enlarging to the window size.
+    """
+    large = enlarge(pixels, rule.size)
+    if isinstance(scorer, FoldedScorer):
+        scores = window_scores(scorer, [large], rule, device=device, batch=batch)[0]
+    else:
+        batch = batch or SCORING_BATCH[torch.device(device).type]
+        parts = window_batches([large], rule, batch)
+        scores = np.concatenate([scorer(normalise(part, rule, device)).double().cpu().numpy() for part, _ in parts])
+    return lay_out(scores, *large.shape[:2], rule)
+
+
+def lay_out(scores: np.ndarray, height: int, width: int, rule: WindowRule, step: int = 1) -> np.ndarray:
+    """Return one image's window scores laid back on it; see `quality_map`.
+
+    Args:
+        scores: Shape (n,), in the order of `window_origins`.
+        height: Of the image in pixels, after enlarging.
+        width: Likewise.
+        rule: The window rule.
+        step: Take every so many-th row and column only, which spares memory; shape (ceil(H' / step), ceil(W' / step)).
+    """
+    origins = window_origins(height, width, rule)
+    tops, lefts = sorted({top for top, _ in origins}), sorted({left for _, left in origins})
+    # Windows stand on a grid, so how many cover a pixel is a product of two counts, and sums grow by whole rows.
+    sums = np.zeros((-(-height // step), -(-width // step)), np.float32)
+    down, across = (np.zeros(side, np.float32) for side in sums.shape)
+
+    def covered(start: int) -> slice:
+        return slice(-(-start // step), -(-(start + rule.size) // step))
+
+    for left in lefts:
+        across[covered(left)] += 1
+    for top, row in zip(tops, np.reshape(scores, (len(tops), len(lefts))), strict=True):
+        line = np.zeros(len(across))
+        for left, score in zip(lefts, row, strict=True):
+            line[covered(left)] += score
+        sums[covered(top)] += line
+        down[covered(top)] += 1
+    with np.errstate(invalid="ignore"):
+        sums /= down[:, None]
+        sums /= across
+    return sums

@@ -1,0 +1,169 @@
+"""How an image of any size becomes windows of the backbone's size, as pixels and as normalised tensors."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+# (mean, std) per channel of pixel values in 0..1. `imagenet` is what the predecessor feeds CLIP.
+NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+Cover = Literal["all", "reference"]
+
+
+@dataclass(frozen=True)
+class WindowRule:
+    """How an image of any size is cut into windows.
+
+    Attributes:
+        size: Side of a window in pixels; the backbone's input size.
+        stride: Step between windows in pixels.
+        cover: `all` adds a last window flush with the right and bottom edges where the stride does not reach them;
+            `reference` drops the rest, as the predecessor does.
+        normalisation: Key of `pipeline.model.windows.NORMALISATION`.
+        mean, std: Per channel, of pixel values in 0..1.
+    """
+
+    size: int
+    stride: int
+    cover: Cover
+    normalisation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def record(self) -> dict[str, object]:
+        """Return the rule as plain values for a checkpoint's preprocessing record."""
+        return {
+            "window_size": self.size,
+            "stride": self.stride,
+            "cover": self.cover,
+            "normalisation": self.normalisation,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "WindowRule":
+        """Return the rule that `record()` described."""
+        return cls(
+            size=record["window_size"], stride=record["stride"], cover=record["cover"],
+            normalisation=record["normalisation"], mean=tuple(record["mean"]), std=tuple(record["std"]),
+        )  # fmt: skip
+
+
+def window_origins(height: int, width: int, rule: WindowRule) -> list[tuple[int, int]]:
+    """Return the (top, left) corners of an image's windows, row by row.
+
+    Args:
+        height: Of the image in pixels, at least `rule.size`.
+        width: Likewise.
+        rule: Window size, stride and cover.
+
+    Raises:
+        ValueError: If a side is smaller than a window; enlarge the image first.
+    """
+    if min(height, width) < rule.size:
+        raise ValueError(f"image of {width}x{height} pixels is smaller than a window of {rule.size}: enlarge it first")
+    return [(top, left) for top in _starts(height, rule) for left in _starts(width, rule)]
+
+
+def _starts(length: int, rule: WindowRule) -> list[int]:
+    last = length - rule.size
+    starts = list(range(0, last + 1, rule.stride))
+    if rule.cover == "all" and starts[-1] != last:
+        starts.append(last)
+    return starts
+
+
+def spread(origins: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+    """Return `count` of the windows, evenly spread over their row-by-row order, both ends included."""
+    if count >= len(origins):
+        return origins
+    picks = np.linspace(0, len(origins) - 1, count).round().astype(int) if count > 1 else [len(origins) // 2]
+    return [origins[pick] for pick in picks]
+
+
+def enlarge(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Return the image with its short side raised to `size` (bicubic) if it is below; else the image itself.
+
+    Args:
+        pixels: Shape (H, W, 3), uint8.
+        size: Smallest allowed side in pixels.
+    """
+    height, width = enlarged_sides(*pixels.shape[:2], size)
+    if (height, width) == pixels.shape[:2]:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def enlarged_sides(height: int, width: int, size: int) -> tuple[int, int]:
+    """Return the (height, width) that `enlarge` gives an image of these sides."""
+    short = min(height, width)
+    if short >= size:
+        return height, width
+    return max(size, round(height * size / short)), max(size, round(width * size / short))
+
+
+def cut(pixels: np.ndarray, origins: Iterable[tuple[int, int]], size: int) -> np.ndarray:
+    """Return the windows at `origins`, shape (N, size, size, 3), uint8."""
+    return np.stack([pixels[top : top + size, left : left + size] for top, left in origins])
+
+
+def normalise(windows: np.ndarray | Tensor, rule: WindowRule, device: torch.device | str = "cpu") -> Tensor:
+    """Return model input, shape (N, 3, size, size), float32, from windows (N, size, size, 3), uint8."""
+    if isinstance(windows, np.ndarray):
+        windows = np.ascontiguousarray(windows)
+        # torch warns of read-only memory maps
+        windows = torch.from_numpy(windows if windows.flags.writeable else windows.copy())
+    raw = windows.to(device, non_blocking=True)
+    scale, shift = _scale_and_shift(rule.mean, rule.std, torch.device(device))
+    return raw.permute(0, 3, 1, 2).float().mul_(scale).sub_(shift)
+
+
+@cache  # made anew for each batch, it would be a copy that a GPU waits for
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return what makes (x / 255 - mean) / std one multiply-add a value, each of shape (3, 1, 1)."""
+    scale = torch.tensor([1 / (255 * part) for part in std], device=device)
+    shift = torch.tensor([part / deviation for part, deviation in zip(mean, std, strict=True)], device=device)
+    return scale.view(3, 1, 1), shift.view(3, 1, 1)
+
+
+def window_batches(
+    images: Iterable[np.ndarray], rule: WindowRule, batch: int, count: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Cut images into windows and hand them out in full batches that run across image borders.
+
+    Args:
+        images: Each (H, W, 3), uint8, of any size.
+        rule: The window rule.
+        batch: Windows a batch; only the last may hold fewer.
+        count: Windows an image, evenly spread; None means all.
+
+    Yields:
+        Windows (N, size, size, 3), uint8, and the index of each one's image, shape (N,).
+    """
+    windows, owners, held = [], [], 0
+    for index, pixels in enumerate(images):
+        large = enlarge(pixels, rule.size)
+        origins = window_origins(*large.shape[:2], rule)
+        if count is not None:
+            origins = spread(origins, count)
+        for start in range(0, len(origins), batch):  # an image of thousands of windows is never held whole
+            part = origins[start : start + batch]
+            windows.append(cut(large, part, rule.size))
+            owners.append(np.full(len(part), index))
+            held += len(part)
+            while held >= batch:
+                all_windows, all_owners = np.concatenate(windows), np.concatenate(owners)
+                yield all_windows[:batch], all_owners[:batch]
+                windows, owners, held = [all_windows[batch:]], [all_owners[batch:]], held - batch
+    if held:
+        yield np.concatenate(windows), np.concatenate(owners)

@@ -1,0 +1,55 @@
+"""How to cite the study, and which state of it a report belongs to."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def lock_md5(path: str | Path) -> str | None:
+    """Return the md5 of dvc.lock's entries without the report's own, which a page inside the report cannot name.
+
+    Args:
+        path: Of dvc.lock.
+
+    Returns:
+        The md5 of the remaining stages as YAML with sorted keys; None where there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return None
+    stages = yaml.safe_load(path.read_text(encoding="utf-8")).get("stages", {})
+    kept = {stage: entry for stage, entry in stages.items() if stage != "report"}
+    return hashlib.md5(yaml.safe_dump(kept, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+
+
+def bibtex(citation: str) -> str:
+    """Return the BibTeX of a CITATION.cff: the software, and the article that it prefers.
+
+    Args:
+        citation: The file's text.
+    """
+    software = yaml.safe_load(citation)
+    entries = [("software", "agiqa_study", software)]
+    if "preferred-citation" in software:
+        article = software["preferred-citation"]
+        entries.append(("article", f"{_authors(article)[0]}{article['year']}".lower(), article))
+    found = []
+    for kind, key, entry in entries:
+        fields = {"title": f"{{{entry['title']}}}", "author": " and ".join(_authors(entry))}
+        fields |= {"journal": entry.get("journal"), "volume": entry.get("volume"), "pages": entry.get("start")}
+        fields |= {"version": entry.get("version"), "year": entry.get("year") or str(entry.get("date-released"))[:4]}
+        fields |= {"doi": entry.get("doi"), "license": entry.get("license")}
+        lines = [f"  {field} = {{{value}}}," for field, value in fields.items() if value is not None]
+        found.append("\n".join([f"@{kind}{{{key},", *lines, "}"]))
+    return "\n\n".join(found)
+
+
+def _authors(entry: dict[str, Any]) -> list[str]:
+    return [
+        f"{{{author['name']}}}" if "name" in author else ", ".join(
+            author[key] for key in ("family-names", "given-names") if key in author
+        )
+        for author in entry["authors"]
+    ]  # fmt: skip

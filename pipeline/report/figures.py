@@ -1,0 +1,150 @@
+"""The figures of a report: which there are, on what numbers, under which titles."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from tqdm import tqdm
+
+from pipeline.report import plots, words
+from pipeline.report.results import Study
+from pipeline.report.tables import binned
+
+
+class Picture(NamedTuple):
+    """A figure that stands as PNG and SVG in the report's folder.
+
+    Attributes:
+        name: Stem of its files.
+        alt: What it shows, for those who do not see it.
+        caption: How to read it, with backbone and leaks.
+    """
+
+    name: str
+    alt: str
+    caption: str
+
+
+Plan = list[tuple[Picture, Callable[..., None]]]  # each figure, and what draws it to `paths`
+
+
+def draw(out: Path, study: Study, summary: pd.DataFrame, pairs: Mapping[str, pd.DataFrame]) -> list[Picture]:
+    """Draw all figures of the study into a folder.
+
+    Args:
+        out: The folder.
+        study: The study.
+        summary: Result of `pipeline.report.summaries.summarise`.
+        pairs: By data set, the tests from `pipeline.report.significance.compare`.
+    """
+    plan = [_comparison(study, summary)]
+    plan += [] if study.cross.empty else [_cross(study, summary)]
+    for dataset in dict.fromkeys(summary["dataset"]):
+        plan += _of(study, summary[summary["dataset"] == dataset], pairs[dataset], dataset)
+    for picture, job in tqdm(plan, desc="drawing figures", unit="figure"):
+        job(paths=[out / f"{picture.name}{suffix}" for suffix in (".png", ".svg")])
+    return [picture for picture, _ in plan]
+
+
+def _comparison(study: Study, summary: pd.DataFrame) -> tuple[Picture, Callable[..., None]]:
+    caption = words.caption(summary)
+    return Picture(
+        "comparison",
+        f"SRCC of every method on the test images: rounds, mean and 95 % interval. {caption}.",
+        f"The study's headline: rounds, their mean and its 95 % interval ({summary['interval'].iloc[0]}). {caption}.",
+    ), partial(plots.comparison, summary, study.rounds, title=f"SRCC on the test images\n{caption}")
+
+
+def _cross(study: Study, summary: pd.DataFrame) -> tuple[Picture, Callable[..., None]]:
+    own = study.rounds.assign(tested_on=study.rounds["dataset"])
+    both = pd.concat([own, study.cross])[["method", "dataset", "tested_on", "srcc"]]
+    means = both.rename(columns={"dataset": "trained_on"}).groupby(
+        ["method", "trained_on", "tested_on"], sort=False, as_index=False
+    )
+    caption = words.caption(summary)
+    return Picture(
+        "cross",
+        f"Heat map of SRCC by data set trained on and data set tested on, a panel per method. {caption}.",
+        f"Trained on rows, tested on columns; mean SRCC over the rounds. {caption}.",
+    ), partial(plots.cross_matrix, means["srcc"].mean(), title=f"SRCC between data sets\n{caption}")
+
+
+def _of(study: Study, rows: pd.DataFrame, pairs: pd.DataFrame, dataset: str) -> Plan:
+    """The figures of one data set."""
+    mine = {
+        name: frame[frame["dataset"] == dataset]
+        for name, frame in study._asdict().items()
+        if isinstance(frame, pd.DataFrame)
+    }
+    caption = words.caption(rows)
+    target = mine["rounds"]["target"].iloc[0]
+    label = f"{target} MOS{words.scale(study.cards[dataset])}"
+    plan: Plan = []
+
+    def add(kind: str, says: str, reads: str, job: Callable[..., None], title: str, backbone: str = caption) -> None:
+        picture = Picture(f"{kind}-{dataset}", f"{dataset}: {says}. {backbone}.", f"{reads} {backbone}.")
+        plan.append((picture, partial(job, title=f"{dataset}: {title}\n{backbone}")))
+
+    if not pairs.empty:
+        add(
+            "outcomes",
+            "matrix of wins, ties and losses between all methods, with SRCC differences",
+            "Read a row: does this method win, tie or lose against the one of the column, and by how much SRCC? "
+            "A star: over rounds, too.",
+            partial(plots.outcomes, pairs),
+            "wins, ties and losses in SRCC over prompts, family-wise 5 %; * over rounds, too",
+        )
+    means = mine["generators"].groupby(["method", "generator"], sort=False)[["mos_mean", "fitted_mean"]].mean()
+    add(
+        "generators",
+        "mean prediction against mean MOS of each generator, a panel per method",
+        "Means over the rounds. On the dotted line the model rates a generator as people do.",
+        partial(plots.generators, means.reset_index(), mos_label=label),
+        "mean prediction against mean MOS, by generator",
+    )
+    number = int(mine["rounds"]["round"].min())
+    add(
+        "scatter",
+        f"predicted score against MOS of every test image of round {number}, with the logistic fit",
+        f"Every test image of round {number}; scores on each method's own scale, with the logistic fit to the MOS.",
+        partial(plots.scatters, mine["predictions"][mine["predictions"]["round"] == number], mos_label=label),
+        f"predicted against MOS, round {number}",
+    )
+    add(
+        "calibration",
+        "mean MOS against mean prediction in tenths of the test images, a panel per method",
+        "Test images of all rounds in tenths by prediction: above the dotted line, people rate them higher than the "
+        "model. The logistic fit has already brought the predictions to the MOS scale.",
+        partial(
+            plots.binned, binned(mine["predictions"], "fitted", "mos"), labels=("prediction", label), identity=True
+        ),
+        "calibration after the logistic fit",
+    )
+    if not mine["history"].empty:
+        trained = words.caption(rows[rows["method"].isin(mine["history"]["method"])])
+        add(
+            "curves",
+            "SRCC on train and validation by epoch, every round, a panel per variant",
+            "Every round thin, their mean thick; the chosen epochs ringed.",
+            partial(plots.training_curves, mine["history"], mine["rounds"]),
+            "SRCC by epoch",
+            trained,
+        )
+    known = mine["predictions"].dropna(subset=["mos_std"])
+    if known["mos_std"].nunique() > 1:
+        known = known.assign(error=(known["fitted"] - known["mos"]).abs())
+        add(
+            "residuals",
+            "mean absolute error against the standard deviation of the opinions, a panel per method",
+            "Test images of all rounds in tenths by how much people disagree: does the model err where people do, too?",
+            partial(
+                plots.binned,
+                binned(known, "mos_std", "error"),
+                labels=("MOS standard deviation", "mean |error|"),
+                identity=False,
+            ),
+            "error against disagreement of people",
+        )
+    return plan

@@ -1,0 +1,355 @@
+"""Figures of the study, in one style: equal bytes for equal numbers, colours that colour-blind readers tell apart.
+
+Figures are drawn without pyplot, so nothing global is touched and no display is needed. Colour never carries a meaning
+alone: shapes, line styles or labels say the same.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.drawing import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PAPER,
+    STYLE,
+    cycle_styles,
+    house_style,
+    legend_key,
+    put_title,
+    save,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def curves(history: pd.DataFrame, path: str | Path, title: str = "") -> None:
+    """Draw one run's loss and its SRCC on train and validation against the epoch.
+
+    Args:
+        history: Columns epoch, loss, train_srcc and validation_srcc, a row per epoch.
+        path: File to write; its suffix (.png or .svg) says the format.
+        title: Title of the figure; empty for none.
+    """
+    with house_style():
+        figure = Figure(figsize=(8.0, 3.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot(history["epoch"], history["loss"], color=BLUE, marker="o", ms=3, lw=1.4)
+        left.set(title="training loss", xlabel="epoch", ylabel="loss")
+        right.plot(history["epoch"], history["train_srcc"], color=ORANGE, ls="--", marker="s", ms=3, label="train")
+        right.plot(history["epoch"], history["validation_srcc"], color=BLUE, marker="o", ms=3, label="validation")
+        right.set(title="SRCC", xlabel="epoch", ylabel="SRCC")
+        right.legend(loc="best")
+        for axes in (left, right):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if title:
+            put_title(figure, title)
+        save(figure, path)
+
+
+def comparison(summary: pd.DataFrame, rounds: pd.DataFrame, paths: Sequence[str | Path], title: str) -> None:
+    """Draw a panel per data set: for every method its rounds, their mean, and the mean's 95 % interval.
+
+    Args:
+        summary: Columns dataset, method, kind (variant, control or baseline), leaks, srcc_mean, srcc_low, srcc_high,
+            interval (of what kind); a row per data set x method, in the order to draw, top to bottom.
+        rounds: Columns dataset, method, srcc; a row per data set x method x round.
+        paths: Files to write; each suffix (.png or .svg) says the format.
+        title: Title of the figure: what is shown and with which backbone.
+    """
+    looks = {"variant": (BLUE, "o"), "control": (GREY, "X"), "baseline": (GREEN, "D")}
+    datasets = list(dict.fromkeys(summary["dataset"]))
+    methods = list(dict.fromkeys(summary["method"]))
+    with house_style():
+        width = 1.8 + 3.4 * len(datasets)
+        figure = Figure(figsize=(max(width, 6.4), 1.7 + 0.36 * len(methods)), layout="constrained")
+        panels = figure.subplots(1, len(datasets), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, dataset in zip(panels, datasets, strict=True):
+            for row in summary[summary["dataset"] == dataset].to_dict("records"):
+                place = methods.index(row["method"])
+                colour, marker = looks[row["kind"]]
+                face = "white" if row["leaks"] else colour
+                points = rounds.loc[(rounds["dataset"] == dataset) & (rounds["method"] == row["method"]), "srcc"]
+                axes.hlines(place, row["srcc_low"], row["srcc_high"], color=colour, lw=2, alpha=0.55)
+                axes.plot(points, [place + 0.25] * len(points), ls="", marker="|", ms=6, color=colour)
+                axes.plot(row["srcc_mean"], place, ls="", marker=marker, ms=7, mec=colour, mfc=face, mew=1.5)
+            axes.set(title=dataset, xlabel="SRCC", ylim=(len(methods) - 0.4, -0.6))
+            axes.set_yticks(range(len(methods)), methods)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        shown = [kind for kind in looks if kind in set(summary["kind"])]
+        handles = [legend_key(f"{kind}, mean", ls="", marker=looks[kind][1], color=looks[kind][0]) for kind in shown]
+        if summary["leaks"].astype(bool).any():
+            handles.append(legend_key("leaks", ls="", marker="o", mec=BLUE, mfc="white", mew=1.5))
+        handles.append(legend_key("one round", ls="", marker="|", ms=8, color=BLACK))
+        kinds = ", ".join(dict.fromkeys(summary["interval"]))
+        handles.append(legend_key(f"95 % interval ({kinds})", lw=2, color=BLACK, alpha=0.55))
+        figure.legend(handles=handles, loc="outside lower left", ncols=len(handles) if len(datasets) > 1 else 3)
+        put_title(figure, title)
+        save(figure, *paths)
+
+
+def training_curves(history: pd.DataFrame, selected: pd.DataFrame, paths: Sequence[str | Path], title: str) -> None:
+    """Draw a panel per variant: SRCC against the epoch, every round thin, their mean thick, the chosen epochs ringed.
+
+    Args:
+        history: Columns method, round, epoch, train_srcc, validation_srcc of one data set, methods in order to draw.
+        selected: Columns method, round, selected_epoch.
+        paths: Files to write; each suffix (.png or .svg) says the format.
+        title: Title of the figure: data set and backbone.
+    """
+    chosen = {(row["method"], row["round"]): row["selected_epoch"] for row in selected.to_dict("records")}
+    lines = (("train_srcc", ORANGE, "--"), ("validation_srcc", BLUE, "-"))
+    with house_style():
+        methods = list(dict.fromkeys(history["method"]))
+        figure, panels = _grid(len(methods), "epoch", "SRCC")
+        for axes, method in zip(panels, methods, strict=True):
+            rows = history[history["method"] == method]
+            for column, colour, line in lines:
+                wide = rows.pivot(index="epoch", columns="round", values=column)
+                axes.plot(wide.index, wide, color=colour, ls=line, lw=0.8, alpha=0.45)
+                whole = wide.dropna()  # the mean stops where the first round stopped: later it would be of other rounds
+                axes.plot(whole.index, whole.mean(axis=1), color=colour, ls=line, lw=2)
+            for row in rows.to_dict("records"):
+                if chosen[(method, row["round"])] == row["epoch"]:
+                    axes.plot(row["epoch"], row["validation_srcc"], marker="o", ms=6, mfc="none", mec=BLACK)
+            axes.set_title(method)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        handles = [
+            legend_key("train", color=ORANGE, ls="--", lw=2),
+            legend_key("validation", color=BLUE, lw=2),
+            legend_key("one round", color=GREY, lw=0.8),
+            legend_key("chosen epoch", ls="", marker="o", mfc="none", mec=BLACK),
+        ]
+        figure.legend(handles=handles, loc="outside lower left", ncols=4)
+        put_title(figure, title)
+        save(figure, *paths)
+
+
+def generators(means: pd.DataFrame, paths: Sequence[str | Path], title: str, mos_label: str) -> None:
+    """Draw a panel per method: each generator's mean prediction, on the MOS scale, against its mean MOS.
+
+    Args:
+        means: Columns method, generator, mos_mean, fitted_mean (predictions after the logistic fit) of one data set, a
+            row per method x generator, methods in the order to draw.
+        paths: Files to write; each suffix (.png or .svg) says the format.
+        title: Title of the figure: data set and backbone.
+        mos_label: What the MOS is and its scale: "quality MOS (0 to 5)".
+    """
+    with house_style():
+        methods = list(dict.fromkeys(means["method"]))
+        names = list(means.groupby("generator")["mos_mean"].mean().sort_values(ascending=False, kind="stable").index)
+        looks = dict(zip(names, cycle_styles(), strict=False))
+        figure, panels = _grid(len(methods), "mean MOS", "mean prediction", side=2.1)
+        both = means[["mos_mean", "fitted_mean"]].to_numpy()
+        margin = 0.06 * float(np.ptp(both)) or 0.5
+        limits = (float(both.min()) - margin, float(both.max()) + margin)
+        for axes, method in zip(panels, methods, strict=True):
+            axes.plot(limits, limits, color=GREY, lw=1, ls=":")
+            for row in means[means["method"] == method].to_dict("records"):
+                look = looks[row["generator"]]
+                axes.plot(row["mos_mean"], row["fitted_mean"], ls="", ms=7, mec="white", mew=0.6, **look)
+            axes.set(title=method, xlim=limits, ylim=limits, aspect="equal")
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+        handles = [legend_key(name, ls="", ms=7, **looks[name]) for name in names]
+        handles.append(legend_key("perfect agreement", color=GREY, lw=1, ls=":"))
+        figure.legend(handles=handles, loc="outside lower left", ncols=4)
+        put_title(figure, f"{title}\nBoth axes: {mos_label}; predictions after the logistic fit.")
+        save(figure, *paths)
+
+
+def outcomes(pairs: pd.DataFrame, paths: Sequence[str | Path], title: str) -> None:
+    """Draw the matrix of wins, ties and losses: each row's method against each column's, with the SRCC difference.
+
+    A star and a stronger colour mark what holds over rounds, too.
+
+    Args:
+        pairs: From `pipeline.report.significance.compare`; the methods in its order.
+        paths: Files to write; each suffix (.png or .svg) says the format.
+        title: Title of the figure: data set and backbone.
+    """
+    looks = {("win", True): "#7FBFE8", ("win", False): "#CFE6F6", ("loss", True): "#F2B84B", ("loss", False): "#FAE3B8"}
+    turned = {"win": "loss", "tie": "tie", "loss": "win"}
+    methods = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
+    with house_style():
+        side = 0.78 * len(methods)
+        figure = Figure(figsize=(max(side + 1.6, 5.2), 0.62 * len(methods) + 1.9), layout="constrained")
+        axes = figure.subplots()
+        for row in pairs.to_dict("records"):
+            x, y = methods.index(row["second"]), methods.index(row["first"])
+            for place, outcome, difference in (
+                ((x, y), row["outcome"], row["difference"]),
+                ((y, x), turned[row["outcome"]], -row["difference"]),
+            ):
+                colour = looks.get((outcome, row["over_rounds"]), "#E6E6E6")
+                word = outcome + (" *" if row["over_rounds"] else "")
+                axes.add_patch(Rectangle((place[0] - 0.5, place[1] - 0.5), 1, 1, fc=colour, ec=PAPER, lw=1.5))
+                axes.text(*place, f"{word}\n{difference + 0.0:+.3f}", ha="center", va="center", color=INK, fontsize=8)
+        axes.set(xlim=(-0.5, len(methods) - 0.5), ylim=(len(methods) - 0.5, -0.5))
+        axes.set_xticks(range(len(methods)), methods, rotation=30, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(methods)), methods)
+        _bare(axes)
+        axes.set(xlabel="against", ylabel="this method")
+        put_title(figure, title)
+        save(figure, *paths)
+
+
+def cross_matrix(scores: pd.DataFrame, paths: Sequence[str | Path], title: str) -> None:
+    """Draw a heat map per method: SRCC by the data set it was trained on (rows) and tested on (columns).
+
+    Args:
+        scores: Columns method, trained_on, tested_on and srcc, methods and data sets in the order to draw. A pair that
+            is not there stays empty.
+        paths: Files to write; each suffix (.png or .svg) says the format.
+        title: Title of the figure, with the backbone.
+    """
+    shades = LinearSegmentedColormap.from_list("light blues", ["#F7FBFF", "#5AA5D6"])  # dark letters read on all of it
+    datasets = list(dict.fromkeys([*scores["trained_on"], *scores["tested_on"]]))
+    with house_style():
+        methods = list(dict.fromkeys(scores["method"]))
+        figure, panels = _grid(len(methods), "tested on", "trained on", side=0.62 * len(datasets) + 1.0)
+        for axes, method in zip(panels, methods, strict=True):
+            for row in scores[scores["method"] == method].to_dict("records"):
+                x, y = datasets.index(row["tested_on"]), datasets.index(row["trained_on"])
+                shade = shades(min(max(row["srcc"], 0.0), 1.0))
+                axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=shade, ec=PAPER, lw=1.5))
+                axes.text(x, y, f"{row['srcc']:.2f}", ha="center", va="center", color=INK, fontsize=8)
+            axes.set(title=method, xlim=(-0.5, len(datasets) - 0.5), ylim=(len(datasets) - 0.5, -0.5))
+            axes.set_xticks(range(len(datasets)), datasets, rotation=30, ha="right", rotation_mode="anchor")
+            axes.set_yticks(range(len(datasets)), datasets)
+            _bare(axes)
+        put_title(figure, title)
+        save(figure, *paths)
+
+
+def scatters(predictions: pd.DataFrame, paths: Sequence[str | Path], title: str, mos_label: str) -> None:
+    """Draw a panel per method: predicted score against MOS for every image, and the logistic fit.
+
+    The points are drawn as one picture, so that thousands of them make no heavy file.
+
+    Args:
+        predictions: Columns method, generator, predicted, fitted and mos of one round, methods in the order to draw.
+        paths: Files to write; each suffix (.png or .svg) says the format.
+        title: Title of the figure: data set, round and backbone.
+        mos_label: Label of the MOS axis, with its scale: "quality MOS (0 to 5)".
+    """
+    with house_style():
+        methods = list(dict.fromkeys(predictions["method"]))
+        names = sorted(set(predictions["generator"]))
+        looks = dict(zip(names, cycle_styles(), strict=False))
+        figure, panels = _grid(len(methods), "predicted score", mos_label, side=2.0, sharex=False)
+        for axes, method in zip(panels, methods, strict=True):
+            rows = predictions[predictions["method"] == method].sort_values("predicted", kind="stable")
+            for name in names:
+                part = rows[rows["generator"] == name]
+                axes.scatter(
+                    part["predicted"], part["mos"], s=7, alpha=0.6, linewidths=0, rasterized=True, **looks[name]
+                )
+            axes.plot(rows["predicted"], rows["fitted"], color=BLACK, lw=1.6)
+            axes.set_title(method)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+        handles = [legend_key(name, ls="", ms=6, **looks[name]) for name in names]
+        figure.legend(
+            handles=[*handles, legend_key("logistic fit", color=BLACK, lw=1.6)], loc="outside lower left", ncols=4
+        )
+        put_title(figure, title)
+        save(figure, *paths)
+
+
+def binned(
+    bins: pd.DataFrame, paths: Sequence[str | Path], title: str, labels: tuple[str, str], identity: bool
+) -> None:
+    """Draw a panel per method: the mean of something in bins of something else, with twice its standard error.
+
+    Args:
+        bins: Columns method, x, y and error (standard error of y), a row a bin, methods in the order to draw.
+        paths: Files to write; each suffix (.png or .svg) says the format.
+        title: Title of the figure: data set and backbone.
+        labels: Of the x and y axis.
+        identity: Whether to draw the line where both are equal, on equal axes.
+    """
+    with house_style():
+        methods = list(dict.fromkeys(bins["method"]))
+        figure, panels = _grid(len(methods), *labels, side=2.0)
+        ends = float(bins[["x", "y"]].min(axis=None)), float(bins[["x", "y"]].max(axis=None))
+        for axes, method in zip(panels, methods, strict=True):
+            rows = bins[bins["method"] == method]
+            if identity:
+                axes.plot(ends, ends, color=GREY, lw=1, ls=":")
+                axes.set_aspect("equal")
+            axes.errorbar(rows["x"], rows["y"], 2 * rows["error"], color=BLUE, marker="o", ms=4, lw=1.4, elinewidth=1)
+            axes.set_title(method)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=3))
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+        handles = [legend_key("mean of a bin, ± 2 standard errors", color=BLUE, marker="o", ms=4, lw=1.4)]
+        handles += [legend_key("perfect calibration", color=GREY, lw=1, ls=":")] if identity else []
+        figure.legend(handles=handles, loc="outside lower left", ncols=2)
+        put_title(figure, title)
+        save(figure, *paths)
+
+
+def inline(svg: str, name: str) -> str:
+    """Return a figure's SVG to stand inside a page: text and paper in the page's colours, ids that meet no other's.
+
+    Args:
+        svg: Text of a file that `save` wrote.
+        name: Of the figure, unique in the page.
+
+    Returns:
+        The svg element. Black becomes `currentColor`, white the CSS variable `--paper` and the grid `--grid`, so that a
+        page in a dark scheme stays readable; the colours of data are as they were.
+    """
+    element = svg[svg.index("<svg") :]
+    element = re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.S)
+    # A style element inside would hold for the whole page, which sets the same for all figures.
+    element = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>\s*", "", element, flags=re.S)
+    element = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", element)
+    for colour, ours in (("#000000", "currentColor"), ("#333333", "currentColor"), ("#ffffff", "var(--paper)")):
+        element = re.sub(rf"\b(fill|stroke): {colour}", rf"\1: {ours}", element)
+    element = element.replace(f"stroke: {STYLE['grid.color'].lower()}", "stroke: var(--grid)")
+    element = re.sub(r'(<svg[^>]*?) width="([\d.]+)pt" height="[\d.]+pt"', r'\1 style="--width: \2"', element, count=1)
+    return re.sub(r"\n\s*", "\n", element.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)).strip()
+
+
+def _grid(
+    count: int, xlabel: str, ylabel: str, side: float | None = None, sharex: bool = True
+) -> "tuple[Figure, list[Axes]]":
+    """A grid of `count` panels that share their axes, four to a row; the places left over stay empty.
+
+    `side` is the height of a panel in inches where it is about square.
+    """
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    height = 2.0 if side is None else side
+    size = (max((2.1 if side is None else max(side, 2.1)) * columns + 0.6, 5.2), height * rows + 1.1)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=sharex, sharey=True, squeeze=False).ravel().tolist()
+    for axes in panels[count:]:
+        axes.remove()
+    for axes in panels[max(0, count - columns) : count]:
+        axes.tick_params(labelbottom=True)  # the lowest panel of its column, also where the last row is short
+        axes.set_xlabel(xlabel)
+    for axes in panels[:count:columns]:
+        axes.set_ylabel(ylabel)
+    return figure, panels[:count]
+
+
+def _bare(axes: "Axes") -> None:
+    """Leave a matrix of cells its labels alone."""
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

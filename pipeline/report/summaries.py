@@ -1,0 +1,176 @@
+"""Numbers over the rounds: means with intervals, paired differences, what leaks are worth, orders of generators."""
+
+import math
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+from scipy.stats import rankdata
+
+REFERENCE = "dcmpln"
+
+# Our column: the key under "test" in an evaluation's metrics.json. PLCC is by convention taken after the logistic fit.
+METRICS = {"srcc": "srcc", "plcc": "plcc_logistic", "plcc_raw": "plcc", "krcc": "krcc", "rmse": "rmse"}
+
+AUDITED = (("grouped", "validation"), ("grouped", "test"), ("random", "validation"), ("random", "test"))
+
+
+def summarise(rounds: pd.DataFrame) -> pd.DataFrame:
+    """Return mean, std, median and interval over the rounds of each data set x method.
+
+    Args:
+        rounds: `Study.rounds`.
+
+    Returns:
+        A row per data set x method in the order of `rounds`. Per metric (srcc, plcc after the logistic fit, plcc_raw,
+        krcc, rmse in units of MOS): `_mean`, `_std` (n - 1; NaN for a single round) and `_median`. `srcc_low` and
+        `srcc_high` bound the 95 % interval, and `interval` says of what kind it is: see `mean_interval`; a single
+        round has the bootstrap interval of its own test images.
+    """
+    rows = []
+    for (dataset, method), group in rounds.groupby(["dataset", "method"], sort=False):
+        first = group.iloc[0]
+        row = {"dataset": dataset, "method": method, "kind": first["kind"], "rounds": len(group)}
+        for metric in METRICS:
+            row[f"{metric}_mean"] = group[metric].mean()
+            row[f"{metric}_std"] = group[metric].std(ddof=1)
+            row[f"{metric}_median"] = group[metric].median()
+        if len(group) > 1:
+            ratio = float((group["test_images"] / group["train_images"]).mean())
+            row["srcc_low"], row["srcc_high"] = mean_interval(group["srcc"].to_numpy(), ratio)
+            row["interval"] = "corrected t over rounds"
+        else:
+            row["srcc_low"], row["srcc_high"] = first["srcc_low"], first["srcc_high"]
+            row["interval"] = "bootstrap over prompt groups"
+        row["selected_epoch_mean"] = float(group["selected_epoch"].astype(float).mean())
+        row["leaks"] = _all_leaks(group)
+        row |= {key: first[key] for key in ("backbone", "backbone_origin", "trainable_parameters", "checkpoint_bytes")}
+        rows.append(row)
+    summary = pd.DataFrame(rows).astype({"trainable_parameters": "Int64", "checkpoint_bytes": "Int64"})
+    return summary.astype({"selected_epoch_mean": float})
+
+
+def mean_interval(
+    values: np.ndarray, test_per_train: float, bounds: tuple[float, float] = (-1.0, 1.0)
+) -> tuple[float, float]:
+    """Return the 95 % interval of a mean over random splits, corrected for the splits' overlap.
+
+    The rounds of a study share most of their images, so their spread understates the uncertainty; the variance of the
+    mean is therefore taken as s^2 (1/n + test/train) in place of s^2/n.
+
+    Args:
+        values: One value per round, shape (n,), n >= 2.
+        test_per_train: Number of test images per training image.
+        bounds: Range the values can take; the interval is cut to it.
+
+    Returns:
+        Lower and upper limit.
+
+    Raises:
+        ValueError: If there are fewer than two values.
+
+    Source: Nadeau and Bengio, "Inference for the Generalization Error", Machine Learning 52, 2003, equation 9.
+    """
+    count = len(values)
+    if count < 2:
+        raise ValueError(f"an interval over rounds needs at least 2 of them, got {count}")
+    half = float(stdtrit(count - 1, 0.975)) * math.sqrt((1 / count + test_per_train) * float(np.var(values, ddof=1)))
+    mean = float(np.mean(values))
+    return max(bounds[0], mean - half), min(bounds[1], mean + half)
+
+
+def paired_differences(rounds: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
+    """Return each method's SRCC minus the reference's, paired by round (both saw the same split).
+
+    Args:
+        rounds: `Study.rounds`.
+        reference: Method that the others are compared with.
+
+    Returns:
+        A row per data set x other method: rounds, difference_mean, difference_min, difference_max, rounds_better (in
+        how many rounds the method was ahead), low and high (95 % interval as `mean_interval`; NaN for one round).
+        Data sets without the reference have no rows.
+    """
+    columns = ["dataset", "method", "kind", "leaks", "rounds", "difference_mean", "difference_min", "difference_max"]
+    rows = []
+    for dataset, group in rounds.groupby("dataset", sort=False):
+        base = group[group["method"] == reference].set_index("round")["srcc"]
+        if base.empty:
+            continue
+        for method, other in group[group["method"] != reference].groupby("method", sort=False):
+            difference = (other.set_index("round")["srcc"] - base).to_numpy()
+            ratio = float((other["test_images"] / other["train_images"]).mean())
+            low, high = mean_interval(difference, ratio, (-2.0, 2.0)) if len(difference) > 1 else (math.nan, math.nan)
+            spread = (difference.mean(), difference.min(), difference.max(), int((difference > 0).sum()), low, high)
+            rows.append((dataset, method, other["kind"].iloc[0], _all_leaks(other), len(difference), *spread))
+    return pd.DataFrame(rows, columns=[*columns, "rounds_better", "low", "high"])
+
+
+def leak_worth(leaks: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
+    """Return how much SRCC each leaking habit adds to a clean score of the same variant, paired by round.
+
+    Args:
+        leaks: `Study.leaks`.
+        rounds: `Study.rounds`, for the sizes of the subsets.
+
+    Returns:
+        A row per data set x audited variant x habit, the habits as in AUDITED after the clean one: split, picked_on,
+        leaks, rounds, srcc_mean, srcc_std, clean_mean, worth (mean difference to the clean score), low and high (its
+        95 % interval as `mean_interval`; NaN for one round).
+    """
+    rows = []
+    for (dataset, method), group in leaks.groupby(["dataset", "method"], sort=False):
+        table = group.pivot(index="round", columns=["split", "picked_on"], values="srcc")
+        clean = table[AUDITED[0]]
+        sizes = rounds[(rounds["dataset"] == dataset) & (rounds["method"] == method)]
+        ratio = float((sizes["test_images"] / sizes["train_images"]).mean())
+        for split, picked_on in AUDITED[1:]:
+            values = table[(split, picked_on)]
+            worth = (values - clean).to_numpy()
+            low, high = mean_interval(worth, ratio, (-2.0, 2.0)) if len(worth) > 1 else (math.nan, math.nan)
+            habit = _all_leaks(group[(group["split"] == split) & (group["picked_on"] == picked_on)])
+            spread = (len(worth), values.mean(), values.std(ddof=1), clean.mean(), worth.mean(), low, high)
+            rows.append((dataset, method, split, picked_on, habit, *spread))
+    columns = ["dataset", "method", "split", "picked_on", "leaks", "rounds", "srcc_mean", "srcc_std", "clean_mean"]
+    return pd.DataFrame(rows, columns=[*columns, "worth", "low", "high"])
+
+
+def generator_ranking(generators: pd.DataFrame) -> pd.DataFrame:
+    """Return how well each method ranks the generators: SRCC between their mean predictions and mean MOS.
+
+    Args:
+        generators: `Study.generators`.
+
+    Returns:
+        A row per data set x method: generators (how many), rounds, srcc_mean and srcc_std over the rounds. NaN where
+        fewer than 3 generators, or means that are all equal, leave nothing to rank.
+    """
+    rows = []
+    for (dataset, method), group in generators.groupby(["dataset", "method"], sort=False):
+        each = []
+        for _, one in group.groupby("round"):
+            ranks = rankdata(one["predicted_mean"]), rankdata(one["mos_mean"])
+            able = len(one) > 2 and all(np.ptp(rank) > 0 for rank in ranks)
+            each.append(float(np.corrcoef(*ranks)[0, 1]) if able else math.nan)
+        values = pd.Series(each)
+        rows.append((dataset, method, group["generator"].nunique(), len(each), values.mean(), values.std(ddof=1)))
+    return pd.DataFrame(rows, columns=["dataset", "method", "generators", "rounds", "srcc_mean", "srcc_std"])
+
+
+def metrics_tree(summary: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the numbers that `dvc metrics` shows: data set, method, then srcc, srcc_std, plcc, krcc, rmse.
+
+    Args:
+        summary: Result of `summarise`. A single round has no srcc_std, and none is written.
+    """
+    tree: dict[str, dict[str, dict[str, float]]] = {}
+    for row in summary.to_dict("records"):
+        values = {"srcc": row["srcc_mean"], "srcc_std": row["srcc_std"]}
+        values |= {metric: row[f"{metric}_mean"] for metric in ("plcc", "krcc", "rmse")}
+        kept = {key: round(float(value), 6) for key, value in values.items() if not math.isnan(value)}
+        tree.setdefault(row["dataset"], {})[row["method"]] = kept
+    return tree
+
+
+def _all_leaks(rounds: pd.DataFrame) -> str:
+    return "; ".join(dict.fromkeys(leak for leaks in rounds["leaks"] for leak in leaks.split("; ") if leak))

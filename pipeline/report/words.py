@@ -1,0 +1,174 @@
+"""The words of a report: cells, captions and sentences that its text and its page share.
+
+A number is written in one way wherever it stands, and a caption always names the backbone and the leaks.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from pipeline.report.results import Study, shared
+
+ABSENT = "n/a"
+
+
+def protocol(rounds: pd.DataFrame) -> str:
+    """Return how the rounds split the data and chose their epoch, and what ± and the intervals are."""
+    numbers = sorted(set(rounds["round"]))
+    rules = {
+        "grouped": "no generation prompt and no image stands in two subsets",
+        "random": "images drawn at random, so generation prompts are shared between the subsets (leaking)",
+    }
+    split = "; ".join(f"`{rule}`, {rules.get(rule, 'unknown')}" for rule in dict.fromkeys(rounds["split_rule"]))
+    selections = " and ".join(name for name in dict.fromkeys(rounds["select_on"]) if isinstance(name, str))
+    count = f"{len(numbers)} round{'s' if len(numbers) > 1 else ''}"
+    text = (
+        f"{count} ({', '.join(str(number) for number in numbers)}), each a split of its own. Split rule: {split}. "
+        + (f"The epoch is chosen on {selections}{' (leaking)' if 'test' in selections else ''}. " if selections else "")
+        + "PLCC and RMSE are taken after "
+        "the logistic fit; RMSE is in units of the MOS. "
+    )
+    if len(numbers) == 1:
+        return (
+            f"{text}One round has no spread over rounds: std is n/a, and the 95 % interval of SRCC is a bootstrap over "
+            "the test images' prompt groups."
+        )
+    return (
+        f"{text}± is the standard deviation over the rounds (n - 1). The 95 % interval of the mean SRCC is a t "
+        "interval over the rounds, widened because the rounds share images (Nadeau and Bengio, 2003)."
+    )
+
+
+def data_line(study: Study, dataset: str, target: str) -> str:
+    """Return what is predicted, on which scale, and how many images each subset holds."""
+    rounds = study.rounds[study.rounds["dataset"] == dataset]
+    first = rounds.iloc[0]
+    names = study.generators.loc[study.generators["dataset"] == dataset, "generator"].nunique()
+    images = f"{first['train_images']:,} images to train, {first['validation_images']:,} to validate"
+    return (
+        f"Target: {target} MOS{scale(study.cards[dataset])}. {images} and {first['test_images']:,} to test in round "
+        f"{first['round']}, from {names} generator{'s' if names > 1 else ''}."
+    )
+
+
+def audit_line(study: Study, dataset: str) -> str:
+    """Return what the split audit counted, and what a random split would share."""
+    audit = study.audits[dataset]
+    numbers = sorted(set(study.rounds.loc[study.rounds["dataset"] == dataset, "round"]))
+    counts = [shared(audit, number) for number in numbers]
+    if any(any(count) for count in counts):
+        each = ", ".join(f"round {number}: {p} and {i}" for number, (p, i) in zip(numbers, counts, strict=True))
+        text = (
+            f"Split audit: **LEAKS**. Prompts and identical images of test that train or validation also hold: {each}."
+        )
+    else:
+        which = "every round" if len(numbers) > 1 else f"round {numbers[0]}"
+        text = (
+            f"Split audit: in {which}, 0 generation prompts and 0 identical images of test also stand in train or "
+            "validation."
+        )
+    random = audit.get("random_rule_would_share", {})
+    pairs = [random[str(number)] for number in numbers if str(number) in random]
+    if pairs:
+        prompts, images = (span(pair[key] for pair in pairs) for key in ("shared_prompts", "shared_images"))
+        text += f" A random split would share {prompts} prompts and {images} identical images."
+    return text
+
+
+def caveats(rows: pd.DataFrame, generated: bool) -> list[str]:
+    """Return what a backbone that is not a published one keeps these rows from showing; empty for one that is."""
+    origins = set(rows["backbone_origin"])
+    text = []
+    if generated and "in-house" in origins:
+        text.append(
+            "The in-house backbone was pre-trained on images of the same procedure that makes this data set, with a "
+            "quality objective. On this data set even a row without training, such as `clip_iqa`, is therefore "
+            "in-domain and supervised, and not zero-shot."
+        )
+    if origins & {"in-house", "random"}:
+        words = " and ".join(origin for origin in ("in-house", "random") if origin in origins)
+        text.append(
+            f"The backbone's weights are {words}. These rows compare methods on one common backbone; they are no "
+            "estimate of what the methods reach on published CLIP weights."
+        )
+    return text
+
+
+def backbones(rows: pd.DataFrame) -> str:
+    """Return the backbones of the rows and whose weights they hold."""
+    names = [name for name in dict.fromkeys(rows["backbone"]) if name != "none"]
+    if not names:
+        return "No backbone"
+    without = list(rows.loc[rows["backbone"] == "none", "method"].drop_duplicates())
+    text = f"Backbone{'s' if len(names) > 1 else ''}: {'; '.join(names)}"
+    return text + (f" (none in {', '.join(without)})" if without else "")
+
+
+def caption(rows: pd.DataFrame) -> str:
+    """Return the backbone, and the leaks if any: what must stand wherever a result is shown."""
+    leaking = rows[rows["leaks"] != ""]
+    every = len(leaking) == len(rows) > 1
+    methods = "every row" if every else ", ".join(dict.fromkeys(leaking["method"]))
+    return backbones(rows) + (f". LEAKS in {methods}: {'; '.join(all_leaks(rows))}" if methods else "")
+
+
+def scale(card: dict[str, Any]) -> str:
+    """Return the range of the MOS in brackets, or nothing where the data card does not say."""
+    low, high = card.get("mos_low"), card.get("mos_high")
+    return "" if low is None or high is None else f" ({low:g} to {high:g})"
+
+
+def all_leaks(rows: pd.DataFrame) -> list[str]:
+    """Return the leaks of the rows, each once."""
+    return list(dict.fromkeys(leak for leaks in rows["leaks"] for leak in leaks.split("; ") if leak))
+
+
+def remarks(row: "pd.Series | dict[str, Any]") -> str:
+    """Return what marks a row: its leaks, and whether it is a control or a baseline."""
+    words = {"control": "control: trained on shuffled labels", "baseline": "baseline"}
+    remarks = [f"**LEAKS**: {row['leaks']}"] if row["leaks"] else []
+    return "; ".join([*remarks, *([words[row["kind"]]] if row["kind"] in words else [])])
+
+
+def comparable(reasons: list[str]) -> str:
+    """Return whether rows can be compared, from `pipeline.report.published.not_comparable`."""
+    return f"no: {', '.join(reasons)}" if reasons else "yes"
+
+
+def figure(value: float, sign: str = "") -> str:
+    """Return a number with three decimals; `sign` of + shows the sign of positive ones too."""
+    if math.isnan(value):
+        return ABSENT
+    return f"{round(float(value), 3) + 0.0:{sign}.3f}"  # + 0.0 turns -0.0 into 0.0
+
+
+def spread(mean: float, std: float) -> str:
+    """Return mean ± std."""
+    return f"{figure(mean)} ± {figure(std)}"
+
+
+def interval(low: float, high: float, sign: str = "") -> str:
+    """Return an interval in brackets."""
+    return ABSENT if math.isnan(low) or math.isnan(high) else f"[{figure(low, sign)}, {figure(high, sign)}]"
+
+
+def span(values: Iterable[int]) -> str:
+    """Return the smallest to the largest of some counts."""
+    ordered = sorted(values)
+    return f"{ordered[0]:,}" if ordered[0] == ordered[-1] else f"{ordered[0]:,} to {ordered[-1]:,}"
+
+
+def listed(methods: Iterable[str]) -> str:
+    """Return the methods as words: `a`, `b` and `c`."""
+    quoted = [f"`{method}`" for method in methods]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
+
+
+def markdown_table(header: list[str], lines: list[list[str]], right: Iterable[int] = ()) -> str:
+    """Return a Markdown table; `right` lists the columns to align right."""
+    right = set(right)
+    rule = ["---:" if column in right else "---" for column in range(len(header))]
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in (header, *lines)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (cells[0], rule, *cells[1:]))

@@ -1,0 +1,1 @@
+"""Scores of anyone's own images: gathering, scoring in bulk, comparing, writing."""

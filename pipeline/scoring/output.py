@@ -1,0 +1,239 @@
+"""How scores look: a table with bars on a terminal, CSV or JSON on a pipe, and files of three kinds."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from pipeline.data.decoding import printable
+from pipeline.files import write_atomically
+from pipeline.layout import backbone_label
+from pipeline.scoring.compare import Comparison, Ranked
+from pipeline.scoring.journal import Row
+from pipeline.scoring.scorer import Scorer
+
+SUFFIXES = (".csv", ".json", ".parquet")
+BAR = 24  # characters of a full bar
+
+
+class OutputError(ValueError):
+    """An output that must not, or cannot, be written."""
+
+
+def check_target(out: Path, inputs: Sequence[str]) -> None:
+    """Refuse an output of an unknown kind, or one that is also an input, before any work is done.
+
+    Raises:
+        OutputError: Says what would be right.
+    """
+    if out.suffix.lower() not in SUFFIXES:
+        raise OutputError(f"--out is {out}: its name must end in {', '.join(SUFFIXES)}, which says the kind of file")
+    if any(Path(path).resolve() == out.resolve() for path in inputs):
+        raise OutputError(f"--out is {out}, which is also an input: it would be overwritten")
+    if out.is_dir():
+        raise OutputError(f"--out is {out}, which is a folder: name a file")
+
+
+def describe(scorer: Scorer) -> str:
+    """Return in one line which model scores, on which scale, and whether anything leaked into it."""
+    record = scorer.record
+    leaks = f"; LEAKS: {', '.join(record['leaks'])}" if record.get("leaks") else ""
+    return (
+        f"{record['method']} trained on {record['dataset']}: {record['target']}, MOS {scorer.mos_low:g} to "
+        f"{scorer.mos_high:g}; backbone {backbone_label(record['backbone'])}{leaks}"
+    )
+
+
+def about(scorer: Scorer) -> dict[str, Any]:
+    """Return what a JSON document says of the model."""
+    record = scorer.record
+    return {
+        "file": scorer.path.name,
+        "sha256": scorer.sha256,
+        "method": record["method"],
+        "dataset": record["dataset"],
+        "target": record["target"],
+        "scale": [scorer.mos_low, scorer.mos_high],
+        "backbone": backbone_label(record["backbone"]),
+        "leaks": record.get("leaks", []),
+    }
+
+
+def as_record(row: Row, scorer: Scorer, *, with_maps: bool) -> dict[str, Any]:
+    """Return a row as it is written: every score beside its scale, every path as text that any file takes."""
+    record = {
+        "image": printable(row.image),
+        "score": row.score,
+        "raw": row.raw,
+        "scale_low": scorer.mos_low,
+        "scale_high": scorer.mos_high,
+        "width": row.width,
+        "height": row.height,
+        "error": row.error,
+    }
+    if with_maps:
+        record["quality_map"] = None if row.quality_map is None else printable(row.quality_map)
+    return record
+
+
+def write_scores(
+    rows: Iterable[Row], scorer: Scorer, *, out: Path | None, form: str | None, with_maps: bool = False
+) -> list[Row]:
+    """Write scores as they come, to standard output or to a file, and return them.
+
+    Args:
+        rows: One an image.
+        scorer: That made them.
+        out: File to write; None takes standard output.
+        form: table, csv or json on standard output; None takes a table on a terminal, else CSV.
+        with_maps: Name the pictures of quality maps.
+    """
+    form = _form(form)
+    kept: list[Row] = []
+    if out is None and form == "csv":
+        writer = None
+        for row in rows:
+            record = as_record(row, scorer, with_maps=with_maps)
+            if writer is None:
+                writer = csv.DictWriter(sys.stdout, list(record), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(record)
+            kept.append(row)
+    elif out is None and form == "table":
+        _line(describe(scorer))
+        _line(f"{'score':>6}  {_scale(scorer)}  {'raw':>5}  image")
+        for row in rows:
+            _line(_table_line(row, scorer))
+            kept.append(row)
+    else:
+        kept = list(rows)
+        _write([as_record(row, scorer, with_maps=with_maps) for row in kept], scorer, out)
+    sys.stdout.flush()
+    return kept
+
+
+def write_ranks(ranked: Sequence[Ranked], scorer: Scorer, *, out: Path | None, form: str | None) -> None:
+    """Write ranked images; arguments as `write_scores`."""
+    form = _form(form)
+    if out is None and form == "table":
+        _line(describe(scorer))
+        group = None
+        for entry in ranked:
+            if entry.group != group:
+                group = entry.group
+                _line(f"\n{_shown(group)}")
+            _line(f"{entry.place:>4}. {_table_line(entry.row, scorer)}")
+        return
+    records = [
+        {"group": printable(entry.group), "place": entry.place, **as_record(entry.row, scorer, with_maps=False)}
+        for entry in ranked
+    ]
+    _write(records, scorer, out, form)
+
+
+def write_comparison(result: Comparison, scorer: Scorer, *, out: Path | None, form: str | None) -> None:
+    """Write a comparison; arguments as `write_scores`."""
+    form = _form(form)
+    if out is None and form == "table":
+        _line(describe(scorer))
+        width = max(len(_shown(name)) for name in result.names)
+        for label, name, images, mean in zip("AB", result.names, result.images, result.means, strict=True):
+            bar = _bar(mean, scorer)
+            _line(f"{label}  {_shown(name):<{width}}  {images:>6} images  mean {mean:6.3f}  {bar}")
+        interval = ""
+        if result.low is not None:
+            interval = f", 95 % interval {result.low:+.3f} to {result.high:+.3f}"
+        _line(f"A - B  {result.difference:+.3f}{interval}")
+        what = f"{result.images[0]} pairs of equal names" if result.paired else "all pairs of one image from each"
+        _line(f"A wins {100 * result.wins:.1f} % of {what}")
+        _line(f"({result.method})")
+        return
+    record = asdict(result)
+    of_sides = {"name": record.pop("names"), "images": record.pop("images"), "mean": record.pop("means")}
+    record = {
+        f"{key}_{side}": pair[place] for key, pair in of_sides.items() for place, side in enumerate("ab")
+    } | record
+    record |= {"scale_low": scorer.mos_low, "scale_high": scorer.mos_high}
+    _write([record], scorer, out, form, key="comparison")
+
+
+def _form(form: str | None) -> str:
+    return form or ("table" if sys.stdout.isatty() else "csv")
+
+
+def _write(
+    records: Sequence[dict[str, Any]], scorer: Scorer, out: Path | None, form: str = "json", *, key: str = "images"
+) -> None:
+    kind = form if out is None else out.suffix.lower()[1:]
+    if kind == "json":
+        document = {"checkpoint": about(scorer), key: list(records)}
+        data = (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+    else:
+        frame = pd.DataFrame(list(records))
+        for name in ("width", "height"):
+            if name in frame:
+                frame[name] = frame[name].astype("Int64")
+        if kind == "parquet":
+            for name in ("error", "quality_map"):
+                if name in frame:
+                    frame[name] = frame[name].astype("string")
+            buffer = io.BytesIO()
+            frame.to_parquet(buffer, index=False)
+            data = buffer.getvalue()
+        else:
+            data = frame.to_csv(index=False, lineterminator="\n").encode()
+    if out is None:
+        sys.stdout.write(data.decode())
+    else:
+        write_atomically(out, data)
+
+
+def summary(rows: Sequence[Row], scorer: Scorer) -> str:
+    """Return how many images have a score, their mean, and how many have none."""
+    scores = [row.score for row in rows if row.score is not None]
+    failed = len(rows) - len(scores)
+    text = f"{len(scores):,} image{'s' * (len(scores) != 1)} scored"
+    if scores:
+        text += f", mean {np.mean(scores):.3f} on the scale {scorer.mos_low:g} to {scorer.mos_high:g}"
+    if failed:
+        text += f"; {failed:,} could not be: the rows with an error say why"
+    return text
+
+
+def _line(text: str) -> None:
+    if sys.stdout.isatty():
+        tqdm.write(text, file=sys.stdout)  # above the progress bar, which shares the terminal
+    else:
+        sys.stdout.write(text + "\n")
+
+
+def _scale(scorer: Scorer) -> str:
+    low, high = f"{scorer.mos_low:g}", f"{scorer.mos_high:g}"
+    return low + " " * (BAR - len(low) - len(high)) + high
+
+
+def _bar(score: float, scorer: Scorer) -> str:
+    share = (score - scorer.mos_low) / (scorer.mos_high - scorer.mos_low)
+    eighths = round(8 * BAR * min(1.0, max(0.0, share)))
+    whole, rest = divmod(eighths, 8)
+    return ("█" * whole + " ▏▎▍▌▋▊▉"[rest] * (rest > 0)).ljust(BAR, "·")
+
+
+def _table_line(row: Row, scorer: Scorer) -> str:
+    if row.score is None:
+        return f"{'-':>6}  {_shown(row.image)}: {row.error}"
+    return f"{row.score:6.2f}  {_bar(row.score, scorer)}  {row.raw:5.3f}  {_shown(row.image)}"
+
+
+def _shown(text: str) -> str:
+    """Return a path that cannot move the cursor or break a line: what is not printable is spelt out."""
+    clean = printable(text)
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in clean)

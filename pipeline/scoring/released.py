@@ -1,0 +1,241 @@
+"""Checkpoints that others published: fetched, and turned into one that scores.
+
+The code of CLIP-AGIQA (Fu et al., IEEE SPL 2024), from which DCMPLN's authors started, saves two state dicts:
+`*_aux_best.pth`, the auxiliary prompt learner, and `*_tar_best.pth`, the target's, which fuses the auxiliary visual
+prompts into its own. Both are needed for a score. The one file that DCMPLN's authors released is the first kind.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.data.archives import download
+from pipeline.model.backbone import Backbone
+from pipeline.model.checkpoint import CheckpointError, save_checkpoint
+from pipeline.model.dcmpln import DCMPLN
+from pipeline.model.folded import fold
+from pipeline.model.windows import NORMALISATION, WindowRule
+
+
+def load_released_auxiliary(path: str | Path, model: DCMPLN) -> list[str]:
+    """Load the authors' early auxiliary-prompt checkpoint into a model's freely learned auxiliary prompts.
+
+    The release holds `ctx` (text prompts of layer 0), `prompts_text.0` .. for the text layers 1.., `prompts_vis.0` ..
+    for all visual layers, and token buffers that this model makes itself.
+
+    Args:
+        path: The released file; read with weights_only, so that it cannot run code.
+        model: A variant with auxiliary prompts and without MPA, such as clip_agiqa.
+
+    Returns:
+        The names in the file that were not needed.
+
+    Raises:
+        CheckpointError: If the file lacks a prompt, or its shapes or depth do not fit the model.
+        ValueError: If the model has no freely learned auxiliary prompts.
+    """
+    if model.auxiliary_prompts is None or model.mpa is not None:
+        raise ValueError("only a variant with auxiliary prompts and without MPA can take them: clip_agiqa or no_mpa")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path} is not a plain torch state dict: {error}") from error
+    return copy_auxiliary(state, model, str(path))
+
+
+def copy_auxiliary(state: Mapping[str, Tensor], model: DCMPLN, path: str) -> list[str]:
+    """Copy released auxiliary prompts into a model; see `load_released_auxiliary`.
+
+    Args:
+        state: The released names and tensors.
+        model: As there, with auxiliary prompts and without MPA.
+        path: Where they come from, for errors.
+    """
+    names = {
+        "text": ["ctx", *(f"prompts_text.{layer}" for layer in range(model.depth - 1))],
+        "visual": [f"prompts_vis.{layer}" for layer in range(model.depth)],
+    }
+    for side, keys in names.items():
+        target: Tensor = getattr(model.auxiliary_prompts, side)
+        missing = [key for key in keys if key not in state]
+        if missing:
+            raise CheckpointError(f"{path} lacks {', '.join(missing)}: a prompt depth of {model.depth} needs them")
+        shapes = {tuple(state[key].shape) for key in keys}
+        if shapes != {tuple(target.shape[1:])}:
+            raise CheckpointError(f"{path} has {side} prompts of shape {sorted(shapes)}, not {tuple(target.shape[1:])}")
+    used = {key for keys in names.values() for key in keys}
+    deeper = sorted(key for key in state if key.startswith("prompts_") and key not in used)
+    if deeper:
+        raise CheckpointError(
+            f"{path} has prompts beyond depth {model.depth} ({', '.join(deeper)}): raise prompt_depth"
+        )
+    with torch.no_grad():
+        for side, keys in names.items():
+            getattr(model.auxiliary_prompts, side).copy_(torch.stack([state[key].float() for key in keys]))
+    return sorted(state.keys() - used)
+
+
+RELEASE_ID, RELEASE_NAME = "1WnYMxHxnkMYgYNZiTVl0Xczl5LmehszN", "DCMPLN-release.pth"  # README of DCMPLN's authors
+# What the published code does: its texts, its normalisation, and windows that leave out what the stride does not reach.
+TEXTS = ("Good photo.", "Bad photo.")
+STRIDE, COVER, NORM = 64, "reference", "imagenet"
+_PREFIXES = ("module.", "model.")
+_PARTS = {"auxiliary": "prompt_learner_aux.", "target": "prompt_learner_tar."}
+_TOKENS = ("token_prefix", "token_suffix")
+
+
+def fetch_release(folder: Path) -> Path:
+    """Download the released checkpoint from Google Drive into `folder`, unless it is there; a broken download goes on.
+
+    Raises:
+        ArchiveError: If it cannot be downloaded; says where to get it by hand.
+    """
+    return download(
+        "DCMPLN release", RELEASE_NAME, RELEASE_ID, folder, by_hand=f"Put the file into {folder} as {RELEASE_NAME}."
+    )
+
+
+def read_released(files: Sequence[Path]) -> dict[str, dict[str, Tensor]]:
+    """Return the parts (`auxiliary`, `target`) that files hold, each a state dict with the names of its own class.
+
+    A file may hold one part, or both under the names that the whole model gives them.
+
+    Args:
+        files: State dicts; read with weights_only, so that they cannot run code.
+
+    Raises:
+        CheckpointError: If a file is no state dict, holds nothing that is known, or two hold the same part.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    for path in files:
+        for part, state in _parts(path).items():
+            if part in found:
+                raise CheckpointError(f"{path} holds the {part} prompts, and so does a file before it: give each once")
+            found[part] = state
+    return found
+
+
+def _parts(path: Path) -> dict[str, dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path} is not a plain torch state dict: {error}") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} is not a plain torch state dict of tensors")
+    for prefix in _PREFIXES:
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
+    parts = {
+        part: {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        for part, prefix in _PARTS.items()
+    }
+    parts = {part: tensors for part, tensors in parts.items() if tensors}
+    if parts:
+        return parts
+    if "ctx" not in state:
+        shown = ", ".join(list(state)[:3]) or "nothing"
+        raise CheckpointError(f"{path} holds no prompts of CLIP-AGIQA's layout (such as `ctx`); it holds {shown} ...")
+    return {"target" if any(key.startswith(("proj.", "compound_")) for key in state) else "auxiliary": state}
+
+
+def load_released(files: Sequence[Path], model: DCMPLN) -> list[str]:
+    """Load published prompts into a model, all of them or none.
+
+    Args:
+        files: As `read_released`.
+        model: The variant clip_agiqa: auxiliary prompts and Layer F, neither MPA nor adapter.
+
+    Returns:
+        The names in the files that were not needed, since the model makes them itself.
+
+    Raises:
+        CheckpointError: If a tensor is missing, unknown or of another shape: names every one.
+    """
+    parts = read_released(files)
+    depth, length = model.depth, model.length
+    text, image = model.main_prompts.text.shape[-1], model.main_prompts.visual.shape[-1]
+    prompts = {"ctx": (length, text)}
+    prompts |= {f"prompts_text.{layer}": (length, text) for layer in range(depth - 1)}
+    prompts |= {f"prompts_vis.{layer}": (length, image) for layer in range(depth)}
+    maps = ["proj", *(f"compound_prompt_projections.{layer}" for layer in range(depth - 1))]
+    shapes = {"weight": (image, 2 * image), "bias": (image,)}
+    fusing = {f"{name}.{kind}": shape for name in maps for kind, shape in shapes.items()}
+    faults: list[str] = []
+    for part, expected in {"auxiliary": prompts, "target": prompts | fusing}.items():
+        state = parts.get(part, {})
+        missing = [key for key in expected if key not in state]
+        if missing:
+            faults.append(f"the {part} part lacks {len(missing)} tensors: {', '.join(missing)}")
+        unknown = [key for key in state if key not in expected and key not in _TOKENS]
+        if unknown:
+            faults.append(f"the {part} part holds unknown tensors: {', '.join(unknown)}")
+        for key in [key for key in expected if key in state and tuple(state[key].shape) != expected[key]]:
+            faults.append(f"{key} of the {part} part has shape {tuple(state[key].shape)}, not {expected[key]}")
+    if faults:
+        names = ", ".join(map(str, files))
+        raise CheckpointError(f"{names} cannot make a scorer: " + "; ".join(faults))
+
+    copy_auxiliary(parts["auxiliary"], model, ", ".join(map(str, files)))
+    target = {key: value.float() for key, value in parts["target"].items()}
+    with torch.no_grad():
+        keys = ["ctx", *(f"prompts_text.{layer}" for layer in range(depth - 1))]
+        model.main_prompts.text.copy_(torch.stack([target[key] for key in keys]))
+        model.main_prompts.visual.copy_(torch.stack([target[f"prompts_vis.{layer}"] for layer in range(depth)]))
+        for fuse, name in zip(model.layer_f.maps, maps, strict=True):
+            fuse.weight.copy_(target[f"{name}.weight"])
+            fuse.bias.copy_(target[f"{name}.bias"])
+    return sorted({key for state in parts.values() for key in state if key in _TOKENS})
+
+
+def import_release(
+    files: Sequence[Path], out: Path, backbone: Backbone, *, dataset: str, scale: tuple[float, float]
+) -> list[str]:
+    """Turn published prompts into a checkpoint that scores as the published code does.
+
+    Args:
+        files: As `read_released`.
+        out: The checkpoint to write.
+        backbone: Of the published code: ViT-B/32 with OpenAI's weights.
+        dataset: What the prompts were trained on.
+        scale: Lowest and highest MOS of that data set.
+
+    Returns:
+        As `load_released`.
+
+    Raises:
+        CheckpointError: As `load_released`, or if a scale is no scale.
+    """
+    if not scale[0] < scale[1]:
+        raise CheckpointError(f"the scale is {scale[0]:g} to {scale[1]:g}: give the lowest MOS, then the highest")
+    parts = read_released(files)
+    prompts = next(iter(parts.values()))
+    model = DCMPLN(
+        backbone,
+        mpa=False,
+        adapter=False,
+        prompt_depth=sum(key.startswith("prompts_vis.") for key in prompts) or 12,
+        prompt_length=len(prompts["ctx"]),
+        main_texts=TEXTS,
+    )
+    unused = load_released(files, model)
+    mean, std = NORMALISATION[NORM]
+    rule = WindowRule(backbone.image_size, STRIDE, COVER, NORM, mean, std)
+    record = {
+        "dataset": dataset,
+        "method": "clip_agiqa",
+        "round": None,
+        "leaks": ["epoch selected on test"],  # as the published code does
+        "target": "quality",
+        "texts": list(TEXTS),
+        "windows": rule.record(),
+        "mos_low": float(scale[0]),
+        "mos_high": float(scale[1]),
+        "imported_from": [path.name for path in files],
+    }
+    save_checkpoint(out, fold(model), record)
+    return unused

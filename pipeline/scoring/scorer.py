@@ -1,0 +1,275 @@
+"""Score images of your own with a trained checkpoint: the door of the library for everyone who trains nothing.
+
+    from pipeline import load_scorer
+
+    scorer = load_scorer("epoch-012.safetensors", backbone_file="ViT-B-32.pt")
+    scores = scorer.score(["one.png", "two.jpg"], quality_maps=True)
+
+A checkpoint says by itself which towers, windows and texts it needs and on which scale its scores are, so that nothing
+else of the study must be at hand but the towers' weights.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.data.decoding import MOST_PIXELS, ImageError, open_image
+from pipeline.layout import repository_root
+from pipeline.model.checkpoint import load_checkpoint, read_record
+from pipeline.model.folded import SCORING_BATCH, FoldedScorer, lay_out, quantise, window_scores
+from pipeline.model.loading import rebuild_backbone
+from pipeline.model.tower import fast_tower
+from pipeline.model.windows import WindowRule, enlarged_sides, window_origins
+from pipeline.study.champion import find_champion
+from pipeline.tracking.models import fetch_checkpoint
+
+__all__ = ["ImageError", "Scorer", "Scores", "ScoringError", "find_checkpoint", "load_scorer", "open_image"]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+Source = str | Path | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor
+
+
+class ScoringError(ValueError):
+    """A device or an argument that cannot be had."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `Scorer.score` returns, an entry an image, in the order of the images.
+
+    Attributes:
+        raw: In (0, 1), higher is better, shape (n,), float64.
+        mos: The same on the MOS scale of the data set that the model was trained on, shape (n,), float64.
+        maps: Raw scores laid over each image, each (H, W), float32, NaN where no window reaches; None unless asked for.
+    """
+
+    raw: np.ndarray
+    mos: np.ndarray
+    maps: list[np.ndarray] | None
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A trained model that scores images of any size. It never changes, so threads may share it.
+
+    Attributes:
+        record: The checkpoint's record: data set, method, target, texts, backbone, scale, windows.
+        rule: How an image is cut into windows.
+        folded: Scores windows.
+        path: The checkpoint.
+        sha256: Of the checkpoint file.
+        device: Where it runs.
+        autocast: Whether the tower runs in bfloat16.
+    """
+
+    record: dict[str, Any]
+    rule: WindowRule
+    folded: FoldedScorer
+    path: Path
+    sha256: str
+    device: torch.device
+    autocast: bool = False
+
+    @property
+    def mos_low(self) -> float:
+        """Lowest possible MOS of the data set that the model was trained on: what the raw score 0 means."""
+        return float(self.record["mos_low"])
+
+    @property
+    def mos_high(self) -> float:
+        """Highest possible MOS of that data set: what the raw score 1 means."""
+        return float(self.record["mos_high"])
+
+    def to_mos(self, raw: np.ndarray) -> np.ndarray:
+        """Return raw scores on the data set's MOS scale."""
+        return self.mos_low + raw * (self.mos_high - self.mos_low)
+
+    def open(self, source: Source, *, max_bytes: int | None = None, max_pixels: int | None = MOST_PIXELS) -> np.ndarray:
+        """Return an image as `open_image` does, unless it is too long and narrow to be enlarged to a window.
+
+        Args:
+            source: As `open_image`.
+            max_bytes: Likewise.
+            max_pixels: Likewise; it holds for the enlarged image, too.
+
+        Raises:
+            ImageError: Likewise.
+        """
+        pixels = open_image(source, max_bytes=max_bytes, max_pixels=max_pixels)
+        height, width = pixels.shape[:2]
+        tall, wide = enlarged_sides(height, width, self.rule.size)
+        if max_pixels is not None and tall * wide > max_pixels:
+            name = str(source) if isinstance(source, str | Path) else None
+            raise ImageError(
+                f"has {width:,} x {height:,} pixels, and {wide:,} x {tall:,} once its short side is enlarged to the "
+                f"{self.rule.size} of a window: {max_pixels:,} are allowed in all",
+                name,
+            )
+        return pixels
+
+    def score(
+        self, images: Source | Iterable[Source], *, quality_maps: bool = False, batch: int | None = None
+    ) -> Scores:
+        """Score images.
+
+        Args:
+            images: One image or many, each as `open_image` takes it: a path, an image file's bytes or stream, a PIL
+                image, an array (H, W, 3), or a tensor (3, H, W). Many are read one after the other, so that a
+                generator of any length takes no more memory than one forward pass.
+            quality_maps: Return the window scores laid over each image as well.
+            batch: Windows a forward pass; None takes what suits the device.
+
+        Raises:
+            ImageError: If an image cannot be used; names it, or its place among the images.
+        """
+        single = isinstance(images, str | Path | bytes | Image.Image) or hasattr(images, "read")
+        if isinstance(images, np.ndarray | Tensor):
+            single = images.ndim in (2, 3)
+        found = list(self.stream(self._opened([images] if single else images), quality_maps=quality_maps, batch=batch))
+        raw = np.array([score for score, _ in found], dtype=np.float64)
+        return Scores(raw, self.to_mos(raw), [drawn for _, drawn in found] if quality_maps else None)
+
+    def _opened(self, images: Iterable[Source]) -> Iterator[np.ndarray]:
+        for number, image in enumerate(images):
+            try:
+                yield self.open(image)
+            except ImageError as error:
+                name = str(image) if isinstance(image, str | Path) else f"image {number} (from 0)"
+                raise ImageError(error.reason, name) from None
+
+    def stream(
+        self,
+        images: Iterable[np.ndarray],
+        *,
+        quality_maps: bool = False,
+        map_side: int | None = None,
+        batch: int | None = None,
+    ) -> Iterator[tuple[float, np.ndarray | None]]:
+        """Yield each image's raw score and, if asked for, its quality map, as soon as they are known.
+
+        Images are taken from the iterable as they are needed: those of one forward pass are held at a time.
+
+        Args:
+            images: Each (H, W, 3), uint8, from `open`.
+            quality_maps: As `score`.
+            map_side: Longest side of a map: of a larger image it holds every n-th row and column, with the least n that
+                suffices. None: every pixel.
+            batch: Windows a forward pass; None takes what suits the device.
+        """
+        batch = batch or SCORING_BATCH[self.device.type]
+        group: list[np.ndarray] = []
+        held = 0
+
+        def results() -> deque[tuple[float, np.ndarray | None]]:
+            found = window_scores(
+                self.folded, group, self.rule, device=self.device, batch=batch, autocast=self.autocast
+            )
+            drawn = [self._map(*pair, map_side) if quality_maps else None for pair in zip(found, group, strict=True)]
+            group.clear()
+            return deque(zip((float(scores.mean()) for scores in found), drawn, strict=True))
+
+        for pixels in images:
+            count = len(window_origins(*enlarged_sides(*pixels.shape[:2], self.rule.size), self.rule))
+            if group and held + count > batch:
+                done, held = results(), 0
+                while done:
+                    yield done.popleft()
+            group.append(pixels)
+            held += count
+            del pixels  # so that a huge image is gone before the next one is opened
+            if held >= batch:
+                done, held = results(), 0
+                while done:
+                    yield done.popleft()
+        yield from results()
+
+    def _map(self, scores: np.ndarray, pixels: np.ndarray, side: int | None) -> np.ndarray:
+        height, width = pixels.shape[:2]
+        step = 1 if side is None else max(1, -(-max(height, width) // side))
+        tall, wide = enlarged_sides(height, width, self.rule.size)
+        if (tall, wide) == (height, width):
+            return lay_out(scores, height, width, self.rule, step)
+        drawn = Image.fromarray(lay_out(scores, tall, wide, self.rule))
+        return np.asarray(drawn.resize((width, height), Image.Resampling.BOX))[::step, ::step]
+
+
+def load_scorer(
+    checkpoint: str | Path = "auto",
+    *,
+    device: str = "auto",
+    backbone_file: str | Path | None = None,
+    root: str | Path | None = None,
+    bfloat16: bool = False,
+    int8: bool = False,
+) -> Scorer:
+    """Load a scorer.
+
+    Args:
+        checkpoint: A checkpoint file; an MLflow URI (`models:/...` or `runs:/...`); `auto` for the champion of this
+            study, or `auto:<data set>` where the study has several data sets.
+        device: `auto` (a GPU where there is one), `cpu` or `cuda`.
+        backbone_file: The towers' weights, where they lie elsewhere than the checkpoint says.
+        root: Folder of the study, with `runs/` and MLflow's store; None takes the working folder, or this repository
+            if the working folder has no study.
+        bfloat16: Run the image tower in bfloat16: faster on GPUs, and scores drift in the third decimal.
+        int8: Run the image tower in int8: faster on CPUs with int8 units, and scores drift in the third decimal; they
+            depend a little on what is scored in the same forward pass, too.
+
+    Raises:
+        ChampionError: If `auto` finds no champion.
+        CheckpointError: If the checkpoint is missing, damaged or of another kind.
+        BackboneError: If the towers' weights are missing, or others than the checkpoint was trained with.
+        ScoringError: If the device is unknown or not there, an MLflow URI leads to no checkpoint, or int8 is asked for
+            on a GPU or beside bfloat16.
+    """
+    chosen = _device(device)
+    if int8 and (bfloat16 or chosen.type != "cpu"):
+        raise ScoringError(
+            f"int8 is for CPUs and goes without bfloat16; the device is {chosen.type}, bfloat16 {bfloat16}"
+        )
+    base = _root(root)
+    path = find_checkpoint(checkpoint, base)
+    folders = list(dict.fromkeys([base, REPOSITORY, path.resolve().parent]))
+    backbone = rebuild_backbone(read_record(path)["backbone"], file=backbone_file, folders=folders).to(chosen)
+    folded, rule, record = load_checkpoint(path, backbone)
+    folded = quantise(folded) if int8 else folded
+    fast_tower(backbone)  # made now, so that no thread finds it half made
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    return Scorer(record, rule, folded, path, sha256, chosen, bfloat16)
+
+
+def find_checkpoint(checkpoint: str | Path, root: str | Path | None = None) -> Path:
+    """Return the file that `load_scorer` would load; arguments and errors as there."""
+    text, base = str(checkpoint), _root(root)
+    if text == "auto" or text.startswith("auto:"):
+        return find_champion(base, text.removeprefix("auto").removeprefix(":") or None)
+    if text.startswith(("models:/", "runs:/")):
+        try:
+            return fetch_checkpoint(text, base)
+        except ValueError as error:
+            raise ScoringError(str(error)) from error
+    return Path(checkpoint).expanduser()
+
+
+def _root(root: str | Path | None) -> Path:
+    if root is not None:
+        return Path(root).resolve()
+    here = repository_root()
+    return here if (here / "runs").is_dir() or (here / "mlflow.db").is_file() else REPOSITORY
+
+
+def _device(device: str) -> torch.device:
+    if device not in ("auto", "cpu", "cuda"):
+        raise ScoringError(f"device is {device!r}: auto, cpu and cuda are known")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ScoringError("device is 'cuda', and torch sees no GPU here: use 'auto' or 'cpu'")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,212 @@
+"""The folded scorer as a program that needs nothing of ours: for PyTorch (.pt2) and for every ONNX runtime (.onnx).
+
+Both take `windows`, normalised pixels (N, 3, H, W) in float32 with any N, and give `scores`, raw, (N,). Only the image
+tower is inside: no text tower, no tokenizer. How a picture becomes windows, and what a raw score means, stands in the
+file itself under the name `agiqa`, as JSON: see `preprocessing`.
+"""
+
+import argparse
+import copy
+import io
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pipeline.model.folded import FoldedScorer
+    from pipeline.scoring.scorer import Scorer
+
+KEY = "agiqa"  # of the preprocessing record: an ONNX metadata property, a torch.export extra file
+SUFFIXES = (".pt2", ".onnx")
+TOLERANCE = 1e-4  # of a score, against PyTorch
+
+# The lowest opset that has all that the tower needs (17 brought LayerNormalization) and that torch's exporter writes
+# without converting afterwards. Newer ones would shut out older runtimes and gain nothing.
+OPSET = 18
+
+STEPS = (
+    "Turn the image as its EXIF orientation says, lay transparent pixels on white, and convert it to RGB, 8 bits.",
+    "If a side is shorter than window_size, enlarge the image (bicubic) until its short side is window_size.",
+    "Cut windows of window_size pixels at every stride from the top left; with cover `all` add a last row and column "
+    "flush with the bottom and right edges where the stride does not reach them.",
+    "Divide pixels by 255, subtract mean, divide by std, per channel, and put channels first: (N, 3, H, W).",
+    "The image's raw score is the mean of its windows' scores, in 0..1; MOS is mos_low + raw (mos_high - mos_low).",
+)
+
+
+class ExportError(RuntimeError):
+    """A scorer that cannot be exported, or a program that does not score as the scorer does."""
+
+
+def preprocessing(scorer: "Scorer") -> dict[str, Any]:
+    """Return the record that a program carries: the checkpoint's own, and the steps from a picture to its score."""
+    return {**scorer.record, "steps": list(STEPS)}
+
+
+def export_scorer(scorer: "Scorer", path: str | Path) -> None:
+    """Write the scorer as a program, after checking that the program gives the same scores.
+
+    Args:
+        scorer: From `load_scorer`.
+        path: Ends in .pt2 (torch.export) or .onnx; replaced as a whole.
+
+    Raises:
+        ExportError: If the suffix is another one, the tower cannot be folded, a package for .onnx is missing, or a
+            score differs by more than 1e-4.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ExportError(_unknown_suffix(path))
+    import torch
+
+    from pipeline.files import write_atomically
+
+    size = scorer.rule.size
+    module = window_scorer(scorer.folded)
+    windows = torch.randn(5, 3, size, size, generator=torch.Generator().manual_seed(0))
+    make = _program_bytes if path.suffix == ".pt2" else _onnx_bytes
+    with _quiet_exporters():
+        data, run = make(module, windows, json.dumps(preprocessing(scorer), sort_keys=True))
+    for count in (5, 1):  # not the batch that was traced alone
+        with torch.no_grad():
+            gap = float((run(windows[:count]) - module(windows[:count])).abs().max())
+        if not gap <= TOLERANCE:  # NaN, too
+            raise ExportError(f"{path.name} would score {gap:g} off PyTorch, and {TOLERANCE:g} is allowed")
+    write_atomically(path, data)
+
+
+def _unknown_suffix(path: Path) -> str:
+    return f"{path} ends in {path.suffix or 'nothing'!r}: name it .pt2 (torch.export) or .onnx"
+
+
+def load_program(path: str | Path) -> tuple[Callable[["Tensor"], "Tensor"], dict[str, Any]]:
+    """Return a .pt2 program as a function from windows to scores, and its preprocessing record.
+
+    Args:
+        path: From `export_scorer`. Load none from a stranger: PyTorch's format is not made for untrusted files.
+
+    Raises:
+        ExportError: If the file carries no record of ours.
+    """
+    import torch
+
+    found: dict[str, Any] = {f"{KEY}.json": ""}
+    with _quiet_exporters():
+        module = torch.export.load(path, extra_files=found).module()
+    if not found[f"{KEY}.json"]:
+        raise ExportError(f"{path} carries no {KEY}.json: it was not written by `agiqa export`")
+    return module, json.loads(found[f"{KEY}.json"])
+
+
+def window_scorer(folded: "FoldedScorer") -> "nn.Module":
+    """Return a copy of the folded scorer on the CPU with its image tower inside, so that it can be traced whole.
+
+    Raises:
+        ExportError: If the tower's layers are not CLIP's plain ones.
+    """
+    from torch import nn
+
+    from pipeline.model.dcmpln import antonym_score
+    from pipeline.model.tower import fast_tower
+
+    class WindowScorer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower, self.adapter = copy.deepcopy(tower), copy.deepcopy(folded.adapter)
+            self.register_buffer("prompts", folded.visual_prompts.clone())
+            self.register_buffer("texts", folded.text_features.clone())
+            self.register_buffer("scale", folded.backbone.logit_scale.detach().clone())
+
+        def forward(self, windows: "Tensor") -> "Tensor":
+            features = self.tower(self.tower.tokens(self.tower.embed(windows)), self.prompts[None])
+            features = features if self.adapter is None else self.adapter(features)
+            return antonym_score(features, self.texts, self.scale)
+
+    tower = fast_tower(folded.backbone)
+    if tower is None:
+        raise ExportError(f"the image tower of {folded.backbone.name} has layers that cannot be folded or exported")
+    return WindowScorer().cpu().eval().requires_grad_(False)
+
+
+Run = Callable[["Tensor"], "Tensor"]
+
+
+def _program_bytes(module: "nn.Module", windows: "Tensor", record: str) -> tuple[bytes, Run]:
+    import torch
+
+    batch = {"windows": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(module, (windows[:3],), dynamic_shapes=batch)
+    data = io.BytesIO()
+    torch.export.save(program, data, extra_files={f"{KEY}.json": record})
+    data.seek(0)
+    return data.getvalue(), torch.export.load(data).module()
+
+
+def _onnx_bytes(module: "nn.Module", windows: "Tensor", record: str) -> tuple[bytes, Run]:
+    import torch
+
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 (torch's exporter needs it, and would say so less clearly)
+    except ImportError as error:
+        raise ExportError(f"ONNX needs a package that is missing ({error.name}): pip install '.[export]'") from None
+    program = torch.onnx.export(
+        module, (windows[:3],), dynamo=True, opset_version=OPSET, verbose=False, input_names=["windows"],
+        output_names=["scores"], dynamic_shapes={"windows": {0: torch.export.Dim("batch")}},
+    )  # fmt: skip
+    program.model.metadata_props[KEY] = record
+    data = program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return data, lambda given: torch.from_numpy(session.run(None, {"windows": given.numpy()})[0])
+
+
+@contextmanager
+def _quiet_exporters() -> Iterator[None]:
+    """Silence what PyTorch and onnxscript say about their own code; the scores are checked afterwards."""
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+# The command
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `agiqa export` takes."""
+    parser.add_argument(
+        "out", type=Path, metavar="FILE", help="to write: .onnx for every ONNX runtime, .pt2 for torch.export"
+    )
+    parser.add_argument(
+        "--checkpoint", default="auto", metavar="WHICH", help="a file, an MLflow URI, auto (default) or auto:DATASET"
+    )
+    parser.add_argument("--backbone-file", type=Path, metavar="FILE", help="the towers' weights, if they lie elsewhere")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do `agiqa export` and return its exit status; errors are raised."""
+    from pipeline.scoring.scorer import load_scorer
+
+    out = arguments.out
+    if out.suffix not in SUFFIXES:  # before anything is loaded
+        raise ExportError(_unknown_suffix(out))
+    scorer = load_scorer(arguments.checkpoint, device="cpu", backbone_file=arguments.backbone_file)
+    export_scorer(scorer, out)
+    size, megabytes = scorer.rule.size, out.stat().st_size / 1e6
+    sys.stderr.write(
+        f"{out}, {megabytes:.1f} MB: windows (N, 3, {size}, {size}) -> scores (N,), checked beside PyTorch. "
+        f"Its metadata `{KEY}` says how a picture becomes windows\n"
+    )
+    return 0

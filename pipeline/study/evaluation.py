@@ -1,0 +1,119 @@
+"""From scores to the numbers of one run: overall, per generator, and on other data sets."""
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from pipeline import metrics
+from pipeline.drawing import BLACK, BLUE, cycle_styles, house_style, put_title, save
+from pipeline.metrics import fit_logistic
+
+LEAST_IN_GENERATOR = 5  # images below which a correlation within a generator says nothing
+
+
+def predictions_table(
+    manifest: pd.DataFrame, groups: pd.Series, rows: np.ndarray, predicted: np.ndarray, target: str
+) -> pd.DataFrame:
+    """Return predictions.csv.
+
+    Args:
+        manifest: Of the data set that was scored.
+        groups: Split group of every image, indexed by manifest row.
+        rows: Manifest rows that were scored, shape (n,).
+        predicted: The method's raw scores, higher is better, shape (n,).
+        target: The mean opinion score to compare with.
+
+    Returns:
+        A row an image: image_id, generator, generation_prompt, group, mos, mos_std, predicted.
+
+    Raises:
+        ValueError: If a score is not finite; names the first such image.
+    """
+    if not np.isfinite(predicted).all():
+        first = manifest["image_id"].iloc[rows[np.flatnonzero(~np.isfinite(predicted))[0]]]
+        raise ValueError(f"the score of {first} is not finite")
+    part = manifest.iloc[rows]
+    return pd.DataFrame(
+        {
+            "image_id": part["image_id"].to_numpy(),
+            "generator": part["generator"].to_numpy(),
+            "generation_prompt": part["generation_prompt"].to_numpy(),
+            "group": groups.iloc[rows].to_numpy(),
+            "mos": part[target].to_numpy(),
+            "mos_std": part[f"{target}_std"].to_numpy(),
+            "predicted": predicted,
+        }
+    )
+
+
+def evaluate(predictions: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]:
+    """Return the run's test numbers: n, groups, correlations, RMSE after the logistic fit, and 95 % intervals.
+
+    Args:
+        predictions: From `predictions_table`.
+        resamples: Bootstrap resamples of whole prompt groups.
+        seed: Of the bootstrap.
+    """
+    predicted, mos = predictions["predicted"].to_numpy(), predictions["mos"].to_numpy()
+    groups = predictions["group"].to_numpy()
+    return {
+        "n": len(predictions),
+        "groups": int(predictions["group"].nunique()),
+        **metrics.summary(predicted, mos),
+        **metrics.bootstrap(predicted, mos, groups, resamples=resamples, seed=seed),
+    }
+
+
+def cost(seconds: float, images: int) -> dict[str, float]:
+    """Return what scoring cost; the peak memory is this process's so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "images_per_second": images / seconds, "peak_memory_mb": peak}
+
+
+def by_generator(predictions: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return each generator's number of images, mean MOS, mean score, and SRCC within (None where too few or tied)."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, part in predictions.groupby("generator", sort=True):
+        varies = part["predicted"].nunique() > 1 and part["mos"].nunique() > 1
+        enough = len(part) >= LEAST_IN_GENERATOR and varies
+        found[str(name)] = {
+            "n": len(part),
+            "srcc": metrics.srcc(part["predicted"].to_numpy(), part["mos"].to_numpy()) if enough else None,
+            "mos_mean": float(part["mos"].mean()),
+            "predicted_mean": float(part["predicted"].mean()),
+        }
+    return found
+
+
+def scatter(predictions: pd.DataFrame, path: str | Path, title: str, mos_label: str) -> None:
+    """Draw predicted score against MOS for every image, with the logistic fit that PLCC is computed after.
+
+    Args:
+        predictions: Columns predicted (unitless, higher is better) and mos, a row per image; a generator column, if
+            there is one, gives each generator its colour and shape.
+        path: File to write; its suffix (.png or .svg) says the format.
+        title: Title of the figure.
+        mos_label: Label of the MOS axis, with its scale: "quality MOS (0 to 5)".
+
+    Raises:
+        ValueError: If the suffix is another, or the fit cannot be made (constant scores; see fit_logistic).
+    """
+    with house_style():
+        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        axes = figure.subplots()
+        if "generator" in predictions:
+            for style, (name, rows) in zip(cycle_styles(), predictions.groupby("generator", sort=True), strict=False):
+                axes.scatter(rows["predicted"], rows["mos"], s=12, alpha=0.65, linewidths=0, label=str(name), **style)
+        else:
+            axes.scatter(predictions["predicted"], predictions["mos"], s=12, alpha=0.65, linewidths=0, color=BLUE)
+        order = np.argsort(predictions["predicted"].to_numpy(), kind="stable")
+        fitted = np.asarray(fit_logistic(predictions["predicted"].to_numpy(), predictions["mos"].to_numpy()))[order]
+        axes.plot(predictions["predicted"].to_numpy()[order], fitted, color=BLACK, lw=1.6, label="logistic fit")
+        axes.set(xlabel="predicted score", ylabel=mos_label)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", markerscale=1.6)
+        put_title(figure, title)
+        save(figure, path)

@@ -1,0 +1,151 @@
+"""From params.yaml and files on disk to the library's plain arguments: the door of the stages that use the network.
+
+In this wing alone, beside the stages, is the params object seen.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.data.pixels import PixelPack, open_prepared
+from pipeline.files import file_md5
+from pipeline.layout import SUBSETS, StudyError, checkpoint_name, input_paths, leaks
+from pipeline.params import Params
+from pipeline.study.build import choose_device, describe_machine, make_backbone, make_model, make_window_rule
+from pipeline.study.runs import used_params
+from pipeline.study.subsets import open_split, round_seed, scaled_mos
+from pipeline.training.crops import Subset
+from pipeline.training.fit.fit import Fitted
+
+
+def training_subsets(
+    params: Params, variant: str, manifest: pd.DataFrame, pack: PixelPack, rows: Mapping[str, np.ndarray], seed: int
+) -> dict[str, Subset]:
+    """Return the labelled subsets that training may see, by name.
+
+    The test subset is among them under `train.select_on: test` alone. A variant with `shuffle_labels` gets the labels
+    of each subset dealt out anew: a control that must learn nothing.
+
+    Raises:
+        StudyError: If images lack the main score.
+    """
+    settings, targets = params.train_for(variant), params.targets
+    main = scaled_mos(manifest, targets.main)
+    auxiliary = scaled_mos(manifest, targets.auxiliary)
+    if targets.fallback == "main" and np.isnan(auxiliary).all():
+        auxiliary = main
+    names = SUBSETS if settings.select_on == "test" else SUBSETS[:2]
+    subsets = {}
+    for number, name in enumerate(names):
+        labelled = rows[name]
+        if np.isnan(main[labelled]).any():
+            raise StudyError(f"targets.main is {targets.main!r}, which {name} images of this data set do not have")
+        dealt = labelled
+        if params.variants[variant].shuffle_labels:
+            dealt = np.random.default_rng([seed, number]).permutation(labelled)
+        subsets[name] = Subset(pack, labelled, main[dealt], auxiliary[dealt])
+    return subsets
+
+
+# The keys of params.yaml that a run uses, which its record repeats.
+VARIANT_KEYS = ["backbone", "images", "model", "split.rule", "targets", "train", "validation"]
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """A training that is ready to run.
+
+    Attributes:
+        record: record.json as far as it is known before the training.
+        inputs: Files that the training reads.
+        machine: Device and threads, for run.json.
+        arguments: For `pipeline.training.fit.fit`.
+    """
+
+    record: dict[str, Any]
+    inputs: list[Path]
+    machine: dict[str, Any]
+    arguments: dict[str, Any]
+
+    def finished_record(self, fitted: Fitted, checkpoints: Path) -> dict[str, Any]:
+        """Return the whole record.json, which names the selected checkpoint's content: `evaluate` depends on it."""
+        selected = checkpoints / checkpoint_name(fitted.selected_epoch)
+        return self.record | {
+            "selected_epoch": fitted.selected_epoch,
+            "epochs_run": len(fitted.history),
+            "checkpoint_bytes": selected.stat().st_size,
+            "checkpoint_md5": file_md5(selected),
+        }
+
+
+def plan_training(params: Params, dataset: str, variant: str, round_index: int, split: str = "round") -> TrainingPlan:
+    """Read all that one training needs; `split` as `pipeline.layout.input_paths`."""
+    settings = params.train_for(variant)
+    split_rule = "random" if split == "random" else params.split.rule
+    device = choose_device(settings.device, settings.threads)
+    manifest_path, split_path = input_paths(dataset, round_index, split)
+    manifest, pack = open_prepared(manifest_path.parent)
+    rows, _ = open_split(split_path, manifest)
+    backbone = make_backbone(params)
+    rule = make_window_rule(params, backbone)
+    seed = round_seed(settings.seed, round_index)
+    model = make_model(params, variant, backbone, seed)
+    subsets = training_subsets(params, variant, manifest, pack, rows, seed)
+    switches = params.variants[variant]
+    used = used_params(params.model_dump() | {"train": settings.model_dump()}, VARIANT_KEYS)
+    used["split.rule"] = split_rule
+    used |= {f"variant.{switch}": value for switch, value in switches.model_dump(exclude={"train"}).items()}
+    has_auxiliary = switches.auxiliary and bool(np.isfinite(subsets["train"].auxiliary).any())
+    record = {
+        "dataset": dataset,
+        "method": variant,
+        "kind": "variant",
+        "round": round_index,
+        "split": split,
+        "seed": seed,
+        "split_rule": split_rule,
+        "select_on": settings.select_on,
+        "leaks": leaks(split_rule, settings.select_on),
+        "shuffled_labels": switches.shuffle_labels,
+        "target": params.targets.main,
+        "auxiliary_target": params.targets.auxiliary if has_auxiliary else None,
+        "backbone": backbone.record(),
+        "trainable_parameters": sum(parameter.numel() for parameter in model.trainable_parameters()),
+        "params": used,
+        "inputs": {"manifest_md5": file_md5(manifest_path), "splits_md5": file_md5(split_path)},
+        "images": {name: len(indices) for name, indices in rows.items()},
+    }
+    checkpoint_record = {
+        "dataset": dataset,
+        "method": variant,
+        "round": round_index,
+        "leaks": record["leaks"],
+        "target": params.targets.main,
+        "texts": list(params.model.texts.main),
+        "windows": rule.record(),
+        "mos_low": float(manifest["mos_low"].iloc[0]),
+        "mos_high": float(manifest["mos_high"].iloc[0]),
+    }
+    arguments = {
+        "model": model,
+        "train": subsets.pop("train"),
+        "selectors": subsets,
+        "rule": rule,
+        "record": checkpoint_record,
+        "label": f"{dataset}/{variant}/{split}-{round_index}",
+        "validation_windows": params.validation.windows,
+        "device": device,
+        "amp": settings.amp == "auto" and device.type == "cuda",
+        "compiled": settings.compile == "auto",
+        "seed": seed,
+    } | settings.model_dump(
+        include={
+            "select_on", "learning_rate", "schedule", "warmup_epochs", "weight_decay", "batch_size", "micro_batch",
+            "epochs", "patience", "auxiliary_weight", "flip",
+        }
+    )  # fmt: skip
+    return TrainingPlan(record, [manifest_path, split_path], describe_machine(device), arguments)

@@ -1,0 +1,71 @@
+"""What one round of one data set holds: its subsets, its targets and its features, without torch.
+
+Importing torch costs seconds, which a stage that does not compute with it should not pay.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.layout import SUBSETS, StudyError
+
+
+def round_seed(seed: int, round_index: int) -> int:
+    """Return the seed of one round; neighbouring (seed, round) pairs give unrelated numbers."""
+    return int(np.random.SeedSequence([seed, round_index]).generate_state(1)[0])
+
+
+def open_split(path: str | Path, manifest: pd.DataFrame) -> tuple[dict[str, np.ndarray], pd.Series]:
+    """Read one round's split.
+
+    Args:
+        path: round-<r>.csv with columns image_id, group, subset.
+        manifest: Of the same data set.
+
+    Returns:
+        The manifest rows of each subset, in manifest order, and the group of every image, indexed by manifest row.
+
+    Raises:
+        StudyError: If the split and the manifest do not name the same images, or a subset is empty.
+    """
+    split = pd.read_csv(path, dtype=str).set_index("image_id")
+    if not split.index.is_unique or set(split.index) != set(manifest["image_id"]):
+        differing = sorted(set(split.index) ^ set(manifest["image_id"]))
+        raise StudyError(
+            f"{path} and the manifest differ in {len(differing)} images, such as {differing[:1]}: "
+            "run the split stage anew"
+        )
+    split = split.loc[manifest["image_id"]].reset_index()
+    rows = {name: np.flatnonzero(split["subset"] == name) for name in SUBSETS}
+    empty = [name for name in SUBSETS if not len(rows[name])]
+    if empty:
+        raise StudyError(f"{path} leaves no image for {', '.join(empty)}: raise the fraction under `split`")
+    return rows, split["group"]
+
+
+def scaled_mos(manifest: pd.DataFrame, attribute: str) -> np.ndarray:
+    """Return a mean opinion score scaled to 0..1 by its declared scale, NaN where there is none, shape (N,)."""
+    low, high = manifest["mos_low"], manifest["mos_high"]
+    return ((manifest[attribute] - low) / (high - low)).to_numpy(dtype=np.float64)
+
+
+def features_backbone(dataset: str) -> dict[str, Any]:
+    """Return the record of the backbone that a data set's image features were computed with."""
+    with np.load(Path("data", "features", f"{dataset}.npz")) as archive:
+        return json.loads(str(archive["backbone"]))
+
+
+def read_features(dataset: str, manifest: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return what the features stage computed, in manifest order: image_features, clip_iqa and handcrafted.
+
+    Raises:
+        StudyError: If the features belong to other images than the manifest.
+    """
+    path = Path("data", "features", f"{dataset}.npz")
+    with np.load(path) as archive:
+        if archive["image_id"].tolist() != manifest["image_id"].tolist():
+            raise StudyError(f"{path} and the manifest name different images: run the features stage anew")
+        return {key: archive[key] for key in ("image_features", "clip_iqa", "handcrafted")}

@@ -1,0 +1,1 @@
+"""The mirror of the study's files in MLflow; the wing that knows MLflow."""

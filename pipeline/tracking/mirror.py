@@ -1,0 +1,268 @@
+"""Everything that MLflow shows, rebuilt from files alone; what is already there is left alone."""
+
+import csv
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from pipeline.tracking.entries import (
+    PROCESS,
+    Epoch,
+    create_run,
+    entry_key,
+    find_run,
+    finite_numbers,
+    in_milliseconds,
+    is_dead,
+    known_runs,
+    md5_of,
+    model_name,
+    put_metrics,
+    read_json,
+    search_models,
+    study_ids,
+    write_description,
+    write_epochs,
+)
+from pipeline.tracking.store import logger, open_store, or_warn
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
+
+MIRRORED = "agiqa.mirrored_"  # + train, evaluate or report: hash of the files that are in MLflow completely
+
+TRAIN_FILES = ("record.json", "run.json", "history.csv", "timing.csv")
+
+
+def log_report(root: str | Path, study: str, report_dir: str | Path) -> None:
+    """Log a report's files into the study's parent run, with every number of its metrics.json, and close that run.
+
+    Args:
+        root: Of the main repository.
+        study: Name of the study.
+        report_dir: Such as reports/study.
+    """
+    with or_warn(f"the report {report_dir}"), open_store(root) as client:
+        _mirror_report(client, study_ids(client, root, study)[1], Path(report_dir))
+
+
+def mirror(
+    root: str | Path,
+    study: str,
+    runs_dir: str | Path,
+    report_dir: str | Path | None = None,
+    *,
+    names: Collection[str] | None = None,
+    strict: bool = False,
+) -> dict[str, int]:
+    """Bring everything on disk into MLflow; what is already there is left alone.
+
+    Serves a deleted database, a clone that pulled its results, stages that DVC restored from its cache, and runs that
+    could not be logged while they ran. Runs whose process died are marked KILLED.
+
+    Args:
+        root: Of the main repository.
+        study: Name of the study.
+        runs_dir: Folder of `<dataset>/<method>/round-<r>/`.
+        report_dir: Folder of the report, if there is one.
+        names: The study's runs, as `<dataset>/<method>/round-<r>`; what earlier studies left in `runs_dir` is passed
+            over. None takes all.
+        strict: Raise if the store cannot be written, where otherwise a warning does.
+
+    Returns:
+        Counts of what was found (`runs`) and what was written: `created` runs, `epochs`, `evaluations`, `reports`, and
+        `skipped` folders that are incomplete or out of date, each with a warning.
+    """
+    runs_dir = Path(runs_dir)
+    counts: Counter[str] = Counter(dict.fromkeys(("runs", "created", "epochs", "evaluations", "reports", "skipped"), 0))
+    folders = [folder.parent for split in ("round", "random") for folder in runs_dir.glob(f"*/*/{split}-*/train")]
+    folders = [folder for folder in folders if names is None or folder.relative_to(runs_dir).as_posix() in names]
+    stale, on_disk = _stale_evaluations(runs_dir), set()
+    with or_warn("what is on disk", strict=strict):
+        with open_store(root) as client:
+            experiment_id, parent_id = study_ids(client, root, study)
+            known = known_runs(client, experiment_id)
+        for folder in tqdm(
+            sorted(folders, key=_natural), desc="mirror to MLflow", unit="run", delay=1, dynamic_ncols=True
+        ):
+            missing = [name for name in TRAIN_FILES[:3] if not (folder / "train" / name).is_file()]
+            if missing:
+                counts["skipped"] += 1
+                logger.warning("%s/train has no %s, so it is not mirrored: run `dvc repro`", folder, ", ".join(missing))
+                continue
+            with open_store(root) as client:  # taken anew for each run: a training that logs an epoch need not wait
+                run, written = mirror_train(client, experiment_id, parent_id, folder / "train", known)
+                if folder.resolve() in stale:
+                    written["skipped"] += 1
+                    logger.warning(
+                        "%s/evaluate is of an earlier training, so it is not mirrored: run `dvc repro`", folder
+                    )
+                elif (folder / "evaluate" / "metrics.json").is_file():
+                    written["evaluations"] += _mirror_evaluation(client, run, folder)
+            counts.update(written)
+            on_disk.add(run.info.run_id)
+        with open_store(root) as client:
+            for run in known.values():
+                is_running = run.info.status == "RUNNING" and run.info.run_id not in on_disk
+                if is_running and is_dead(run.data.tags.get(PROCESS, "")):
+                    client.set_terminated(run.info.run_id, status="KILLED")
+            if report_dir is not None and Path(report_dir).is_dir():
+                counts["reports"] += _mirror_report(client, parent_id, Path(report_dir))
+    return dict(counts)
+
+
+# From files
+
+
+def mirror_train(
+    client: "MlflowClient",
+    experiment_id: str,
+    parent_id: str,
+    folder: Path,
+    known: Mapping[str, "Run"] | None = None,
+) -> tuple["Run", Counter[str]]:
+    """Bring a train folder into MLflow, and return its run and counts of what was written."""
+    counts: Counter[str] = Counter(runs=1)
+    record = read_json(folder / "record.json", "dataset", "method", "round")
+    about = read_json(folder / "run.json", "run_id", "started", "ended")
+    history, weights = _read_csv(folder / "history.csv"), _weights(folder)
+    sizes = json.dumps({epoch: [path.name, path.stat().st_size] for epoch, path in weights.items()}, sort_keys=True)
+    digest = _files_md5([folder / name for name in TRAIN_FILES], sizes)
+    started = in_milliseconds(about["started"])
+    run = (known or {}).get(about["run_id"]) or find_run(client, about["run_id"], experiment_id)
+    if run is None:
+        run = create_run(client, experiment_id, parent_id, record, about["run_id"], started)
+        counts["created"] += 1
+    elif run.data.tags.get(MIRRORED + "train") == digest and client.list_artifacts(run.info.run_id, "train"):
+        return run, counts
+
+    run_id = run.info.run_id
+    write_description(client, run, record, about)
+    run = client.get_run(run_id)  # with the tags that its models take over
+    timing = {int(float(row["epoch"])): row for row in _read_csv(folder / "timing.csv")}
+    epochs, over = [], started
+    for row in history:
+        epoch = int(float(row["epoch"]))
+        over += int(1000 * float(timing.get(epoch, {}).get("seconds") or 0))
+        epochs.append(Epoch(row, timing.get(epoch, {}), weights.get(epoch), over))
+    counts["epochs"] += write_epochs(client, run, epochs)
+    totals = {key: record.get(key) for key in ("trainable_parameters", "checkpoint_bytes")}
+    totals |= {"train_seconds": about.get("seconds")}
+    totals |= {f"images_{subset}": count for subset, count in record.get("images", {}).items()}
+    _put_totals(client, run, finite_numbers(totals), None, in_milliseconds(about["ended"]))
+    selected = _selected_model(client, run, record)
+    if selected is not None:
+        client.set_logged_model_tags(selected.model_id, {"selected": "true"})
+    for name in TRAIN_FILES:
+        if (folder / name).is_file():
+            client.log_artifact(run_id, str(folder / name), "train")
+    client.set_terminated(run_id, "FINISHED", end_time=in_milliseconds(about["ended"]))
+    client.set_tag(run_id, MIRRORED + "train", digest)
+    return client.get_run(run_id), counts
+
+
+def _mirror_evaluation(client: "MlflowClient", run: "Run", run_dir: Path) -> int:
+    """Bring an evaluate folder into its run, its numbers to the selected epoch's model too; return whether it wrote.
+
+    metrics.json's `test` becomes test_srcc ..., `validation` selected_val_srcc ... (all windows, unlike the per-epoch
+    val_srcc), `cross` cross_<dataset>_srcc ..., `generator` generator_<name>_srcc ...
+    """
+    folder = run_dir / "evaluate"
+    digest = _files_md5(sorted(path for path in folder.rglob("*") if path.is_file()), run_dir.name)
+    if run.data.tags.get(MIRRORED + "evaluate") == digest and client.list_artifacts(run.info.run_id, "evaluate"):
+        return 0
+    numbers = finite_numbers(read_json(folder / "metrics.json"), renamed={"validation": "selected_val"})
+    selected = _selected_model(client, run, read_json(run_dir / "train" / "record.json"))
+    _put_totals(client, run, numbers, selected, run.info.end_time or time.time_ns() // 1_000_000)
+    client.log_artifacts(run.info.run_id, str(folder), "evaluate")
+    client.set_tag(run.info.run_id, MIRRORED + "evaluate", digest)
+    return 1
+
+
+def _mirror_report(client: "MlflowClient", parent_id: str, folder: Path) -> int:
+    """Bring a report into the study's parent run, and return whether that took any writing."""
+    parent = client.get_run(parent_id)
+    digest = _files_md5(sorted(path for path in folder.rglob("*") if path.is_file()), "report")
+    written = 0
+    if parent.data.tags.get(MIRRORED + "report") != digest or not client.list_artifacts(parent_id, "report"):
+        path = folder / "metrics.json"
+        numbers = finite_numbers(read_json(path)) if path.is_file() else {}
+        _put_totals(client, parent, numbers, None, time.time_ns() // 1_000_000)
+        client.log_artifacts(parent_id, str(folder), "report")
+        client.set_tag(parent_id, MIRRORED + "report", digest)
+        written = 1
+    if written or parent.info.status == "RUNNING":
+        client.set_terminated(parent_id)
+    return written
+
+
+def _put_totals(
+    client: "MlflowClient", run: "Run", numbers: Mapping[str, float], model: "LoggedModel | None", milliseconds: int
+) -> None:
+    """Write numbers that belong to no epoch: step 0 of the run, and of a model if given."""
+    from mlflow.entities import Metric  # imported here: costs 3 s
+
+    models = {} if model is None else {model.model_id: model}
+    model_id = None if model is None else model.model_id
+    wanted = [Metric(entry_key(key), value, milliseconds, 0, model_id=model_id) for key, value in numbers.items()]
+    put_metrics(client, run, wanted, models)
+
+
+def _selected_model(client: "MlflowClient", run: "Run", record: Mapping[str, Any]) -> "LoggedModel | None":
+    epoch = Epoch({"epoch": record.get("selected_epoch") or 0}, {}, None, 0)
+    filter_string = f"source_run_id = '{run.info.run_id}' AND name = '{model_name(run, epoch)}'"
+    models = search_models(client, run, filter_string)
+    return models[0] if models else None
+
+
+def _weights(folder: Path) -> dict[int, Path]:
+    """Return the weights files of a train folder by epoch; a baseline's single one is epoch 0."""
+    found = {0: next(iter(sorted(folder.glob("baseline.*"))), None)}
+    for path in sorted((folder / "checkpoints").glob("epoch-*")):
+        if match := re.fullmatch(r"epoch-(\d+)\.\w+", path.name):
+            found[int(match[1])] = path
+    return {epoch: path for epoch, path in found.items() if path is not None}
+
+
+def _stale_evaluations(runs_dir: Path) -> set[Path]:
+    """Return the run folders whose evaluate folder was made from another train folder, as dvc.lock tells."""
+    lock = runs_dir.resolve().parent / "dvc.lock"
+    if not lock.is_file():
+        return set()
+    import yaml  # imported here: only the mirror needs it
+
+    safe_loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one takes a tenth of the time
+    stages = (yaml.load(lock.read_bytes(), safe_loader) or {}).get("stages", {}).values()
+    trained = {out["path"]: out.get("md5") for stage in stages for out in stage.get("outs", [])}
+    stale = set()
+    for stage in stages:
+        for out in stage.get("outs", []):
+            run = out["path"].removesuffix("/evaluate")
+            used = [entry.get("md5") for entry in stage.get("deps", []) if entry["path"] == f"{run}/train"]
+            if run != out["path"] and used and used[0] != trained.get(f"{run}/train"):
+                stale.add((lock.parent / run).resolve())
+    return stale
+
+
+def _files_md5(paths: Sequence[Path], also: str) -> str:
+    parts = [also] + [f"{path.name} {md5_of(path.read_bytes())}" for path in paths if path.is_file()]
+    return md5_of("\n".join(parts).encode())
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sort round-10 after round-9."""
+    return [(int(part or 0), word) for word, part in re.findall(r"(\D+)(\d*)", path.as_posix())]
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))

@@ -1,0 +1,182 @@
+"""Models in MLflow: the file behind a URI, and the champion as a model that MLflow loads and serves."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from pipeline.tracking.entries import as_text, file_sha256, find_run, read_json, run_name, study_ids
+from pipeline.tracking.store import client_of, open_store, tracking_uri
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+# What pipeline.serving.served imports; a served model asks for the versions that it was made with.
+SERVED_WITH = ("mlflow", "numpy", "pandas", "pillow", "torch", "tqdm")
+
+
+def fetch_checkpoint(uri: str, root: str | Path) -> Path:
+    """Return the checkpoint file behind an MLflow URI, downloaded unless the store lies on this machine.
+
+    Args:
+        uri: `models:/<name>@<alias>`, `models:/<name>/<version>`, `models:/<model id>`, or `runs:/<run id>/<path>`.
+        root: Of the main repository; see `tracking_uri`.
+
+    Raises:
+        ValueError: If nothing is behind the URI, or not exactly one checkpoint.
+    """
+    store = tracking_uri(root)
+    client = client_of(store)
+    if isinstance(client, Exception):
+        raise ValueError(f"{uri}: the MLflow store {store} cannot be opened: {client}") from client
+    from mlflow.artifacts import download_artifacts
+
+    try:
+        location = uri
+        while location.startswith(("models:/", "runs:/")):
+            location = _location(client, location)
+        found = Path(download_artifacts(artifact_uri=location, tracking_uri=store))
+    except Exception as error:  # MLflow raises its own and those of every kind of store
+        raise ValueError(f"{uri} leads to nothing in the MLflow store {store}: {error}") from error
+    files = [found] if found.is_file() else sorted(found.rglob("*.safetensors"))
+    files = [path for path in files if path.suffix == ".safetensors"]
+    if len(files) != 1:
+        names = ", ".join(path.name for path in files[:3]) or "none"
+        raise ValueError(f"{uri} must hold one checkpoint (.safetensors), and holds {len(files)}: {names}")
+    return files[0]
+
+
+def _location(client: "MlflowClient", uri: str) -> str:
+    """Return where the artifacts behind a URI lie; asked of this client, since `mlflow` itself has one global store."""
+    scheme, name = uri.split(":/", 1)
+    name = name.lstrip("/")
+    if scheme == "runs":
+        run_id, _, path = name.partition("/")
+        return f"{client.get_run(run_id).info.artifact_uri}/{path}"
+    if "@" in name:
+        model, alias = name.rsplit("@", 1)
+        return client.get_model_version_download_uri(model, client.get_model_version_by_alias(model, alias).version)
+    if "/" in name:
+        return client.get_model_version_download_uri(*name.rsplit("/", 1))
+    return client.get_logged_model(name).artifact_location
+
+
+def log_champion(
+    root: str | Path, study: str, train_dir: str | Path, make_program: Callable[[Path, Path], None]
+) -> str:
+    """Register the selected epoch of a training as `models:/agiqa-<data set>@champion`, an MLflow pyfunc model.
+
+    The model holds the checkpoint, the scorer as a program, a copy of our package, signature, input example and pinned
+    requirements, so that `mlflow.pyfunc.load_model` and `mlflow models serve` need nothing else. Where this checkpoint
+    is the champion already, nothing is done.
+
+    Args:
+        root: Of the main repository.
+        study: Name of the study.
+        train_dir: runs/<dataset>/<method>/round-<r>/train of the champion.
+        make_program: Writes the scorer of a checkpoint (first argument) as a torch.export program (second); called
+            only if the champion is new.
+
+    Returns:
+        The version that has the alias.
+
+    Raises:
+        FileNotFoundError: If the selected epoch has no checkpoint.
+        ValueError: If the training has no selected epoch, or has leaks or shuffled labels: such a model is no champion.
+        Exception: Whatever MLflow raises about a store that cannot be written.
+    """
+    train_dir = Path(train_dir)
+    record = read_json(train_dir / "record.json", "dataset", "method", "round", "selected_epoch")
+    about = read_json(train_dir / "run.json", "run_id")
+    if record.get("leaks") or record.get("shuffled_labels"):
+        reason = "; ".join(record.get("leaks") or ["shuffled labels"])
+        raise ValueError(f"{train_dir} cannot be the champion: {reason}")
+    checkpoint = train_dir / "checkpoints" / f"epoch-{int(record['selected_epoch']):03d}.safetensors"
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"checkpoint {checkpoint} of the selected epoch does not exist: run `dvc repro`")
+    name, sha256 = f"agiqa-{record['dataset']}", file_sha256(checkpoint)
+    with open_store(root) as client:
+        champion = _champion(client, name)
+        if champion is not None and champion.tags.get("sha256") == sha256:
+            return str(champion.version)
+    with TemporaryDirectory() as folder:
+        make_program(checkpoint, Path(folder) / "scorer.pt2")
+        _save_served_model(Path(folder) / "model", {"checkpoint": checkpoint, "program": Path(folder) / "scorer.pt2"})
+        with open_store(root) as client:
+            experiment_id, _ = study_ids(client, root, study)
+            run = find_run(client, about["run_id"], experiment_id)
+            run_id = None if run is None else run.info.run_id
+            tags = {key: as_text(record[key]) for key in ("dataset", "method", "round", "target") if key in record}
+            tags |= {f"backbone_{key}": as_text(record["backbone"].get(key)) for key in ("name", "origin")}
+            tags |= {"sha256": sha256, "file": checkpoint.name}
+            model = client.create_logged_model(
+                experiment_id, name=name, source_run_id=run_id, tags=tags, model_type="pyfunc",
+                params={"epoch": str(record["selected_epoch"])},
+            )  # fmt: skip
+            client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
+            client.finalize_logged_model(model.model_id, "READY")
+            if not client.search_registered_models(f"name = '{name}'"):
+                client.create_registered_model(name, description=f"Scorers trained on {record['dataset']}.")
+            registered = client.create_model_version(
+                name, model.artifact_location, run_id=run_id, tags=tags, model_id=model.model_id,
+                description=f"{run_name(record)}, epoch {record['selected_epoch']}. Backbone "
+                f"{record['backbone'].get('name')} with {record['backbone'].get('origin')} weights.",
+            )  # fmt: skip
+            client.set_registered_model_alias(name, "champion", registered.version)
+            return str(registered.version)
+
+
+def _champion(client: "MlflowClient", name: str) -> "ModelVersion | None":
+    from mlflow.exceptions import MlflowException  # imported here: costs 3 s
+
+    try:
+        return client.get_model_version_by_alias(name, "champion")
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return None  # no such model, or no such alias
+
+
+def _save_served_model(path: Path, artifacts: Mapping[str, Path]) -> None:
+    """Save pipeline.serving.served with its artifacts as an MLflow pyfunc model.
+
+    Our package goes into the model as code: a requirement would have to name an index that has it, and there is none.
+    """
+    package = Path(__file__).parents[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of MLflow about its own examples and type hints, at its import as well
+        import mlflow.pyfunc
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, Schema
+
+        # `binary` makes MLflow's server decode base64, and lets bytes and text pass in Python.
+        outputs = Schema([ColSpec("double", key) for key in ("raw", "mos")])
+        inputs = Schema([ColSpec("binary", "image")])
+        mlflow.pyfunc.save_model(
+            path,
+            python_model=str(package / "serving" / "served.py"),
+            artifacts={name: str(file) for name, file in artifacts.items()},
+            code_paths=[str(package)],
+            signature=ModelSignature(inputs, outputs),
+            input_example=input_example(),
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in SERVED_WITH],
+            model_config={"read_paths": "locally"},
+        )
+
+
+def input_example() -> "pd.DataFrame":
+    """Return a table with one small picture, as a served model takes it."""
+    import io
+
+    import numpy as np
+    import pandas as pd
+    from PIL import Image
+
+    y, x = np.mgrid[0:96, 0:96]
+    png = io.BytesIO()
+    Image.fromarray(np.stack([x * 2, y * 2, 255 - x - y], axis=2).astype(np.uint8)).save(png, "PNG")
+    return pd.DataFrame({"image": [png.getvalue()]})

@@ -1,0 +1,154 @@
+"""The baselines: what the same images, splits and labels give without prompt learning.
+
+`clip_iqa` is zero-shot and learns nothing; `linear_probe` is ridge regression on frozen image features; `handcrafted`
+is gradient boosting on image statistics without any network.
+"""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.files import write_atomically
+from pipeline.metrics import srcc
+
+MODEL_FILE = "model.npz"
+# The columns of the features file that each baseline reads.
+READS = {"clip_iqa": "clip_iqa", "linear_probe": "image_features", "handcrafted": "handcrafted"}
+
+
+def fit_linear_probe(
+    train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndarray, np.ndarray], alphas: Sequence[float]
+) -> dict[str, np.ndarray]:
+    """Fit ridge regression on standardised features, its strength chosen by SRCC on the validation images.
+
+    Args:
+        train: Features, shape (N, E), and targets, shape (N,).
+        validation: Likewise; picks alpha and nothing else. The first of equals wins.
+        alphas: Strengths to try.
+
+    Returns:
+        weights (E,), bias (), and alpha (), for `predict`.
+
+    Source: scikit-learn's Ridge; the probe is the usual measure of what frozen features hold.
+    """
+    from sklearn.linear_model import Ridge
+
+    features, targets = train
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    best, best_srcc = {}, -np.inf
+    for alpha in alphas:
+        fitted = Ridge(alpha=alpha).fit((features - mean) / scale, targets)
+        weights = fitted.coef_ / scale
+        candidate = {"weights": weights, "bias": np.array(fitted.intercept_ - mean @ weights), "alpha": np.array(alpha)}
+        found = _linear(candidate, validation[0])
+        reached = srcc(found, validation[1]) if np.ptp(found) > 0 else -1.0
+        if reached > best_srcc:
+            best, best_srcc = candidate, reached
+    return best
+
+
+def fit_handcrafted(
+    train: tuple[np.ndarray, np.ndarray], *, learning_rate: float, max_iterations: int, max_depth: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Fit gradient boosting on image statistics.
+
+    Args:
+        train: Statistics, shape (N, K), and targets, shape (N,).
+        learning_rate: Shrinkage of each tree.
+        max_iterations: Trees.
+        max_depth: Of a tree.
+        seed: Of scikit-learn.
+
+    Returns:
+        The trees as plain arrays for `predict`: a pickle could run code when it is loaded, and these cannot.
+
+    Source: scikit-learn's HistGradientBoostingRegressor.
+    """
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    model = HistGradientBoostingRegressor(
+        learning_rate=learning_rate,
+        max_iter=max_iterations,
+        max_depth=max_depth,
+        random_state=seed,
+        early_stopping=False,
+    ).fit(*train)
+    trees = [predictors[0].nodes for predictors in model._predictors]
+    nodes = np.concatenate(trees)
+    return {
+        "base": np.array(model._baseline_prediction).reshape(()),
+        "sizes": np.array([len(tree) for tree in trees]),
+        **{name: nodes[name] for name in ("value", "feature_idx", "num_threshold", "left", "right", "is_leaf")},
+    }
+
+
+def _linear(model: Mapping[str, np.ndarray], features: np.ndarray) -> np.ndarray:
+    return features @ model["weights"] + model["bias"]
+
+
+def _trees(model: Mapping[str, np.ndarray], features: np.ndarray) -> np.ndarray:
+    total = np.full(len(features), float(model["base"]))
+    rows = np.arange(len(features))
+    start = 0
+    for size in model["sizes"]:
+        tree = {name: model[name][start : start + size] for name in model if name not in ("base", "sizes")}
+        place = np.zeros(len(features), dtype=np.int64)
+        while not tree["is_leaf"][place].all():
+            goes_left = features[rows, tree["feature_idx"][place]] <= tree["num_threshold"][place]
+            onward = np.where(goes_left, tree["left"][place], tree["right"][place])
+            place = np.where(tree["is_leaf"][place], place, onward)
+        total += tree["value"][place]
+        start += size
+    return total
+
+
+def save(folder: Path, model: Mapping[str, np.ndarray]) -> None:
+    """Write a fitted baseline into `folder`; equal models give equal bytes."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **model)
+    write_atomically(folder / MODEL_FILE, buffer.getvalue())
+
+
+def scores(method: str, model: Mapping[str, np.ndarray], features: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return a fitted baseline's scores, shape (n,), higher is better.
+
+    Args:
+        method: clip_iqa, linear_probe or handcrafted.
+        model: From its fit; empty for clip_iqa.
+        features: Columns of the features file, each (n, ...).
+
+    Raises:
+        ValueError: If the method is unknown.
+    """
+    if method not in READS:
+        raise ValueError(f"baseline is {method!r}; known: {', '.join(READS)}")
+    column = np.asarray(features[READS[method]], dtype=np.float64)
+    if method == "clip_iqa":
+        return column
+    return _linear(model, column) if method == "linear_probe" else _trees(model, column)
+
+
+def predict(folder: Path, features: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the scores, shape (n,), of the baseline that lies in a run's `train` folder.
+
+    Args:
+        folder: Holds record.json and, but for clip_iqa, model.npz.
+        features: As `scores`.
+
+    Raises:
+        ValueError: If the model was fitted on another number of features.
+    """
+    method = json.loads((folder / "record.json").read_text())["method"]
+    if method == "clip_iqa":
+        return scores(method, {}, features)
+    with np.load(folder / MODEL_FILE) as archive:  # allow_pickle stays False
+        model = dict(archive)
+    given = features[READS[method]].shape[1]
+    fits = given == len(model["weights"]) if method == "linear_probe" else given > int(model["feature_idx"].max())
+    if not fits:
+        raise ValueError(f"{folder / MODEL_FILE} was fitted on other features than the {given} given: rerun its stage")
+    return scores(method, model, features)

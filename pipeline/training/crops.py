@@ -1,0 +1,139 @@
+"""What an epoch sees: labelled subsets, their random crops, and pixels held on the device."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.data.pixels import PixelPack
+from pipeline.model.windows import WindowRule, enlarge, normalise
+
+
+class DevicePixels:
+    """Images held on a device, enlarged where a crop needs it, so that crops are cut there and nothing waits for them.
+
+    Attributes:
+        device: Where they are.
+    """
+
+    def __init__(self, pack: PixelPack, rows: np.ndarray, size: int, device: torch.device | str) -> None:
+        """Copy images to the device.
+
+        Args:
+            pack: Decoded images.
+            rows: Indices into the pack, shape (N,).
+            size: Side of the crops in pixels.
+            device: Where to.
+        """
+        images = [enlarge(pack[row], size) for row in rows]
+        shapes = np.array([image.shape[:2] for image in images], dtype=np.int64).reshape(-1, 2)
+        starts = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))[:-1]]) if len(images) else np.zeros(0, np.int64)
+        self._pixels = torch.empty((int(shapes.prod(axis=1).sum()), 3), dtype=torch.uint8, device=device)
+        for start, image in zip(starts, images, strict=True):
+            flat = torch.from_numpy(np.array(image).reshape(-1, 3))
+            self._pixels[start : start + len(flat)] = flat.to(device, non_blocking=True)
+        self._starts, self.shapes, self._size = starts, shapes, size
+        self.device = torch.device(device)
+
+    @classmethod
+    def if_it_fits(
+        cls, pack: PixelPack, rows: np.ndarray, size: int, device: torch.device | str
+    ) -> "DevicePixels | None":
+        """Return the images on a GPU if they take no more than half of its free memory; None otherwise and on CPUs."""
+        if torch.device(device).type != "cuda":
+            return None
+        sides = np.stack([pack.heights[rows], pack.widths[rows]], axis=1).astype(np.float64)
+        scale = np.maximum(1, size / sides.min(axis=1, keepdims=True))
+        needed = 3 * float((sides * scale).prod(axis=1).sum())
+        return cls(pack, rows, size, device) if needed < torch.cuda.mem_get_info(device)[0] / 2 else None
+
+    def crops(
+        self, slots: np.ndarray, tops: np.ndarray, lefts: np.ndarray, flips: np.ndarray
+    ) -> Callable[[int, int], Tensor]:
+        """Return what cuts crops start..stop, uint8, shape (stop - start, size, size, 3), and copies nothing to a GPU.
+
+        Args:
+            slots: Which of the images each crop is of, shape (C,), as the others.
+            tops: First row of each crop in its image.
+            lefts: First column.
+            flips: Whether it is mirrored.
+        """
+        first = torch.as_tensor(self._starts[slots] + tops * self.shapes[slots, 1] + lefts, device=self.device)
+        widths = torch.as_tensor(self.shapes[slots, 1], device=self.device)
+        mirrored = torch.as_tensor(flips, device=self.device)
+        steps = torch.arange(self._size, device=self.device)
+
+        def cut_out(start: int, stop: int) -> Tensor:
+            part = slice(start, stop)
+            columns = torch.where(mirrored[part, None], self._size - 1 - steps, steps)  # (B, size)
+            rows = first[part, None] + widths[part, None] * steps  # (B, size)
+            return self._pixels[rows[:, :, None] + columns[:, None, :]]
+
+        return cut_out
+
+
+class EpochCrops:
+    """One epoch's random crops in a seeded order: where each crop lies does not depend on the batch size."""
+
+    def __init__(self, pack: PixelPack, rows: np.ndarray, rule: WindowRule, *, flip: bool, seed: Sequence[int]) -> None:
+        """Draw the order, the crops and the flips of a whole epoch.
+
+        Args:
+            pack: Decoded images.
+            rows: Indices into the pack of the images to train on, shape (N,).
+            rule: Crop size and normalisation.
+            flip: Mirror half of the crops.
+            seed: Numbers that name the epoch, such as (run seed, epoch).
+        """
+        generator = np.random.default_rng(list(seed))
+        self.order = generator.permutation(len(rows))
+        self._places = generator.random((len(rows), 2))
+        self._flips = generator.random(len(rows)) < (0.5 if flip else 0.0)
+        self._pack, self._rows, self._rule = pack, rows, rule
+
+    def crops(self, positions: np.ndarray) -> np.ndarray:
+        """Return the crops of `positions` (indices into `rows`), shape (len(positions), size, size, 3), uint8."""
+        size = self._rule.size
+        out = np.empty((len(positions), size, size, 3), dtype=np.uint8)
+        for slot, position in enumerate(positions):
+            pixels = enlarge(self._pack[self._rows[position]], size)
+            top = int(self._places[position, 0] * (pixels.shape[0] - size + 1))
+            left = int(self._places[position, 1] * (pixels.shape[1] - size + 1))
+            crop = pixels[top : top + size, left : left + size]
+            out[slot] = crop[:, ::-1] if self._flips[position] else crop
+        return out
+
+    def on_device(self, pixels: DevicePixels) -> Callable[[int, int], Tensor]:
+        """Return what cuts the crops of `order[start:stop]` on the device that holds `rows`; equal to `crops`."""
+        room = pixels.shapes[self.order] - self._rule.size + 1
+        tops, lefts = (self._places[self.order] * room).astype(np.int64).T
+        return pixels.crops(self.order, tops, lefts, self._flips[self.order])
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Labelled images of one subset.
+
+    Attributes:
+        pack: Decoded images of the whole data set.
+        rows: Indices into the pack, shape (N,).
+        main: Main target scaled to 0..1, shape (N,).
+        auxiliary: Auxiliary target scaled to 0..1, NaN where there is none, shape (N,).
+    """
+
+    pack: PixelPack
+    rows: np.ndarray
+    main: np.ndarray
+    auxiliary: np.ndarray
+
+
+def epoch_images(
+    crops: EpochCrops, pixels: DevicePixels | None, rule: WindowRule, device: torch.device | str
+) -> Callable[[int, int], Tensor]:
+    """Return what gives the normalised crops start..stop of the epoch's order, cut where `pixels` are."""
+    if pixels is None:
+        return lambda start, stop: normalise(crops.crops(crops.order[start:stop]), rule, device)
+    there = crops.on_device(pixels)
+    return lambda start, stop: normalise(there(start, stop), rule, device)

@@ -1,0 +1,154 @@
+"""One exact training step: both tasks' scores in one pass, the loss, and a batch's gradient in micro-batches."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.model.backbone import Backbone
+from pipeline.model.dcmpln import DCMPLN, Constants, antonym_score
+from pipeline.model.tower import FastTower, fast_tower
+
+
+class TaskScores(NamedTuple):
+    """Scores in (0, 1), each (B,); `auxiliary` is None without that task."""
+
+    main: Tensor
+    auxiliary: Tensor | None
+
+
+def score_tasks(
+    model: DCMPLN, tower: FastTower | None, images: Tensor, main: Constants, auxiliary: Constants | None
+) -> TaskScores:
+    """Return what `DCMPLN.score` gives for both tasks, in one pass of the image tower.
+
+    Args:
+        model: Its adapters are used.
+        tower: Of the model's backbone; None takes the plain tower, once a task.
+        images: Normalised pixels, shape (B, 3, H, W).
+        main: The main task's constants.
+        auxiliary: The auxiliary task's, or None to leave that task out.
+    """
+    tasks = [(main, model.main_adapter)] + ([] if auxiliary is None else [(auxiliary, model.auxiliary_adapter)])
+    if tower is None:
+        scores = [model.score(images, constants, adapter) for constants, adapter in tasks]
+    else:
+        tokens = tower.tokens(tower.embed(images))
+        prompts = torch.stack([constants.visual_prompts for constants, _ in tasks])
+        parts = tower(tokens, prompts).chunk(len(tasks))
+        with torch.autocast(images.device.type, enabled=False):  # bfloat16 logits of up to 100 would blur the scores
+            scores = [
+                antonym_score(
+                    part.float() if adapter is None else adapter(part.float()),
+                    constants.text_features.float(),
+                    model.backbone.logit_scale,
+                )
+                for (constants, adapter), part in zip(tasks, parts, strict=True)
+            ]
+    return TaskScores(scores[0], scores[1] if auxiliary is not None else None)
+
+
+def task_losses(
+    main: Tensor, auxiliary: Tensor | None, main_target: Tensor, auxiliary_target: Tensor, sizes: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Return a micro-batch's share of the batch's two mean squared errors.
+
+    Args:
+        main: Scores in (0, 1), shape (B,).
+        auxiliary: Scores in (0, 1), shape (B,), or None for a variant without the task.
+        main_target: In 0..1, shape (B,).
+        auxiliary_target: In 0..1, NaN where there is no label; those images are masked out, never filled in.
+        sizes: Images of the whole batch, and those of them with an auxiliary label.
+
+    Returns:
+        Main and auxiliary term; summed over the micro-batches they are the means over the whole batch.
+    """
+    main_loss = (main - main_target).square().sum() / sizes[0]
+    if auxiliary is None or sizes[1] == 0:
+        return main_loss, main_loss.new_zeros(())
+    errors = torch.where(auxiliary_target.isnan(), 0.0, auxiliary - auxiliary_target.nan_to_num())
+    return main_loss, errors.square().sum() / sizes[1]
+
+
+def _leaves(constants: Constants | None) -> Constants | None:
+    return None if constants is None else Constants(*(part.detach().requires_grad_() for part in constants))
+
+
+def batch_step(
+    model: DCMPLN,
+    images: Callable[[int, int], Tensor],
+    main_target: Tensor,
+    auxiliary_target: Tensor,
+    *,
+    auxiliary_weight: float,
+    micro_batch: int,
+    labelled: int | None = None,
+    autocast: bool = False,
+    constants: Callable[[], tuple[Constants, Constants | None]] | None = None,
+    score: Callable[..., TaskScores] = score_tasks,
+) -> tuple[Tensor, Tensor]:
+    """Put one batch's gradients into the model.
+
+    Prompts and texts, which do not depend on the images, run once. Images run in micro-batches whose gradients gather
+    at the constants and then flow on through MPA, Layer F and the text tower in one pass: the gradient is the whole
+    batch's, and memory is a micro-batch's. Nothing here makes the CPU wait for a GPU, if `labelled` is given.
+
+    Args:
+        model: The model; its gradients are added to.
+        images: Returns the normalised crops of the batch's rows start..stop, shape (stop - start, 3, H, W).
+        main_target: In 0..1, shape (B,).
+        auxiliary_target: In 0..1 or NaN, shape (B,).
+        auxiliary_weight: lambda of the loss.
+        micro_batch: Images a forward pass.
+        labelled: Images with an auxiliary label; None counts them.
+        autocast: Run the towers in bfloat16.
+        constants: A compiled `model.constants`; None takes the plain one.
+        score: `score_tasks`, or a compiled one.
+
+    Returns:
+        The batch's main and auxiliary loss (0 without labels or task), shape (2,), and its main scores, shape (B,),
+        both on the device.
+    """
+    device = main_target.device.type
+    labelled = int((~auxiliary_target.isnan()).sum()) if labelled is None else labelled
+    with torch.autocast(device, torch.bfloat16, enabled=autocast):
+        sources = (constants or model.constants)()
+    main_leaf, auxiliary_leaf = (_leaves(source) for source in sources)
+    sizes = (len(main_target), labelled)
+    use_auxiliary = auxiliary_leaf is not None and sizes[1] > 0
+    losses, scores = torch.zeros(2, device=main_target.device), []
+    for start in range(0, sizes[0], micro_batch):
+        stop = min(start + micro_batch, sizes[0])
+        pixels = images(start, stop)
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
+            main, auxiliary = score(
+                model, fast_tower(model.backbone), pixels, main_leaf, auxiliary_leaf if use_auxiliary else None
+            )
+        main_loss, auxiliary_loss = task_losses(
+            main.float(), None if auxiliary is None else auxiliary.float(),
+            main_target[start:stop], auxiliary_target[start:stop], sizes,
+        )  # fmt: skip
+        (main_loss + auxiliary_weight * auxiliary_loss).backward()
+        losses += torch.stack([main_loss.detach(), auxiliary_loss.detach()])
+        scores.append(main.detach().float())
+    pairs = [
+        (source, leaf.grad)
+        for task, leaves in zip(sources, (main_leaf, auxiliary_leaf), strict=True)
+        if task is not None
+        for source, leaf in zip(task, leaves, strict=True)
+        if leaf.grad is not None and source.requires_grad
+    ]
+    torch.autograd.backward([source for source, _ in pairs], [gradient for _, gradient in pairs])
+    return losses, torch.cat(scores)
+
+
+def micro_batch_for(backbone: Backbone, device: torch.device | str, batch_size: int) -> int:
+    """Return how many images a pass suit the device: on CPUs what the caches hold, elsewhere the whole batch.
+
+    At ViT-B/32 sizes that is 12: as fast as 16, measured, and a batch of 64 then takes 1.3 GB; small towers take more.
+    """
+    if torch.device(device).type != "cpu":
+        return batch_size
+    tokens = 1 + (backbone.image_size // backbone.patch_size) ** 2
+    return max(1, min(batch_size, 12 * 50 * 768 // (tokens * backbone.image_width)))

@@ -1,0 +1,292 @@
+"""Windows, crops and packs, worked by hand."""
+
+import io
+import os
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image, ImageOps, features
+
+from pipeline.data import decoding
+from pipeline.data.decoding import ImageError, image_size, open_image
+from pipeline.data.pixels import PixelPack  # fmt: skip
+from pipeline.model.windows import (  # fmt: skip
+    WindowRule,
+    cut,
+    enlarge,
+    normalise,
+    spread,
+    window_batches,
+    window_origins,
+)
+from pipeline.training.crops import DevicePixels, EpochCrops  # fmt: skip
+
+
+def rule(size: int = 4, stride: int = 3, cover: str = "all") -> WindowRule:
+    return WindowRule(size, stride, cover, "clip", mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
+
+
+def pack_of(tmp_path: Path, shapes: list[tuple[int, int]], seed: int = 0) -> tuple[PixelPack, list[np.ndarray]]:
+    generator = np.random.default_rng(seed)
+    images = [generator.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in shapes]
+    (tmp_path / "pixels.bin").write_bytes(b"".join(image.tobytes() for image in images))
+    offsets = np.cumsum([0, *(image.size for image in images[:-1])])
+    return PixelPack(tmp_path / "pixels.bin", offsets, [s[0] for s in shapes], [s[1] for s in shapes]), images
+
+
+@pytest.mark.parametrize(
+    ("side", "stride", "cover", "starts"),
+    [
+        (512, 64, "all", [0, 64, 128, 192, 256, 288]),  # 288 = 512 - 224, flush
+        (512, 64, "reference", [0, 64, 128, 192, 256]),
+        (256, 64, "all", [0, 32]),
+        (256, 64, "reference", [0]),  # the predecessor sees only the top left of a 256 image
+        (224, 64, "all", [0]),
+        (288, 64, "all", [0, 64]),
+    ],
+)
+def test_window_starts_at_the_papers_sizes(side: int, stride: int, cover: str, starts: list[int]) -> None:
+    origins = window_origins(side, 224, rule(224, stride, cover))
+    assert origins == [(start, 0) for start in starts]
+    assert window_origins(side, side, rule(224, stride, cover)) == [(top, left) for top in starts for left in starts]
+
+
+def test_cover_all_leaves_no_pixel_out() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        height, width = generator.integers(4, 40, 2)
+        stride = int(generator.integers(1, 5))
+        seen = np.zeros((height, width), bool)
+        for top, left in window_origins(height, width, rule(4, stride)):
+            seen[top : top + 4, left : left + 4] = True
+        assert seen.all()
+
+
+def test_too_small_an_image_is_named() -> None:
+    with pytest.raises(ValueError, match="image of 9x3 pixels is smaller than a window of 4"):
+        window_origins(3, 9, rule())
+
+
+def test_spread_takes_both_ends() -> None:
+    origins = [(0, left) for left in range(25)]
+    assert spread(origins, 5) == [(0, 0), (0, 6), (0, 12), (0, 18), (0, 24)]
+    assert spread(origins, 1) == [(0, 12)]
+    assert spread(origins, 99) == origins
+
+
+def test_enlarge_raises_the_short_side_only_where_needed() -> None:
+    image = np.zeros((10, 30, 3), np.uint8)
+    assert enlarge(image, 10) is image
+    assert enlarge(image, 20).shape == (20, 60, 3)
+    assert enlarge(np.full((1, 1, 3), 7, np.uint8), 4).tolist() == np.full((4, 4, 3), 7).tolist()
+
+
+def test_normalise_by_hand() -> None:
+    windows = np.array([[[[255, 0, 51]]]], dtype=np.uint8)
+    expected = torch.tensor([(1.0 - 0.5) / 0.5, (0.0 - 0.25) / 0.25, 0.2]).view(1, 3, 1, 1)
+    torch.testing.assert_close(normalise(windows, rule()), expected)
+
+
+def test_pack_gives_back_every_image_and_refuses_a_short_file(tmp_path: Path) -> None:
+    pack, images = pack_of(tmp_path, [(5, 7), (4, 4), (9, 6)])
+    assert len(pack) == 3
+    for index, image in enumerate(images):
+        assert np.array_equal(pack[index], image)
+    (tmp_path / "pixels.bin").write_bytes(b"123")
+    with pytest.raises(ValueError, match=re.escape("pixels.bin holds 3 bytes, and the manifest speaks of 48")):
+        PixelPack(tmp_path / "pixels.bin", [0], [4], [4])
+
+
+def test_window_batches_run_across_images_and_keep_owners(tmp_path: Path) -> None:
+    pack, images = pack_of(tmp_path, [(7, 7), (4, 4), (10, 4)])  # 4, 1 and 3 windows
+    batches = list(window_batches(iter(images), rule(), batch=3))
+    assert [len(windows) for windows, _ in batches] == [3, 3, 2]
+    owners = np.concatenate([owner for _, owner in batches])
+    assert owners.tolist() == [0, 0, 0, 0, 1, 2, 2, 2]
+    expected = np.concatenate([cut(image, window_origins(*image.shape[:2], rule()), 4) for image in images])
+    assert np.array_equal(np.concatenate([windows for windows, _ in batches]), expected)
+    few = list(window_batches((pack[i] for i in range(3)), rule(), batch=99, count=2))
+    assert few[0][1].tolist() == [0, 0, 1, 2, 2]
+
+
+def test_epoch_crops_are_real_crops_seeded_and_free_of_the_batch_size(tmp_path: Path) -> None:
+    pack, images = pack_of(tmp_path, [(8, 9)] * 20)
+    rows = np.arange(20)
+    first = EpochCrops(pack, rows, rule(), flip=True, seed=(3, 1))
+    again = EpochCrops(pack, rows, rule(), flip=True, seed=(3, 1))
+    other = EpochCrops(pack, rows, rule(), flip=True, seed=(3, 2))
+    assert sorted(first.order.tolist()) == list(range(20))
+    assert first.order.tolist() == again.order.tolist() != other.order.tolist()
+    whole = first.crops(np.arange(20))
+    assert np.array_equal(whole, np.concatenate([again.crops(np.arange(7)), again.crops(np.arange(7, 20))]))
+    flipped = 0
+    for crop, image in zip(whole, images, strict=True):
+        places = [image[top : top + 4, left : left + 4] for top in range(5) for left in range(6)]
+        plain = any(np.array_equal(crop, place) for place in places)
+        mirrored = any(np.array_equal(crop, place[:, ::-1]) for place in places)
+        assert plain or mirrored
+        flipped += mirrored
+    assert 3 <= flipped <= 17
+    assert not any(EpochCrops(pack, rows, rule(), flip=False, seed=(1,))._flips)
+
+
+def test_crops_cut_on_a_device_are_the_hosts(tmp_path: Path) -> None:
+    generator = np.random.default_rng(4)
+    shapes = [(40, 60), (33, 32), (20, 90), (32, 32)]  # the third is enlarged
+    images = [generator.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+    (tmp_path / "pixels.bin").write_bytes(b"".join(image.tobytes() for image in images))
+    offsets = np.concatenate([[0], np.cumsum([image.size for image in images])[:-1]])
+    pack = PixelPack(tmp_path / "pixels.bin", offsets, *zip(*shapes, strict=True))
+    rows = np.array([3, 1, 0, 2])
+    held = DevicePixels(pack, rows, 32, "cpu")
+    for epoch in range(5):
+        epoch_crops = EpochCrops(pack, rows, rule(32), flip=True, seed=(epoch,))
+        found = epoch_crops.on_device(held)
+        for start, stop in ((0, 4), (1, 3)):
+            expected = epoch_crops.crops(epoch_crops.order[start:stop])
+            np.testing.assert_array_equal(found(start, stop).numpy(), expected)
+    assert DevicePixels.if_it_fits(pack, rows, 32, "cpu") is None
+
+
+def picture(width: int = 37, height: int = 23, seed: int = 0) -> np.ndarray:
+    """Return smooth pixels, which JPEG keeps well."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / (5 + k) + seed) * np.cos(y / (7 - k)) for k in range(3)]
+    return ((np.stack(waves, axis=-1) + 1) * 127).astype(np.uint8)
+
+
+def encoded(image: Image.Image, form: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientations_are_those_of_a_viewer(orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "STRIP_PIXELS", 100)  # several strips
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    content = encoded(Image.fromarray(picture()), "PNG", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
+    np.testing.assert_array_equal(open_image(content), expected)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM"])
+def test_common_formats_are_read(form: str) -> None:
+    if form == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    content = encoded(Image.fromarray(picture()), form)
+    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    np.testing.assert_array_equal(open_image(content), expected)
+
+
+def test_modes_end_as_eight_bit_rgb() -> None:
+    pixels = picture()
+    gray = Image.fromarray(pixels[..., 0])
+    expected = np.repeat(pixels[..., :1], 3, axis=2)
+    np.testing.assert_array_equal(open_image(encoded(gray, "PNG")), expected)
+    deep = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    np.testing.assert_array_equal(open_image(encoded(deep, "PNG")), expected)
+    np.testing.assert_array_equal(open_image(encoded(deep, "TIFF")), expected)
+    clear = Image.fromarray(pixels).convert("RGBA")
+    clear.putalpha(Image.fromarray(np.where(np.arange(37) < 9, 0, 255).astype(np.uint8)[None].repeat(23, 0)))
+    shown = open_image(encoded(clear, "PNG"))
+    assert (shown[:, :9] == 255).all()
+    np.testing.assert_array_equal(shown[:, 9:], pixels[:, 9:])
+    cmyk = encoded(Image.fromarray(pixels).convert("CMYK"), "TIFF")
+    np.testing.assert_array_equal(open_image(cmyk), np.asarray(Image.open(io.BytesIO(cmyk)).convert("RGB")))
+    frames = [Image.fromarray(picture(seed=seed)) for seed in range(3)]
+    moving = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    np.testing.assert_array_equal(open_image(moving), picture())
+
+
+def test_every_kind_of_source_gives_the_same_pixels(tmp_path: Path) -> None:
+    pixels = picture()
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    sources = [path, str(path), path.read_bytes(), path.open("rb"), Image.open(path), pixels, pixels / np.float32(255),
+               tensor, tensor / 255]  # fmt: skip
+    for source in sources:
+        found = open_image(source)
+        assert (found.dtype, found.flags.c_contiguous) == (np.uint8, True)
+        np.testing.assert_array_equal(found, pixels)
+    sources[3].close()
+    sources[4].close()
+    np.testing.assert_array_equal(open_image(pixels[..., 0]), np.repeat(pixels[..., :1], 3, axis=2))
+    np.testing.assert_array_equal(open_image(tensor[:1]), np.repeat(pixels[..., :1], 3, axis=2))
+
+
+def test_what_is_no_image_is_told_in_plain_words(tmp_path: Path) -> None:
+    whole = encoded(Image.fromarray(picture(200, 200)), "JPEG")
+    claimed = b"\x89PNG\r\n\x1a\n"  # 900 million pixels, if one believes it
+    for kind, data in ((b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)), (b"IDAT", b"")):
+        claimed += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    for content, message in {
+        b"": "is empty (0 bytes)",
+        b"\n<!DOCTYPE html><html>": "is a web page saved under an image's name, not an image of pixels",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>": "is an SVG drawing",
+        b"just words": "is no image in a format that is read here",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n": "is a document, an archive or a film",  # Pillow would call Ghostscript
+        b"\0\0\0\x18ftypheic\0\0\0\0": "is HEIC, which this Pillow does not read",
+        whole[: len(whole) // 2]: "is cut off: image file is truncated",
+        claimed: "may be a decompression bomb",
+    }.items():
+        with pytest.raises(ImageError, match=re.escape(message)):
+            open_image(content)
+        (tmp_path / "x.jpg").write_bytes(content)
+        with pytest.raises(ImageError, match=re.escape(f"{tmp_path / 'x.jpg'}: {message}")) as error:
+            open_image(tmp_path / "x.jpg")
+        assert error.value.reason.startswith(message)
+
+
+def test_paths_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    loop, dangling, pipe = tmp_path / "loop.png", tmp_path / "dangling.png", tmp_path / "pipe.png"
+    loop.symlink_to(loop)
+    dangling.symlink_to(tmp_path / "nothing")
+    os.mkfifo(pipe)
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    for path, message in {
+        loop: "loop.png: is a link that leads in a circle",
+        dangling: "dangling.png: is a link to nothing",
+        pipe: "pipe.png: is no plain file",  # reading it would wait for ever
+        tmp_path: "is a folder",
+        odd: r"\xff.png: does not exist",
+        Path("a\0b.png"): "is no path",
+    }.items():
+        with pytest.raises(ImageError, match=re.escape(message)):
+            open_image(path)
+        assert image_size(path) == (0, 0)
+
+
+def test_limits_are_kept_before_anything_is_decoded() -> None:
+    pixels = picture()
+    content = encoded(Image.fromarray(pixels), "PNG")
+    with pytest.raises(ImageError, match=f"has {len(content):,} bytes, and 10 are allowed"):
+        open_image(content, max_bytes=10)
+    with pytest.raises(ImageError, match="has 11 bytes, and 10 are allowed"):
+        open_image(io.BytesIO(content), max_bytes=10)  # no more of a stream is read than shows the excess
+    for source in (content, Image.fromarray(pixels), pixels):
+        with pytest.raises(ImageError, match=re.escape("has 37 x 23 pixels, and 800 are allowed in all")):
+            open_image(source, max_pixels=800)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.zeros((4, 5, 2), np.uint8), "an array has shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), and this one"),
+        (torch.zeros(5, 4, 3), "a tensor has shape (1, H, W), (3, H, W) or (4, H, W), and this one (5, 4, 3)"),
+        (np.full((4, 4), 2.0), "holds floats outside 0..1: give pixels before normalisation"),
+        (np.zeros((4, 4), np.int64), "holds int64: give uint8, or floats in 0..1"),
+    ],
+)
+def test_arrays_of_another_layout_are_refused(source: object, message: str) -> None:
+    with pytest.raises(ImageError, match=re.escape(message)):
+        open_image(source)
+    with pytest.raises(TypeError, match="and this a int"):
+        open_image(3)

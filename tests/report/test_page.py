@@ -1,0 +1,274 @@
+"""The page: its numbers against its own tables, its words against what the tests carry, and a real browser."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from made_study import make_study
+
+from pipeline.report import citation, page, significance
+from pipeline.report.report import write_report
+from pipeline.report.summaries import summarise
+
+
+class Tables(HTMLParser):
+    """Collects the cells of every table by the id of its figure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, list[list[str]]] = {}
+        self.name, self.cell = "", False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        if tag == "figure":
+            self.name = str(named["id"]).removeprefix("table-")
+        elif tag == "tr":
+            self.found.setdefault(self.name, []).append([])
+        elif tag in ("td", "th"):
+            self.found[self.name][-1].append("")
+            self.cell = True
+        elif tag == "small" and self.cell:
+            self.found[self.name][-1][-1] += " "
+
+    def handle_endtag(self, tag: str) -> None:
+        self.cell = self.cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self.cell:
+            self.found[self.name][-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def html(reported: Path) -> str:
+    return (reported / "out/index.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def cells(html: str) -> dict[str, list[list[str]]]:
+    parser = Tables()
+    parser.feed(html)
+    return parser.found
+
+
+def test_every_table_on_the_page_is_the_table_in_its_files(reported: Path, cells: dict[str, list[list[str]]]) -> None:
+    files = {path.stem: path for path in (reported / "out/tables").glob("*.md")}
+    assert set(cells) == set(files)
+    for name, path in files.items():
+        lines = [line for line in path.read_text().splitlines() if line.startswith("| ")]
+        markdown = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+        shown = [[cell.strip() for cell in row] for row in cells[name]]
+        assert shown == [row for row in markdown if set(row[0]) != {"-"}], name
+
+
+@pytest.mark.parametrize("name", ["main-agiqa3k", "main-demo"])
+def test_the_main_tables_cells_are_the_csvs_numbers(
+    reported: Path, cells: dict[str, list[list[str]]], name: str
+) -> None:
+    numbers = pd.read_csv(reported / f"out/tables/{name}.csv", na_values=["n/a"])
+    for row, line in zip(numbers.to_dict("records"), cells[name][1:], strict=True):
+        for column, metric in enumerate(("srcc", "plcc", "krcc", "rmse"), start=1):
+            if row["kind"] == "published":
+                assert line[column] == ("n/a" if pd.isna(row[metric]) else f"{row[metric]:.4f}")
+            else:
+                bounds = f"[{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]"
+                assert line[column] == f"{row[metric]:.3f} ± {row[f'{metric}_std']:.3f} {bounds}"
+
+
+def test_the_answer_comes_first_and_names_what_it_rests_on(html: str) -> None:
+    first = html[html.index('id="answer"') : html.index('id="results"')]
+    for word in ("demo-vit, in-house demo weights", "d" * 32, "a" * 40, "c" * 32, "no generation prompt", "cpu"):
+        assert word in first
+    assert first.count("<code>dcmpln</code> <span>SRCC 0.") == 2
+    assert "Not shown:" in first
+    # 18 trainings of 16 s, 6 fits of half a second, 24 scorings of 0.3 s
+    assert "4 min 58 s for 24 trainings or fits and the scoring" in first
+
+
+def test_leaking_and_published_rows_are_marked(html: str) -> None:
+    assert len(re.findall(r'<tr class="leaks">', html)) == 3 * 2 + 2  # the audit's rows, and one in each 2 x 2 table
+    assert html.count('<span class="leak">LEAKS</span>') == 3 * 2 + 3 * 2
+    assert len(re.findall(r'<tr class="published">', html)) > 15
+    assert "prompt-disjoint, best epoch on test" in html
+
+
+def verdict(srcc: dict[str, float], outcome: str, over_rounds: bool = False, leaks: str = "") -> str:
+    """The answer on made-up rows: variant a, baseline z, and one tested pair of them."""
+    kinds = {"a": "variant", "z": "baseline"}
+    rounds = pd.DataFrame(
+        {
+            **{"dataset": "demo", "method": method, "kind": kinds[method], "round": number, "leaks": leaks},
+            **dict.fromkeys(("srcc", "plcc", "plcc_raw", "krcc", "rmse"), value + 0.01 * number),
+            **{"srcc_low": 0, "srcc_high": 1, "selected_epoch": 1, "test_images": 40, "train_images": 160},
+            **{"backbone": "b", "backbone_origin": "pretrained", "trainable_parameters": 1, "checkpoint_bytes": 1},
+        }
+        for method, value in srcc.items()
+        for number in range(3)
+    )
+    pairs = pd.DataFrame([{"first": "a", "second": "z", "outcome": outcome, "over_rounds": over_rounds}])
+    draws = {method: {"srcc": pd.Series([value, value + 0.1]).to_numpy()} for method, value in srcc.items()}
+    return " ".join(page._verdict(summarise(rounds), significance.Evidence(draws, pairs), False)["sentences"])
+
+
+def test_the_answer_claims_what_the_tests_carry() -> None:
+    text = verdict({"a": 0.5, "z": 0.7}, "loss")
+    assert text.startswith("**The baseline `z` beats every variant**: SRCC 0.710 ± 0.010. Shown, whichever prompts")
+    assert "`a` is behind `z`. Of these, over other splits and trainings too: none." in text
+    text = verdict({"a": 0.5, "z": 0.7}, "tie")
+    assert "`z` scores higher than every variant**: SRCC 0.710 ± 0.010, a difference to the best that the tests" in text
+    assert "Shown: no difference to any other method. Not shown: any difference between `a` and `z`;" in text
+    text = verdict({"a": 0.8, "z": 0.7}, "win", over_rounds=True)
+    assert text.startswith("Shown, whichever prompts stand in test: `a` is ahead of `z`. Of these, over other splits")
+    assert "trainings too: `z`." in text
+    assert "baseline" not in text
+    text = verdict({"a": 0.8, "z": 0.7}, "win", leaks="random split")
+    assert text.startswith("The study has no variant without leaks here, so none is named best.")
+
+
+def test_a_small_study_has_a_page_too(tmp_path: Path) -> None:
+    make_study(tmp_path, ("demo",), ("dcmpln",), (0,), leaks=("random split",))
+    write_report(
+        tmp_path / "out", "<small>", ["demo"], ["dcmpln"], [0], audit=["dcmpln"],
+        runs=tmp_path / "runs", splits=tmp_path / "data/splits", prepared=tmp_path / "data/prepared",
+    )  # fmt: skip
+    html = (tmp_path / "out/index.html").read_text()
+    assert "<title>Study: &lt;small&gt;</title>" in html
+    for sentence in (
+        "The study has no variant without leaks here",
+        "One method alone has nothing to be compared with.",
+        "The study&#39;s own rounds leak, so there is no clean score to measure leaks from.",
+        "An ablation needs <code>dcmpln</code> and another variant",
+        "A study of one data set has nothing to transfer to.",
+        "The evaluations of demo left no pictures.",
+        "no dvc.lock",
+    ):
+        assert sentence in html
+    assert '<tr class="leaks">' in html
+
+
+def test_the_lock_is_named_without_the_reports_own_entry(tmp_path: Path) -> None:
+    lock = tmp_path / "dvc.lock"
+    assert citation.lock_md5(lock) is None
+    lock.write_text("schema: '2.0'\nstages:\n  train:\n    cmd: x\n  report:\n    cmd: y\n    outs: [1]\n")
+    name = citation.lock_md5(lock)
+    lock.write_text("schema: '2.0'\nstages:\n  report:\n    cmd: y\n    outs: [2]\n  train:\n    cmd: x\n")
+    assert citation.lock_md5(lock) == name
+    lock.write_text("schema: '2.0'\nstages:\n  train:\n    cmd: z\n")
+    assert citation.lock_md5(lock) != name
+
+
+def test_the_citation_names_software_and_paper() -> None:
+    text = citation.bibtex((Path(__file__).resolve().parents[2] / "CITATION.cff").read_text())
+    assert text.startswith("@software{agiqa_study,\n  title = {{AGIQA study")
+    assert "@article{lu2025," in text
+    assert "  author = {Lu and Han and Zhou and Yang and Zhang and Jin and Jiang and Xu}," in text
+    assert "  doi = {10.1016/j.displa.2025.103208}," in text
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no Chromium with chromedriver on this machine")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    flags = "headless=new no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update"
+    for flag in [*flags.split(), "disable-sync", f"user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=Service(driver))
+    yield chrome
+    chrome.quit()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_the_page_whole_and_asks_no_network(
+    reported: Path, browser: Any, width: int, scheme: str
+) -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    address = (reported / "out/index.html").as_uri()
+    browser.get_log("performance")
+    browser.get(address)
+    assert browser.get_log("browser") == []
+    sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [entry["params"] for entry in sent if entry["method"] == "Network.requestWillBeSent"]
+    asked = [
+        one["request"]["url"] for one in asked if one["documentURL"] == address
+    ]  # the browser's own pages ask more
+    assert {url for url in asked if not url.startswith("data:")} == {address}
+    found = browser.execute_script(
+        """
+        for (const fold of document.querySelectorAll("details")) fold.open = true;
+        const page = document.documentElement, style = getComputedStyle(document.body);
+        return {
+          resources: performance.getEntriesByType("resource").map((e) => e.name).filter((n) => !n.startsWith("data:")),
+          width: page.scrollWidth, images: [...document.images].map((i) => i.complete && i.naturalWidth > 0),
+          paper: style.backgroundColor, ink: style.color,
+          cut: [...document.querySelectorAll("p, h1, h2, h3, h4, dd, figcaption, pre, caption span")]
+            .filter((e) => e.getBoundingClientRect().right > page.clientWidth + 1 && !e.closest(".scroll"))
+            .map((e) => e.textContent),
+          narrow: [...document.querySelectorAll(".plot svg")].filter((e) => e.clientHeight < 100).length,
+          unnamed: [...document.querySelectorAll("img:not([alt]), button:empty, [role=img]:not([aria-label])")].length,
+          ids: [...document.querySelectorAll("[id]")].map((e) => e.id),
+        };
+        """
+    )
+    assert found["resources"] == []
+    assert found["width"] <= width
+    assert len(found["images"]) == 2 * 2 * 3 * 2  # pictures and maps, 2 of 3 kinds on 2 data sets
+    assert all(found["images"])
+    assert found["cut"] == []
+    assert found["narrow"] == 0
+    assert found["unnamed"] == 0
+    assert len(found["ids"]) == len(set(found["ids"]))
+    dark = [int(part) < 128 for part in re.findall(r"\d+", found["paper"])[:3]]
+    assert dark == [scheme == "dark"] * 3
+
+
+def test_columns_sort_by_number_and_by_word_and_the_map_can_be_hidden(reported: Path, browser: Any) -> None:
+    browser.get((reported / "out/index.html").as_uri())
+
+    def column(place: int) -> list[str]:
+        rows = "[...document.querySelectorAll('#table-main-agiqa3k tbody tr')]"
+        return browser.execute_script(f"return {rows}.map(r => r.cells[arguments[0]].innerText)", place)
+
+    def press(place: int) -> str:
+        head = browser.find_elements("css selector", "#table-main-agiqa3k thead th")[place]
+        head.find_element("css selector", "button").send_keys("\ue007")  # the Enter key: no mouse needed
+        return head.get_attribute("aria-sort")
+
+    assert press(1) == "descending"
+    numbers = [float(text.split()[0]) for text in column(1)]
+    assert numbers == sorted(numbers, reverse=True)
+    assert press(1) == "ascending"
+    numbers = [float(text.split()[0]) for text in column(1)]
+    assert numbers == sorted(numbers)
+    assert press(0) == "ascending"
+    assert column(0) == sorted(column(0), key=str.lower)
+    press(3)
+    cells = column(3)
+    assert cells[-1] == "n/a"  # what has no number stands last, whatever the direction
+    assert [cell == "n/a" for cell in cells] == sorted(cell == "n/a" for cell in cells)
+    visible = "return getComputedStyle(document.querySelector('.gallery .map')).visibility"
+    assert browser.execute_script(visible) == "visible"
+    browser.find_element("css selector", "#map-demo").send_keys(" ")
+    browser.find_element("css selector", "#map-agiqa3k").send_keys(" ")
+    assert browser.execute_script(visible) == "hidden"

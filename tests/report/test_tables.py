@@ -1,0 +1,172 @@
+"""Every table against a recomputation from predictions.csv alone, and its files against each other."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from pipeline.report import formats, tables
+from pipeline.report.formats import Table
+
+METHODS = ("dcmpln", "no_mpa", "shuffled", "handcrafted")
+
+
+def predictions(root: Path, dataset: str, method: str, folder: str = "round-{}/evaluate") -> list[pd.DataFrame]:
+    return [
+        pd.read_csv(root / "runs" / dataset / method / folder.format(number) / "predictions.csv") for number in range(3)
+    ]
+
+
+def srcc(tables: list[pd.DataFrame]) -> np.ndarray:
+    return np.array([table["predicted"].rank().corr(table["mos"].rank()) for table in tables])
+
+
+def table(root: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(root / "out" / "tables" / f"{name}.csv", na_values=["n/a"])
+
+
+@pytest.mark.parametrize("dataset", ["agiqa3k", "demo"])
+def test_the_main_table_follows_from_the_predictions(reported: Path, dataset: str) -> None:
+    found = table(reported, f"main-{dataset}").set_index("method")
+    for method in METHODS:
+        tables = predictions(reported, dataset, method)
+        lines = [stats.linregress(one["predicted"], one["mos"]) for one in tables]
+        fits = zip(tables, lines, strict=True)
+        expected = {
+            "srcc": srcc(tables),
+            "krcc": [stats.kendalltau(one["predicted"], one["mos"]).statistic for one in tables],
+            "plcc": [abs(line.rvalue) for line in lines],
+            "rmse": [np.sqrt(((t["mos"] - f.intercept - f.slope * t["predicted"]) ** 2).mean()) for t, f in fits],
+        }
+        for metric, values in expected.items():
+            row = found.loc[method]
+            assert row[metric] == pytest.approx(np.mean(values), rel=1e-5)
+            assert row[f"{metric}_std"] == pytest.approx(np.std(values, ddof=1), rel=1e-4)
+            if metric in ("srcc", "krcc"):  # the resamples have the logistic fit, the made-up rounds a straight one
+                assert row[f"{metric}_low"] < row[metric] < row[f"{metric}_high"]
+        assert "in-house" in found.loc[method, "backbone"] or method == "handcrafted"
+    ours = found[found["kind"] != "published"]
+    assert list(ours.index) == list(ours["srcc"].sort_values(ascending=False).index)
+    assert (found["kind"] == "published").any() == (dataset == "agiqa3k")
+
+
+def test_the_interval_over_prompts_is_that_of_a_plain_loop(reported: Path) -> None:
+    tables = predictions(reported, "demo", "handcrafted")
+    names = np.unique(np.concatenate([one["group"] for one in tables]))
+    rng, means = np.random.default_rng(8), []
+    for _ in range(400):
+        times = pd.Series(rng.choice(names, len(names))).value_counts()
+        samples = [one.loc[one.index.repeat(one["group"].map(times).fillna(0).astype(int))] for one in tables]
+        means.append(srcc(samples).mean())
+    row = table(reported, "main-demo").set_index("method").loc["handcrafted"]
+    assert row[["srcc_low", "srcc_high"]].tolist() == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.02)
+
+
+def test_the_ablation_follows_from_the_predictions(reported: Path) -> None:
+    found = table(reported, "ablation-demo").set_index("method")
+    assert list(found.index) == ["dcmpln", "no_mpa"]  # the paper's order, without control and baseline
+    differences = srcc(predictions(reported, "demo", "no_mpa")) - srcc(predictions(reported, "demo", "dcmpln"))
+    row = found.loc["no_mpa"]
+    assert row["difference"] == pytest.approx(differences.mean(), abs=1e-6)
+    half = stats.t.ppf(0.975, 2) * np.sqrt((1 / 3 + 60 / 200) * differences.var(ddof=1))
+    assert row[["rounds_low", "rounds_high"]].tolist() == pytest.approx(
+        [differences.mean() - half, differences.mean() + half], rel=1e-4
+    )
+    tests = table(reported, "tests-demo").set_index(["first", "second"]).loc[("dcmpln", "no_mpa")]
+    assert row[["prompts_low", "prompts_high"]].tolist() == pytest.approx([-tests["high"], -tests["low"]])
+    assert tests["p_rounds"] == pytest.approx(
+        2 * stats.t.sf(abs(differences.mean()) / np.sqrt((1 / 3 + 60 / 200) * differences.var(ddof=1)), 2), rel=1e-4
+    )
+    cells = re.search(r"^\| no_mpa \| (.*) \|$", (reported / "out/tables/ablation-demo.md").read_text(), re.M).group(1)
+    assert cells.startswith("yes | no | yes | yes | ")
+    assert f" | {differences.mean():+.3f} | " in cells
+
+
+def test_the_leak_audit_follows_from_the_predictions(reported: Path) -> None:
+    places = {
+        ("grouped", "validation"): "round-{}/evaluate",
+        ("grouped", "test"): "round-{}/audit",
+        ("random", "validation"): "random-{}/evaluate",
+        ("random", "test"): "random-{}/audit",
+    }
+    each = {place: srcc(predictions(reported, "agiqa3k", "dcmpln", folder)) for place, folder in places.items()}
+    clean = each[("grouped", "validation")]
+    found = table(reported, "audit")
+    found = found[found["dataset"] == "agiqa3k"].set_index(["split", "picked_on"])
+    for place, values in each.items():
+        assert found.loc[place, "srcc"] == pytest.approx(values.mean(), rel=1e-5)
+        assert found.loc[place, "srcc_std"] == pytest.approx(values.std(ddof=1), rel=1e-4)
+        if values is not clean:
+            assert found.loc[place, "worth"] == pytest.approx((values - clean).mean(), abs=1e-6)
+            assert found.loc[place, "low"] < found.loc[place, "worth"] < found.loc[place, "high"]
+    points = {place: f"{100 * (values - clean).mean():+.1f} points" for place, values in each.items()}
+    rows = (reported / "out/tables/audit-agiqa3k-dcmpln.md").read_text().splitlines()
+    assert points[("grouped", "test")] in rows[4]
+    assert rows[6].split(" | ")[1] == points[("random", "validation")]
+    assert f"both: {points[('random', 'test')]}" in rows[6]
+    long = [line for line in (reported / "out/tables/audit.md").read_text().splitlines() if line.startswith("| dcmpln")]
+    assert [("LEAKS" in line) for line in long] == [False, True, True, True] * 2
+
+
+def test_generators_and_their_ranking_follow_from_the_predictions(reported: Path) -> None:
+    tables = predictions(reported, "demo", "no_mpa")
+    means = [one.groupby("generator")[["predicted", "mos"]].mean() for one in tables]
+    ranking = np.mean([stats.spearmanr(one["predicted"], one["mos"]).statistic for one in means])
+    found = table(reported, "generators-demo")
+    found = found[found["method"] == "no_mpa"].set_index("generator")
+    assert set(found["ranking_srcc"].round(6)) == {round(ranking, 6)}
+    within = [one[one["generator"] == "gan"] for one in tables]
+    assert found.loc["gan", "srcc"] == pytest.approx(srcc(within).mean(), rel=1e-5)
+    assert found.loc["gan", "mos_mean"] == pytest.approx(np.mean([one["mos"].mean() for one in within]), rel=1e-5)
+
+
+def test_costs_add_up(reported: Path) -> None:
+    found = table(reported, "cost").set_index(["dataset", "method"])
+    row = found.loc[("demo", "dcmpln")]
+    assert row[["train_seconds", "scoring_seconds", "peak_memory_mb", "trainable_parameters"]].tolist() == [
+        *(16, 0.3, 512, 123456)
+    ]
+    text = (reported / "out/tables/cost.md").read_text()
+    # 18 trainings of 16 s and 6 fits of half a second; 24 scorings of 0.3 s
+    assert "| all runs |  |  | 291.0 s |  |  | 7.2 s |  |  |" in text
+
+
+def test_bins_hold_equally_many_images_in_order() -> None:
+    frame = pd.DataFrame({"method": "m", "x": np.arange(20.0)[::-1], "y": np.arange(20.0)[::-1] * 2})
+    bins = tables.binned(frame, "x", "y")
+    assert bins["n"].tolist() == [2] * 10
+    assert bins["x"].tolist() == [0.5 + 2 * k for k in range(10)]
+    assert bins["y"].tolist() == [1 + 4 * k for k in range(10)]
+    assert bins["error"].tolist() == pytest.approx([1.0] * 10)  # two values 2 apart: s = sqrt(2), over sqrt(2)
+
+
+def test_latex_is_balanced_and_escaped() -> None:
+    frame = pd.DataFrame({"a": [1]})
+    rows = [["no_mpa & co", "-0.035 ± 0.010", "at 50 % {x} #1 $ ~ ^ \\ sd-1.5"], ["b", "+0.1", ""]]
+    text = formats.latex(Table("t", "a_b: 95 %", ["Method", "SRCC", "Remarks"], rows, ["", ""], frame, "n_1"))
+    assert r"no\_mpa \& co & $-$0.035 $\pm$ 0.010 & at 50 \% \{x\} \#1 \$ " in text
+    assert r"\textasciitilde{} \textasciicircum{} \textbackslash{} sd-1.5 \\" in text
+    assert r"\caption{a\_b: 95 \%}" in text
+    assert r"\begin{tabular}{lrl}" in text
+
+
+def test_every_table_compiles_in_form_and_agrees_in_its_files(reported: Path) -> None:
+    files = sorted((reported / "out/tables").glob("*.tex"))
+    assert len(files) > 15
+    for path in files:
+        text = path.read_text()
+        assert text.count(r"\begin{") == text.count(r"\end{") == 2
+        plain = re.sub(r"\\[\\&%$#_{}]", "", text.split("\n", 1)[1])
+        assert plain.count("{") == plain.count("}")
+        assert not re.search(r"[_#%]", re.sub(r"\\label\{.*?\}", "", plain)), path
+        layout = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text).group(1)
+        body = re.search(r"\\toprule\n(.*)\\bottomrule", text, re.S).group(1).replace("\\midrule\n", "")
+        lines = body.splitlines()
+        assert all(line.endswith(r" \\") for line in lines)
+        assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {len(layout)}
+        markdown = [line for line in path.with_suffix(".md").read_text().splitlines() if line.startswith("| ")]
+        assert len(markdown) == len(lines) + 1
+        assert path.with_suffix(".csv").stat().st_size > 20

@@ -1,0 +1,31 @@
+"""Words and cells: what may never be missing from them."""
+
+import math
+
+import pandas as pd
+
+from pipeline.report import words
+
+
+def test_numbers_are_written_in_one_way() -> None:
+    assert words.figure(-0.0001) == "0.000"
+    assert words.figure(0.05, "+") == "+0.050"
+    assert words.figure(math.nan) == "n/a"
+    assert words.spread(0.7544, math.nan) == "0.754 ± n/a"
+    assert words.interval(-0.1, 0.25, "+") == "[-0.100, +0.250]"
+    assert words.interval(math.nan, 1.0) == "n/a"
+    assert words.span([1200, 3, 40]) == "3 to 1,200"
+    assert words.listed(["a", "b", "c"]) == "`a`, `b` and `c`"
+
+
+def test_a_caption_names_backbones_and_leaks() -> None:
+    rows = pd.DataFrame(
+        {"method": ["a", "b", "c"], "backbone": ["ViT", "none", "ViT"], "leaks": ["", "", "random split"]}
+    )
+    assert words.caption(rows) == "Backbone: ViT (none in b). LEAKS in c: random split"
+    assert words.caption(rows[:2]) == "Backbone: ViT (none in b)"
+    assert words.caption(rows[1:2]) == "No backbone"
+
+
+def test_a_table_cannot_be_broken_by_its_cells() -> None:
+    assert words.markdown_table(["a", "b"], [["x|y", "1\n2"]], [1]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 2 |"

@@ -1,0 +1,161 @@
+"""Many files: nothing depends on what was decoded ahead, on bad neighbours, or on a run that broke."""
+
+import io
+import json
+import re
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import load_scorer
+from pipeline.scoring import batch
+from pipeline.scoring.batch import score_files
+from pipeline.scoring.gather import Item
+from pipeline.scoring.journal import Journal, JournalError, Row
+from pipeline.scoring.maps import draw_map
+from pipeline.scoring.scorer import Scorer
+
+SETTINGS = {"checkpoint": "abc"}
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny_checkpoint: Path) -> Scorer:
+    return load_scorer(tiny_checkpoint, device="cpu")
+
+
+@pytest.fixture
+def items(in_tmp: Path) -> list[Item]:
+    """Return twenty images of differing sizes, the fourth and the last unusable."""
+    generator = np.random.default_rng(0)
+    for k in range(20):
+        pixels = generator.integers(0, 256, (20 + 3 * k, 70 - 2 * k, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"{k:02d}.png")
+    Path("03.png").write_bytes(b"")
+    return [*(Item(f"{k:02d}.png") for k in range(19)), Item("19.png", "is known to be bad")]
+
+
+def test_rows_keep_their_order_and_their_errors(scorer: Scorer, items: list[Item]) -> None:
+    advanced: list[int] = []
+    rows = list(score_files(scorer, items, advance=advanced.append))
+    assert [row.image for row in rows] == [item.path for item in items]
+    assert sum(advanced) == 20
+    assert [(row.image, row.error) for row in rows if row.error] == [
+        ("03.png", "is empty (0 bytes)"), ("19.png", "is known to be bad"),
+    ]  # fmt: skip
+    for row in rows:
+        if row.error is None:
+            expected = scorer.score(row.image)
+            assert (row.raw, row.score) == pytest.approx((expected.raw[0], expected.mos[0]), abs=5e-6)
+            with Image.open(row.image) as image:
+                assert (row.width, row.height) == image.size
+
+
+def test_looking_ahead_changes_nothing(scorer: Scorer, items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = list(score_files(scorer, items))
+    for ahead, block in ((1, 32), (5000, 32), (10**9, 1000)):
+        monkeypatch.setattr(batch, "AHEAD_PIXELS", ahead)
+        monkeypatch.setitem(batch.BLOCK, "cpu", block)
+        assert list(score_files(scorer, items)) == expected
+
+
+def test_a_broken_run_ends_with_the_same_rows(
+    scorer: Scorer, items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(batch.BLOCK, "cpu", 4)
+    whole = list(score_files(scorer, items))
+    for cut in (10, 700, 1500, 10_000):
+        journal = Journal(Path("j"), SETTINGS)
+        for _, _row in zip(range(9), score_files(scorer, items, journal=journal), strict=False):
+            pass
+        journal.close(delete=False)
+        content = Path("j").read_bytes()
+        Path("j").write_bytes(content[:cut])  # a kill may leave half a line
+        journal = Journal(Path("j"), SETTINGS)
+        assert journal.resumed in range(0, 13, 4)
+        assert list(score_files(scorer, items, journal=journal)) == whole
+        journal.close(delete=True)
+        assert not Path("j").exists()
+
+
+def test_finished_blocks_are_not_scored_again_unless_a_file_changed(
+    scorer: Scorer, items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(batch.BLOCK, "cpu", 4)
+    journal = Journal(Path("j"), SETTINGS)
+    first = list(score_files(scorer, items, journal=journal))
+    journal.close(delete=False)
+    Image.new("RGB", (40, 40)).save("05.png")
+    opened: list[str] = []
+    original = Scorer.open
+    monkeypatch.setattr(Scorer, "open", lambda self, path, **o: opened.append(path) or original(self, path, **o))
+    journal = Journal(Path("j"), SETTINGS)
+    again = list(score_files(scorer, items, journal=journal))
+    journal.close(delete=False)
+    assert sorted(opened) == ["04.png", "05.png", "06.png", "07.png"]
+    assert [row.image for row, old in zip(again, first, strict=True) if row != old] == ["05.png"]
+
+
+def test_a_journal_belongs_to_one_run(in_tmp: Path) -> None:
+    journal = Journal(Path("j"), SETTINGS)
+    with pytest.raises(JournalError, match="another run writes to the same output"):
+        Journal(Path("j"), SETTINGS)
+    journal.add([Row("a.png", error="x")], [None])
+    journal.close(delete=False)
+    with pytest.raises(JournalError, match="holds an unfinished run with another checkpoint or other settings"):
+        Journal(Path("j"), {"checkpoint": "def"})
+    journal = Journal(Path("j"), SETTINGS)
+    assert journal.rows_of([Item("a.png")]) == [Row("a.png", error="x")]
+    journal.close(delete=True)
+
+
+def test_maps_are_drawn_beside_each_other_under_their_folders(scorer: Scorer, items: list[Item]) -> None:
+    Path("deep").mkdir()
+    Image.new("RGB", (50, 40)).save("deep/00.png")
+    rows = list(score_files(scorer, [items[0], items[3], Item("deep/00.png")], maps=Path("maps")))
+    assert [row.quality_map for row in rows] == ["maps/00.png.png", None, "maps/deep/00.png.png"]
+    assert all(Path(row.quality_map).is_file() for row in rows if row.quality_map)
+
+
+def test_a_maps_colours_run_from_its_worst_to_its_best(scorer: Scorer) -> None:
+    drawn = np.full((100, 300), 0.25, np.float32)
+    drawn[:, 200:] = 0.75
+    drawn[:, :10] = np.nan
+    whole = np.asarray(Image.open(io.BytesIO(draw_map(np.zeros((100, 300, 3), np.uint8), drawn, scorer.to_mos))))
+    assert whole.shape == (128, 300, 3)
+    assert (whole[50, 5] == 0).all()  # no window reaches there
+    assert whole[50, 100].argmax() == 2  # the dark end of viridis is blue
+    assert whole[50, 250, 0] > 100 > whole[50, 250, 2]  # its bright end yellow
+
+
+def test_the_journal_takes_any_name(in_tmp: Path) -> None:
+    journal = Journal(Path("j"), SETTINGS)
+    row = Row("a\udcff\n.png", 1.0, 0.1, 3, 4)
+    journal.add([row], [None])
+    journal.close(delete=False)
+    lines = Path("j").read_bytes().splitlines()
+    assert [list(json.loads(line)) for line in lines] == [["journal", "settings"], ["rows", "states"]]
+    journal = Journal(Path("j"), SETTINGS)
+    assert journal.rows_of([Item(row.image)]) == [row]
+    journal.close(delete=False)
+    assert re.fullmatch(rb"[ -~\n]+", Path("j").read_bytes())
+
+
+def test_a_huge_image_is_gone_before_the_next_is_opened(
+    scorer: Scorer, items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "AHEAD_PIXELS", 1)  # every image counts as huge
+    original, alive = Scorer.open, []
+
+    def watched(self: Scorer, path: str, **options: object) -> np.ndarray:
+        assert not any(reference() is not None for reference in alive), path
+        pixels = original(self, path, **options)
+        alive.append(weakref.ref(pixels))
+        return pixels
+
+    monkeypatch.setattr(Scorer, "open", watched)
+    rows = list(score_files(scorer, items[10:19], batch=1, maps=Path("maps")))
+    assert len(alive) == 9
+    assert [row.error for row in rows] == [None] * 9

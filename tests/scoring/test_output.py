@@ -1,0 +1,127 @@
+"""Scores as files and as lines: readable back, and harmless to a terminal."""
+
+import csv
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline import load_scorer
+from pipeline.scoring.compare import compare, rank
+from pipeline.scoring.journal import Row
+from pipeline.scoring.output import OutputError, check_target, summary, write_comparison, write_ranks, write_scores
+from pipeline.scoring.scorer import Scorer
+
+ROWS = [
+    Row("a, b.png", 3.0, 0.5, 40, 30, None, "maps/a.png"),
+    Row("c\udcff\n.png", error='is "odd"'),
+    Row("d.png", 5.0, 1.0, 10, 10),
+]
+LABEL = "dcmpln trained on photos: quality, MOS 1 to 5; backbone tiny-vit (random weights)"
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny_checkpoint: Path) -> Scorer:
+    return load_scorer(tiny_checkpoint, device="cpu")
+
+
+def check_records(records: list[dict[str, object]]) -> None:
+    assert [record["image"] for record in records] == ["a, b.png", "c\\xff\n.png", "d.png"]
+    assert [record["score"] for record in records] == [3.0, None, 5.0]
+    assert [record["raw"] for record in records] == [0.5, None, 1.0]
+    assert [record["width"] for record in records] == [40, None, 10]
+    assert [record["error"] for record in records] == [None, 'is "odd"', None]
+    assert {(record["scale_low"], record["scale_high"]) for record in records} == {(1.0, 5.0)}
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
+def test_files_are_read_back_as_they_were(scorer: Scorer, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / f"scores.{kind}"
+    assert write_scores(iter(ROWS), scorer, out=out, form=None, with_maps=True) == ROWS
+    if kind == "json":
+        document = json.loads(out.read_text())
+        assert document["checkpoint"]["scale"] == [1.0, 5.0]
+        assert document["checkpoint"]["backbone"] == "tiny-vit (random weights)"
+        records = document["images"]
+    else:
+        table = pd.read_csv(out) if kind == "csv" else pd.read_parquet(out)
+        records = table.astype(object).where(table.notna(), None).to_dict("records")
+    check_records(records)
+    assert records[0]["quality_map"] == "maps/a.png"
+
+
+def test_standard_output_is_clean_csv_or_json(scorer: Scorer, capsys: pytest.CaptureFixture[str]) -> None:
+    write_scores(iter(ROWS), scorer, out=None, form=None)  # captured, so no terminal
+    records = [
+        {key: None if value == "" else value for key, value in record.items()}
+        for record in csv.DictReader(io.StringIO(capsys.readouterr().out))
+    ]
+    numbers = ("score", "raw", "width", "height", "scale_low", "scale_high")
+    check_records([
+        {key: float(value) if key in numbers and value is not None else value for key, value in record.items()}
+        for record in records
+    ])  # fmt: skip
+    write_scores(iter(ROWS), scorer, out=None, form="json")
+    check_records(json.loads(capsys.readouterr().out)["images"])
+
+
+def test_a_table_has_bars_and_spells_out_what_is_not_printable(
+    scorer: Scorer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scores(iter([*ROWS, Row("e\x1b[2J.png", 1.0, 0.0, 1, 1)]), scorer, out=None, form="table")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        LABEL,
+        " score  1                      5    raw  image",
+        "  3.00  ████████████············  0.500  a, b.png",
+        '     -  c\\xff\\n.png: is "odd"',
+        "  5.00  ████████████████████████  1.000  d.png",
+        "  1.00  ························  0.000  e\\x1b[2J.png",
+    ]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    write_scores(iter(ROWS), scorer, out=None, form=None)
+    assert capsys.readouterr().out.startswith(LABEL)
+
+
+def test_ranks_and_comparisons(scorer: Scorer, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rows = [Row(f"{folder}/{k}.png", 1.0 + k, k / 4, 9, 9) for folder in ("a", "b") for k in range(3)]
+    ranked = rank(rows, [row.image[0] for row in rows], top=1)
+    write_ranks(ranked, scorer, out=None, form="table")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:4] == ["", "a", "   1.   3.00  ████████████············  0.500  a/2.png"]
+    write_ranks(ranked, scorer, out=tmp_path / "r.csv", form=None)
+    table = pd.read_csv(tmp_path / "r.csv")
+    assert table[["group", "place", "image"]].to_numpy().tolist() == [["a", 1, "a/2.png"], ["b", 1, "b/2.png"]]
+    result = compare(rows[:3], rows[3:], ("a", "b"))
+    write_comparison(result, scorer, out=None, form="table")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "A  a       3 images  mean  2.000  ██████··················"
+    assert lines[3:5] == ["A - B  +0.000, 95 % interval +0.000 to +0.000", "A wins 50.0 % of 3 pairs of equal names"]
+    write_comparison(result, scorer, out=None, form="json")
+    found = json.loads(capsys.readouterr().out)["comparison"][0]
+    assert (found["name_a"], found["images_b"], found["mean_a"], found["wins"]) == ("a", 3, 2.0, 0.5)
+
+
+def test_an_output_that_would_do_harm_is_refused_first(in_tmp: Path) -> None:
+    Path("list.csv").touch()
+    Path("folder.csv").mkdir()
+    for out, message in {
+        "scores.txt": "its name must end in .csv, .json, .parquet",
+        "list.csv": "which is also an input: it would be overwritten",
+        "folder.csv": "which is a folder: name a file",
+    }.items():
+        with pytest.raises(OutputError, match=re.escape(message)):
+            check_target(Path(out), ["./list.csv"])
+    check_target(Path("scores.csv"), ["./list.csv"])
+
+
+def test_the_summary_counts(scorer: Scorer) -> None:
+    assert summary(ROWS, scorer) == (
+        "2 images scored, mean 4.000 on the scale 1 to 5; 1 could not be: the rows with an error say why"
+    )
+    assert summary([ROWS[0]], scorer) == "1 image scored, mean 3.000 on the scale 1 to 5"
+    assert summary([ROWS[1]], scorer).startswith("0 images scored; 1 could not be")

@@ -1,0 +1,115 @@
+"""Exported programs against PyTorch, read by runtimes that know nothing of ours."""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.model.backbone import Backbone
+from pipeline.model.dcmpln import DCMPLN
+from pipeline.model.folded import fold
+from pipeline.scoring.scorer import Scorer
+from pipeline.serving import program
+from pipeline.serving.program import TOLERANCE, ExportError, export_scorer, load_program, preprocessing, window_scorer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("switches", [{}, {"adapter": False}, {"prompt_depth": 1}, {"prompt_depth": 2}])
+def test_what_is_traced_scores_as_the_folded_scorer(tiny_backbone: Backbone, switches: dict[str, object]) -> None:
+    torch.manual_seed(2)
+    model = DCMPLN(tiny_backbone, **{"prompt_depth": 3, "prompt_length": 4, "prompt_std": 0.5, **switches})
+    scorer, windows = fold(model), torch.randn(6, 3, 32, 32)
+    module = window_scorer(scorer)
+    torch.testing.assert_close(module(windows), scorer(windows), atol=1e-6, rtol=0)
+
+
+def test_onnx_scores_any_batch_as_pytorch(demo_scorer: Scorer, onnx_file: Path) -> None:
+    import onnx
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    for count in (1, 2, 7, 40):
+        windows = torch.randn(count, 3, 64, 64)
+        found = session.run(None, {"windows": windows.numpy()})[0]
+        assert found.shape == (count,)
+        np.testing.assert_allclose(found, demo_scorer.folded(windows).numpy(), atol=TOLERANCE, rtol=0)
+    model = onnx.load(onnx_file)
+    onnx.checker.check_model(model, full_check=True)
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [program.OPSET]
+    record = json.loads({entry.key: entry.value for entry in model.metadata_props}["agiqa"])
+    assert record["windows"] == demo_scorer.rule.record()
+    assert (record["mos_low"], record["mos_high"], record["target"]) == (1.0, 5.0, "quality")
+    assert record["backbone"]["weights_sha256"] == demo_scorer.folded.backbone.record()["weights_sha256"]
+
+
+def test_a_torch_program_scores_any_batch_and_carries_its_record(demo_scorer: Scorer, program_file: Path) -> None:
+    program, record = load_program(program_file)
+    for count in (1, 2, 7, 40):
+        windows = torch.randn(count, 3, 64, 64)
+        torch.testing.assert_close(program(windows), demo_scorer.folded(windows), atol=TOLERANCE, rtol=0)
+    assert record == preprocessing(demo_scorer)
+
+
+def test_the_command_writes_what_the_suffix_says(
+    demo_scorer: Scorer,
+    demo_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(program, "_program_bytes", lambda module, windows, record: (record.encode(), module))
+    parser = argparse.ArgumentParser()
+    program.add_arguments(parser)
+    out, wrong = tmp_path / "scorer.pt2", tmp_path / "model.bin"
+    assert program.run(parser.parse_args([str(out), "--checkpoint", str(demo_checkpoint)])) == 0
+    assert json.loads(out.read_text()) == program.preprocessing(demo_scorer)
+    assert "windows (N, 3, 64, 64) -> scores (N,), checked beside PyTorch" in capsys.readouterr().err
+    for refused in (
+        lambda: program.run(parser.parse_args([str(wrong)])),
+        lambda: export_scorer(demo_scorer, wrong),
+    ):
+        with pytest.raises(ExportError, match=r"ends in '\.bin': name it \.pt2 \(torch\.export\) or \.onnx"):
+            refused()
+    assert not wrong.exists()
+
+
+def test_a_foreign_program_is_refused(tmp_path: Path) -> None:
+    foreign = torch.export.export(torch.nn.ReLU(), (torch.zeros(2),))
+    torch.export.save(foreign, tmp_path / "foreign.pt2")
+    with pytest.raises(ExportError, match=r"foreign\.pt2 carries no agiqa\.json: it was not written by `agiqa export`"):
+        load_program(tmp_path / "foreign.pt2")
+
+
+def test_the_example_scores_as_the_scorer(demo_scorer: Scorer, onnx_file: Path, pictures: list[Path]) -> None:
+    script = ROOT / "examples" / "score_with_onnxruntime.py"
+    text = script.read_text()
+    assert len(text.splitlines()) <= 30
+    roots = set(re.findall(r"^(?:from|import) (\w+)", text, re.M))
+    assert roots <= {"numpy", "onnxruntime", "PIL", *sys.stdlib_module_names}
+    done = subprocess.run(
+        [sys.executable, "-I", script, onnx_file, *pictures], capture_output=True, text=True, check=True
+    )
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == [str(path) for path in pictures]
+    scores = demo_scorer.score(pictures)
+    np.testing.assert_allclose([float(line[1].split()[1]) for line in lines], scores.raw, atol=1e-4, rtol=0)
+    np.testing.assert_allclose([float(line[2].split()[1]) for line in lines], scores.mos, atol=5e-4, rtol=0)
+    assert all(line[2].endswith(" of 1..5") for line in lines)
+    assert np.ptp(scores.raw) > 0.01  # images that differ, so that the comparison means something
+
+
+def test_a_program_that_scores_otherwise_is_not_written(
+    demo_scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    off = lambda module, windows, record: (b"", lambda given: module(given) + 1)  # noqa: E731
+    monkeypatch.setattr(program, "_program_bytes", off)
+    with pytest.raises(ExportError, match=r"a\.pt2 would score 1 off PyTorch, and 0\.0001 is allowed"):
+        export_scorer(demo_scorer, tmp_path / "a.pt2")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,224 @@
+"""pipeline.served_model through MLflow alone: loaded in Python, and served by another process far from here."""
+
+import base64
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline.scoring.scorer import Scorer
+from pipeline.tracking import models
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+RECORD = {
+    "dataset": "demo", "method": "dcmpln", "round": 0, "target": "quality", "kind": "variant", "selected_epoch": 1,
+    "leaks": [], "shuffled_labels": False, "backbone": {"name": "demo-vit", "origin": "in-house"},
+}  # fmt: skip
+
+
+def write_train(root: Path, checkpoint: Path, **changes: object) -> Path:
+    folder = root / "runs" / "demo" / "dcmpln" / "round-0" / "train"
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    shutil.copy(checkpoint, folder / "checkpoints" / "epoch-001.safetensors")
+    (folder / "record.json").write_text(json.dumps({**RECORD, **changes}))
+    (folder / "run.json").write_text(json.dumps({"run_id": "0" * 32}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(demo_checkpoint: Path, program_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a root whose MLflow store has a champion, logged twice."""
+    root = tmp_path_factory.mktemp("a study #1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+        train = write_train(root, demo_checkpoint)
+        calls = []
+
+        def make_program(checkpoint: Path, path: Path) -> None:
+            calls.append(checkpoint)
+            shutil.copy(program_file, path)
+
+        assert [models.log_champion(root, "small", train, make_program) for _ in range(2)] == ["1", "1"]
+        assert calls == [train / "checkpoints" / "epoch-001.safetensors"]
+        yield root
+
+
+@pytest.fixture(scope="module")
+def model(study: Path) -> Iterator[Any]:
+    import mlflow
+
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    mlflow.set_registry_uri(os.environ["MLFLOW_TRACKING_URI"])
+    yield mlflow.pyfunc.load_model("models:/agiqa-demo@champion")
+    mlflow.set_registry_uri("")  # other tests have stores of their own
+    os.environ.pop("MLFLOW_REGISTRY_URI")  # which MLflow sets for its children and leaves behind
+    mlflow.set_tracking_uri(None)
+
+
+def test_paths_bytes_and_base64_score_as_the_scorer(model: Any, demo_scorer: Scorer, pictures: list[Path]) -> None:
+    expected = demo_scorer.score(pictures)
+    contents = [path.read_bytes() for path in pictures]
+    for column in (
+        [str(path) for path in pictures],
+        contents,
+        [base64.b64encode(content).decode() for content in contents],
+        [str(pictures[0]), *contents[1:]],
+    ):
+        found = model.predict(pd.DataFrame({"image": column}, index=range(7, 7 + len(column))))
+        assert list(found.columns) == ["raw", "mos"]
+        assert list(found.index) == list(range(7, 7 + len(column)))
+        np.testing.assert_allclose(found["raw"], expected.raw, atol=1e-5)
+        np.testing.assert_allclose(found["mos"], expected.mos, atol=1e-4)
+    assert model.predict(pd.DataFrame({"image": pd.Series([], dtype=object)})).empty
+
+
+def test_it_says_what_it_needs_and_holds_it(model: Any, study: Path, demo_checkpoint: Path) -> None:
+    assert model.metadata.signature.inputs.to_dict() == [{"type": "binary", "name": "image", "required": True}]
+    assert [entry["name"] for entry in model.metadata.signature.outputs.to_dict()] == ["raw", "mos"]
+    (folder,) = study.glob("mlartifacts/small/models/*/artifacts")
+    assert 0 < model.predict(model.input_example)["raw"][0] < 1
+    requirements = (folder / "requirements.txt").read_text().split()
+    assert all(re.fullmatch(r"[a-z]+==\d[\d.]*", line) for line in requirements)
+    assert f"mlflow=={version('mlflow')}" in requirements
+    (checkpoint,) = folder.rglob("*.safetensors")
+    assert checkpoint.read_bytes() == demo_checkpoint.read_bytes()
+    assert models.fetch_checkpoint("models:/agiqa-demo@champion", study).read_bytes() == checkpoint.read_bytes()
+    assert not list(folder.rglob("*.pyc"))
+
+
+def test_what_cannot_be_scored_is_named(model: Any, pictures: list[Path]) -> None:
+    from mlflow.exceptions import MlflowException
+
+    good = pictures[0].read_bytes()
+    for image, reason in (
+        (b"<html>", "is a web page saved under an image's name, not an image of pixels"),
+        ("no-such-file.png", "is neither base64 nor the path of a file"),
+        ("%%%", "is neither base64 nor the path of a file"),
+        (None, "is NoneType: give bytes, base64 or a path"),
+        (good[:500], "is cut off"),
+    ):
+        with pytest.raises(MlflowException, match=re.escape(f"image in row 1: {reason}")):
+            model.predict(pd.DataFrame({"image": [good, image]}))
+
+
+def test_paths_are_read_only_where_they_may_be(
+    study: Path, model: Any, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    table = pd.DataFrame({"image": [str(pictures[0])]})
+    refused = re.escape("image in row 0: is not base64, and paths are not read here")
+    never = mlflow.pyfunc.load_model("models:/agiqa-demo@champion", model_config={"read_paths": "never"})
+    with pytest.raises(MlflowException, match=refused):
+        never.predict(table)
+    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")
+    with pytest.raises(MlflowException, match=refused):
+        model.predict(table)
+    with pytest.raises(ValueError, match="read_paths is 'maybe', and should be locally, never or always"):
+        mlflow.pyfunc.load_model("models:/agiqa-demo@champion", model_config={"read_paths": "maybe"})
+
+
+def never(checkpoint: Path, path: Path) -> None:
+    raise AssertionError("no program is made of what is no champion")
+
+
+def test_no_leaking_or_shuffled_model_becomes_champion(study: Path, demo_checkpoint: Path, tmp_path: Path) -> None:
+    leaking = write_train(tmp_path, demo_checkpoint, leaks=["epoch selected on test"])
+    with pytest.raises(ValueError, match="cannot be the champion: epoch selected on test"):
+        models.log_champion(study, "small", leaking, never)
+    shuffled = write_train(tmp_path, demo_checkpoint, shuffled_labels=True)
+    with pytest.raises(ValueError, match="cannot be the champion: shuffled labels"):
+        models.log_champion(study, "small", shuffled, never)
+    missing = write_train(tmp_path, demo_checkpoint, selected_epoch=2)
+    with pytest.raises(FileNotFoundError, match=r"epoch-002\.safetensors of the selected epoch does not exist"):
+        models.log_champion(study, "small", missing, never)
+
+
+def test_another_checkpoint_becomes_the_next_version(
+    study: Path, model: Any, demo_checkpoint: Path, program_file: Path, tmp_path: Path
+) -> None:
+    changed = tmp_path / "changed.safetensors"
+    changed.write_bytes(demo_checkpoint.read_bytes() + b" ")  # other bytes are enough: it is not read here
+    copy = lambda checkpoint, path: shutil.copy(program_file, path)  # noqa: E731
+    assert models.log_champion(study, "small", write_train(tmp_path, changed), copy) == "2"
+    assert models.log_champion(study, "small", write_train(study, demo_checkpoint), copy) == "3"
+
+
+def test_mlflow_serves_it_outside_the_repository(
+    study: Path, demo_scorer: Scorer, pictures: list[Path], tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    programs = Path(sys.executable).parent
+    command = [programs / "mlflow", "models", "serve", "--env-manager", "local", "--workers", "1"]
+    # As in an active environment; MLflow starts uvicorn by its name.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    log = tmp_path / "log.txt"
+    with log.open("wb") as stream:
+        server = subprocess.Popen(
+            [*command, "-m", "models:/agiqa-demo@champion", "-p", str(port)],
+            cwd=tmp_path, env=environment, stdout=stream, stderr=stream, start_new_session=True,
+        )  # fmt: skip
+
+    def ask(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None, log.read_text()
+                time.sleep(0.1)
+        texts = [base64.b64encode(path.read_bytes()).decode() for path in pictures]
+        status, answer = ask({"dataframe_split": {"columns": ["image"], "data": [[text] for text in texts]}})
+        assert status == 200
+        expected = demo_scorer.score(pictures).raw
+        np.testing.assert_allclose([row["raw"] for row in answer["predictions"]], expected, atol=1e-5)
+        for body in (
+            {"dataframe_records": [{"image": str(pictures[0])}]},
+            {"inputs": {"image": [str(pictures[0])]}},
+            {"instances": [{"image": str(pictures[0])}]},
+            {"dataframe_records": [{"image": base64.b64encode(b"<html>").decode()}]},
+            {"dataframe_records": [{"picture": texts[0]}]},
+        ):
+            assert ask(body)[0] == 400, body
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait(20)
+
+
+def test_the_example_image_is_a_picture() -> None:
+    (png,) = models.input_example()["image"]
+    assert len(png) < 3000
+    with Image.open(io.BytesIO(png)) as image:
+        assert (image.format, image.size, image.mode) == ("PNG", (96, 96), "RGB")

@@ -1,0 +1,79 @@
+"""Baselines against scikit-learn's own predictions, and what they may read."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+
+from pipeline import metrics
+from pipeline.training import baselines
+
+
+@pytest.fixture
+def data() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return features and targets that depend on the first two features alone."""
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(160, 6)) * [1, 5, 1, 1, 30, 1] + [0, 100, 0, 0, 0, 0]
+    targets = np.tanh(features[:, 0]) + 0.1 * (features[:, 1] - 100) + generator.normal(0, 0.1, 160)
+    return {"train": (features[:100], targets[:100]), "validation": (features[100:], targets[100:])}
+
+
+def test_the_probe_is_sklearns_ridge_of_the_best_alpha(data: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    alphas = [0.1, 10.0, 1e5]
+    model = baselines.fit_linear_probe(data["train"], data["validation"], alphas)
+    scaler = StandardScaler().fit(data["train"][0])
+    train, held_out = (scaler.transform(data[name][0]) for name in ("train", "validation"))
+    fitted = {alpha: Ridge(alpha=alpha).fit(train, data["train"][1]) for alpha in alphas}
+    best = max(alphas, key=lambda alpha: metrics.srcc(fitted[alpha].predict(held_out), data["validation"][1]))
+    assert model["alpha"] == best
+    found = baselines.scores("linear_probe", model, {"image_features": data["validation"][0]})
+    np.testing.assert_allclose(found, fitted[best].predict(held_out), atol=1e-6)
+
+
+def test_our_walk_of_the_trees_equals_sklearns(data: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    settings = {"learning_rate": 0.1, "max_depth": 3}
+    model = baselines.fit_handcrafted(data["train"], max_iterations=40, seed=1, **settings)
+    oracle = HistGradientBoostingRegressor(max_iter=40, random_state=1, early_stopping=False, **settings)
+    expected = oracle.fit(*data["train"]).predict(data["validation"][0])
+    found = baselines.scores("handcrafted", model, {"handcrafted": data["validation"][0]})
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["linear_probe", "handcrafted"])
+def test_a_saved_baseline_scores_the_same_and_refuses_other_features(
+    method: str, data: dict[str, tuple[np.ndarray, np.ndarray]], tmp_path: Path
+) -> None:
+    if method == "linear_probe":
+        model = baselines.fit_linear_probe(data["train"], data["validation"], [1.0])
+    else:
+        model = baselines.fit_handcrafted(data["train"], learning_rate=0.1, max_iterations=9, max_depth=3, seed=0)
+    (tmp_path / "record.json").write_text(json.dumps({"method": method}))
+    baselines.save(tmp_path, model)
+    column = {baselines.READS[method]: data["validation"][0]}
+    np.testing.assert_array_equal(baselines.predict(tmp_path, column), baselines.scores(method, model, column))
+    fewer = {baselines.READS[method]: data["validation"][0][:, :1]}
+    with pytest.raises(ValueError, match="was fitted on other features than the 1 given: rerun its stage"):
+        baselines.predict(tmp_path, fewer)
+
+
+def test_the_saved_model_holds_no_pickle(data: dict[str, tuple[np.ndarray, np.ndarray]], tmp_path: Path) -> None:
+    baselines.save(
+        tmp_path, baselines.fit_handcrafted(data["train"], learning_rate=0.1, max_iterations=3, max_depth=2, seed=0)
+    )
+    with np.load(tmp_path / baselines.MODEL_FILE, allow_pickle=False) as archive:
+        assert all(archive[name].dtype != object for name in archive)
+
+
+def test_zero_shot_is_the_column_itself() -> None:
+    column = np.array([0.2, 0.9])
+    np.testing.assert_array_equal(baselines.scores("clip_iqa", {}, {"clip_iqa": column}), column)
+
+
+def test_an_unknown_baseline_is_named() -> None:
+    with pytest.raises(ValueError, match=re.escape("baseline is 'niqe'; known: clip_iqa, linear_probe, handcrafted")):
+        baselines.scores("niqe", {}, {})
