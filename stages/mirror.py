@@ -8,11 +8,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.tracking.mirror.mirror import mirror
-
 from pipeline.layout import repository_root
 from pipeline.params import load_params
 from pipeline.serving.register import register_champions
+from pipeline.tracking.mirror import mirror
 from pipeline.tracking.store import tracking_uri
 
 logger = logging.getLogger("stages.mirror")

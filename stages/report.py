@@ -44,9 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     logger.info("%d files in %s; open index.html", len(written), arguments.out)
     # imported here: the report must stand even where MLflow fails
-    from pipeline.tracking.mirror.mirror import mirror
-
     from pipeline.serving.register import register_champions
+    from pipeline.tracking.mirror import mirror
 
     mirror(repository_root(), study.name, arguments.runs, arguments.out, names=study.run_names())
     register_champions(repository_root(), study.name, study.datasets, study.run_names())

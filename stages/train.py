@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from pipeline.training.fit.fit import STATE_FILE, fit
-
 from pipeline import layout
 from pipeline.files import replaced_folder, write_json
 from pipeline.params import load_params
 from pipeline.study import plans, runs
 from pipeline.tracking import live
+from pipeline.training.fit import STATE_FILE, fit
 
 
 def main(argv: Sequence[str] | None = None) -> None:

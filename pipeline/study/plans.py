@@ -19,7 +19,7 @@ from pipeline.study.build import choose_device, describe_machine, make_backbone,
 from pipeline.study.runs import used_params
 from pipeline.study.subsets import open_split, round_seed, scaled_mos
 from pipeline.training.crops import Subset
-from pipeline.training.fit.fit import Fitted
+from pipeline.training.fit import Fitted
 
 
 def training_subsets(

@@ -23,7 +23,7 @@ from pipeline.tracking.entries import (
     write_description,
     write_epochs,
 )
-from pipeline.tracking.mirror.mirror import mirror_train
+from pipeline.tracking.mirror import mirror_train
 from pipeline.tracking.store import open_store, or_warn
 
 # What stages call

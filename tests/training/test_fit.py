@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pipeline.training.fit.fit import fit
 
 from pipeline.data.pixels import PixelPack
 from pipeline.model.backbone import Backbone
@@ -17,6 +16,7 @@ from pipeline.model.checkpoint import read_record
 from pipeline.model.dcmpln import DCMPLN
 from pipeline.model.windows import WindowRule, normalise
 from pipeline.training.crops import Subset
+from pipeline.training.fit import fit
 from pipeline.training.schedule import TrainingError, learning_rate_at, select_epoch
 from pipeline.training.step import batch_step, task_losses
 
