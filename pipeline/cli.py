@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.errors import AgiqaError
 from pipeline.startup import spare_collections
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
-    except (ValueError, OSError, RuntimeError) as error:
+    except (AgiqaError, OSError) as error:
         _say(f"error: {error}")
         return UNUSABLE
 
@@ -297,7 +298,7 @@ def run_rank(options: argparse.Namespace) -> int:
     items = _gather(options, options.paths).items
     if options.by != "folder" and not all(options.by in item.cells for item in items):
         known = ", ".join(sorted({name for item in items for name in item.cells})) or "none, since no CSV is given"
-        raise ValueError(f"--by is {options.by!r}, a column that not every image has; columns: {known}")
+        raise AgiqaError(f"--by is {options.by!r}, a column that not every image has; columns: {known}")
     groups = [os.path.dirname(item.path) or "." if options.by == "folder" else item.cells[options.by] for item in items]
     scorer = _scorer(options)
     with _scored(options, scorer, items) as coming:

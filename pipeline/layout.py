@@ -10,10 +10,12 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.errors import AgiqaError
+
 SUBSETS = ("train", "validation", "test")
 
 
-class StudyError(ValueError):
+class StudyError(AgiqaError):
     """Files of the study that do not fit each other."""
 
 

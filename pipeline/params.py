@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.errors import AgiqaError
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -25,7 +27,7 @@ ProblemKind = Literal["missing", "unlabelled", "unreadable", "duplicate_name", "
 BASELINES: tuple[str, ...] = get_args(BaselineName)
 
 
-class ParamsError(ValueError):
+class ParamsError(AgiqaError):
     """params.yaml holds a key or value that the study cannot use."""
 
 

@@ -1,7 +1,11 @@
-"""Start and end a short process quickly."""
+"""Start and end a short process quickly, and let it say a user's mistake in one line."""
 
 import atexit
 import gc
+import sys
+from types import TracebackType
+
+from pipeline.errors import AgiqaError
 
 ALLOCATIONS = 20_000  # containers made between two searches for unreachable cycles; Python's own is 700
 
@@ -15,3 +19,16 @@ def spare_collections() -> None:
     """
     gc.set_threshold(ALLOCATIONS, 50, 1000)
     atexit.register(gc.freeze)  # what is frozen is not looked through when the interpreter ends
+
+
+def tell_mistakes_in_a_line() -> None:
+    """Let a user's mistake end this process with one line on standard error and status 1, without a traceback."""
+    ordinary = sys.excepthook
+
+    def told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, AgiqaError | OSError):
+            sys.stderr.write(f"error: {error}\n")
+        else:
+            ordinary(kind, error, trace)
+
+    sys.excepthook = told

@@ -1,5 +1,6 @@
 """The stages of dvc.yaml, each a short process of its own: `python -m stages.train --help`."""
 
-from pipeline.startup import spare_collections
+from pipeline.startup import spare_collections, tell_mistakes_in_a_line
 
 spare_collections()
+tell_mistakes_in_a_line()

@@ -14,6 +14,7 @@ from typing import IO
 
 from tqdm import tqdm
 
+from pipeline.errors import AgiqaError
 from pipeline.files import replaced_folder, write_json
 
 CHECKSUMS = "checksums.json"
@@ -23,7 +24,7 @@ MOST_RATIO = 200  # unpacked bytes to packed bytes; photographs stay near 1, bom
 _BLOCK = 1 << 20
 
 
-class ArchiveError(RuntimeError):
+class ArchiveError(AgiqaError):
     """A data set that cannot be fetched, or must not be trusted."""
 
 

@@ -16,6 +16,8 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 from PIL import ExifTags, Image
 
+from pipeline.errors import AgiqaError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -27,7 +29,7 @@ MOST_PIXELS = 150_000_000  # 12,000 x 12,000 pass
 STRIP_PIXELS = 1 << 22  # that are converted at once
 
 
-class ImageError(ValueError):
+class ImageError(AgiqaError):
     """An image that cannot be used.
 
     Attributes:

@@ -29,6 +29,7 @@ from pipeline.data.scenes import (
     pixel_grid,
     render,
 )
+from pipeline.errors import AgiqaError
 
 # ---------------------------------------------------------------- flaws: f(picture, severity in 0..1, generator)
 # These are the demo's own, written apart from those of the backbone's pre-training (backbones/demo/pretrain.py).
@@ -382,12 +383,12 @@ def generate(
         ValueError: If prompts < 1, size < 64, or a generator is unknown, repeated or missing.
     """
     if prompts < 1:
-        raise ValueError(f"prompts is {prompts}; the demo needs at least 1")
+        raise AgiqaError(f"prompts is {prompts}; the demo needs at least 1")
     if size < 64:
-        raise ValueError(f"size is {size}; the demo needs at least 64 pixels")
+        raise AgiqaError(f"size is {size}; the demo needs at least 64 pixels")
     unknown = sorted(set(generators) - set(GENERATORS))
     if unknown or not generators or len(set(generators)) != len(generators):
-        raise ValueError(f"generators is {list(generators)}; use different ones out of {', '.join(GENERATORS)}")
+        raise AgiqaError(f"generators is {list(generators)}; use different ones out of {', '.join(GENERATORS)}")
     (folder / "img").mkdir(parents=True, exist_ok=True)
     names, texts, makers, qualities, alignments = [], [], [], [], []
     drawings = draw_all(seed, prompts, generators, size)

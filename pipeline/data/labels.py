@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from pipeline.errors import AgiqaError
+
 ATTRIBUTES = ("quality", "alignment", "authenticity")
 IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm",
@@ -16,7 +18,7 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-class DatasetError(ValueError):
+class DatasetError(AgiqaError):
     """Label files that are missing or not what they should be."""
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.errors import AgiqaError
+
 
 class PixelPack:
     """Decoded images of one data set behind a memory map.
@@ -23,7 +25,7 @@ class PixelPack:
             widths: In pixels.
 
         Raises:
-            ValueError: If the file is shorter than the images that it should hold.
+            AgiqaError: If the file is shorter than the images that it should hold.
         """
         self.path = Path(path)
         self._bytes = np.memmap(self.path, dtype=np.uint8, mode="r")
@@ -31,7 +33,7 @@ class PixelPack:
         self.heights, self.widths = np.asarray(heights, dtype=np.int64), np.asarray(widths, dtype=np.int64)
         needed = int((self.offsets + self.heights * self.widths * 3).max(initial=0))
         if needed > self._bytes.size:
-            raise ValueError(
+            raise AgiqaError(
                 f"{path} holds {self._bytes.size} bytes, and the manifest speaks of {needed}: prepare it anew"
             )
 

@@ -13,12 +13,13 @@ from tqdm import tqdm
 from pipeline.data.datasets import read_labels
 from pipeline.data.decoding import ImageError, open_image
 from pipeline.data.labels import ATTRIBUTES, IMAGE_SUFFIXES, WHEN_ALLOWED, Labels, Problem
+from pipeline.errors import AgiqaError
 from pipeline.files import write_atomically, write_json
 
 SHOWN = 5  # problems of a kind that the error message spells out; the report holds all
 
 
-class PreparationError(ValueError):
+class PreparationError(AgiqaError):
     """A data set with problems that params do not allow."""
 
 

@@ -11,10 +11,12 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from pipeline.errors import AgiqaError
+
 SUBSETS = ("train", "validation", "test")
 
 
-class SplitError(ValueError):
+class SplitError(AgiqaError):
     """A data set that cannot be split as asked."""
 
 

@@ -12,10 +12,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import AgiqaError
+
 Origin = Literal["random", "in-house", "pretrained"]
 
 
-class BackboneError(ValueError):
+class BackboneError(AgiqaError):
     """A backbone that cannot be built, loaded or prompted."""
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pipeline.errors import AgiqaError
 from pipeline.files import write_atomically
 from pipeline.model.backbone import Backbone
 from pipeline.model.dcmpln import ImageAdapter
@@ -22,7 +23,7 @@ from pipeline.model.windows import WindowRule
 FORMAT = "agiqa-folded-1"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(AgiqaError):
     """A checkpoint that is damaged, or does not fit what it is to be used with."""
 
 

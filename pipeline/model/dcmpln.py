@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from pipeline.errors import AgiqaError
 from pipeline.model.backbone import Backbone
 
 HEAD_WIDTH = 64
@@ -59,7 +60,7 @@ class CrossModalBranch(nn.Module):
         """Build the side of width `width`; heads are 64 wide."""
         super().__init__()
         if width % HEAD_WIDTH:
-            raise ValueError(f"MPA needs tower widths in multiples of {HEAD_WIDTH}, and this tower is {width} wide")
+            raise AgiqaError(f"MPA needs tower widths in multiples of {HEAD_WIDTH}, and this tower is {width} wide")
         self.project = nn.Linear(other_width, width)
         self.norm_1 = nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, width // HEAD_WIDTH, batch_first=True)
@@ -199,9 +200,9 @@ class DCMPLN(nn.Module):
         super().__init__()
         layers = min(backbone.image_layers, backbone.text_layers)
         if not 1 <= prompt_depth <= layers:
-            raise ValueError(f"model.prompt_depth is {prompt_depth}; the towers of {backbone.name} allow 1 to {layers}")
+            raise AgiqaError(f"model.prompt_depth is {prompt_depth}; the towers of {backbone.name} allow 1 to {layers}")
         if (mpa or layer_f) and not auxiliary:
-            raise ValueError("mpa and layer_f read the auxiliary prompts: switch auxiliary on, or both off")
+            raise AgiqaError("mpa and layer_f read the auxiliary prompts: switch auxiliary on, or both off")
         self.backbone = backbone
         self.depth, self.length = prompt_depth, prompt_length
         widths = (prompt_length, backbone.text_width, backbone.image_width, prompt_std)

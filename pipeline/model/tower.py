@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from pipeline.errors import AgiqaError
 from pipeline.model.backbone import Backbone, LayerWeights
 from pipeline.model.linear import frozen_linear, pack
 
@@ -180,13 +181,13 @@ class FastTower(nn.Module):
         super().__init__()
         weights = backbone.image_tower()
         if int8 and not torch.backends.mkldnn.is_available():
-            raise ValueError("int8 needs a torch with oneDNN, which this one is built without: score in float32")
+            raise AgiqaError("int8 needs a torch with oneDNN, which this one is built without: score in float32")
         if int8 and backbone.logit_scale.device.type != "cpu":
-            raise ValueError(
+            raise AgiqaError(
                 f"int8 is for CPUs, and the backbone is on {backbone.logit_scale.device}: use bfloat16 there"
             )
         if weights is None:
-            raise ValueError(f"the image tower of {backbone.name} has layers that cannot be folded")
+            raise AgiqaError(f"the image tower of {backbone.name} has layers that cannot be folded")
         with torch.no_grad():
             self.layers = nn.ModuleList((_Int8Layer if int8 else _Layer)(layer) for layer in weights.layers)
             flat = weights.patches.flatten(1)  # (D, 3 P P)

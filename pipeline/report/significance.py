@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr
 
+from pipeline.errors import AgiqaError
+
 
 class Evidence(NamedTuple):
     """What the resampling found on one data set.
@@ -109,13 +111,13 @@ def compare(
         p_prompts_holm <= LEVEL: win, tie or loss) and over_rounds (whether p_rounds_holm <= LEVEL, too).
 
     Raises:
-        ValueError: If two methods do not have the same rounds.
+        AgiqaError: If two methods do not have the same rounds.
     """
     methods = list(dict.fromkeys(rounds["method"])) if methods is None else list(methods)
     table = rounds.pivot(index="round", columns="method", values="srcc")[methods]
     if table.isna().any(axis=None):
         lacking = table.columns[table.isna().any()][0]
-        raise ValueError(f"{lacking} lacks a round that another method has: a paired test needs the same rounds")
+        raise AgiqaError(f"{lacking} lacks a round that another method has: a paired test needs the same rounds")
     ratio = float((rounds["test_images"] / rounds["train_images"]).mean())
     rows = []
     for first, second in itertools.combinations(methods, 2):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from pipeline.errors import AgiqaError
 from pipeline.scoring.journal import Row
 
 
@@ -85,7 +86,7 @@ def compare(first: Sequence[Row], second: Sequence[Row], names: tuple[str, str])
         names: What the user calls the sets.
 
     Raises:
-        ValueError: If a set has no scored image.
+        AgiqaError: If a set has no scored image.
 
     Source: Welch's t interval, or the t interval of paired differences (scipy.stats); the share of wins of unpaired
         sets is the Mann-Whitney U over the number of pairs.
@@ -101,7 +102,7 @@ def compare(first: Sequence[Row], second: Sequence[Row], names: tuple[str, str])
         a, b = (np.array([row.score for row in side if row.score is not None]) for side in (first, second))
     for name, values in zip(names, (a, b), strict=True):
         if not len(values):
-            raise ValueError(f"{name} has no image with a score" + (" whose counterpart has one" if paired else ""))
+            raise AgiqaError(f"{name} has no image with a score" + (" whose counterpart has one" if paired else ""))
     low = high = None
     varies = np.ptp(a - b) > 0 if paired else np.ptp(a) > 0 or np.ptp(b) > 0
     if not varies and min(len(a), len(b)) > 1:

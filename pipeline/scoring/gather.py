@@ -14,11 +14,12 @@ from typing import IO
 
 from pipeline.data.labels import IMAGE_SUFFIXES, DatasetError
 from pipeline.data.own import read_cells
+from pipeline.errors import AgiqaError
 
 PATH_COLUMNS = ("image", "path", "file", "filename", "name", "image_path")
 
 
-class InputError(ValueError):
+class InputError(AgiqaError):
     """Arguments that name no image."""
 
 

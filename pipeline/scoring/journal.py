@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.errors import AgiqaError
 from pipeline.scoring.gather import Item
 
 
-class JournalError(ValueError):
+class JournalError(AgiqaError):
     """A journal that belongs to another run."""
 
 

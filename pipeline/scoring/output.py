@@ -14,6 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from pipeline.data.decoding import printable
+from pipeline.errors import AgiqaError
 from pipeline.files import write_atomically
 from pipeline.layout import backbone_label
 from pipeline.scoring.compare import Comparison, Ranked
@@ -24,7 +25,7 @@ SUFFIXES = (".csv", ".json", ".parquet")
 BAR = 24  # characters of a full bar
 
 
-class OutputError(ValueError):
+class OutputError(AgiqaError):
     """An output that must not, or cannot, be written."""
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.archives import download
+from pipeline.errors import AgiqaError
 from pipeline.model.backbone import Backbone
 from pipeline.model.checkpoint import CheckpointError, save_checkpoint
 from pipeline.model.dcmpln import DCMPLN
@@ -37,7 +38,7 @@ def load_released_auxiliary(path: str | Path, model: DCMPLN) -> list[str]:
         ValueError: If the model has no freely learned auxiliary prompts.
     """
     if model.auxiliary_prompts is None or model.mpa is not None:
-        raise ValueError("only a variant with auxiliary prompts and without MPA can take them: clip_agiqa or no_mpa")
+        raise AgiqaError("only a variant with auxiliary prompts and without MPA can take them: clip_agiqa or no_mpa")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.data.decoding import MOST_PIXELS, ImageError, open_image
+from pipeline.errors import AgiqaError
 from pipeline.layout import repository_root
 from pipeline.model.checkpoint import load_checkpoint, read_record
 from pipeline.model.folded import SCORING_BATCH, FoldedScorer, lay_out, quantise, window_scores
@@ -37,7 +38,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 Source = str | Path | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor
 
 
-class ScoringError(ValueError):
+class ScoringError(AgiqaError):
     """A device or an argument that cannot be had."""
 
 

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import AgiqaError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -41,7 +43,7 @@ STEPS = (
 )
 
 
-class ExportError(RuntimeError):
+class ExportError(AgiqaError):
     """A scorer that cannot be exported, or a program that does not score as the scorer does."""
 
 

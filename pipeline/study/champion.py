@@ -4,10 +4,11 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from pipeline.errors import AgiqaError
 from pipeline.layout import validation_numbers
 
 
-class ChampionError(ValueError):
+class ChampionError(AgiqaError):
     """No champion can be named."""
 
 

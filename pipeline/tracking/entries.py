@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pipeline.errors import AgiqaError
 from pipeline.tracking.store import tracking_uri
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def find_run(client: "MlflowClient", run_id: str, experiment_id: str | None = No
     from mlflow.exceptions import MlflowException  # imported here: costs 3 s
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", run_id):
-        raise ValueError(f"run_id {run_id!r} is no id of MLflow's: it should be 32 hexadecimal digits")
+        raise AgiqaError(f"run_id {run_id!r} is no id of MLflow's: it should be 32 hexadecimal digits")
     try:
         run = client.get_run(run_id)
         if run.info.lifecycle_stage == "active" and experiment_id in (None, run.info.experiment_id):
@@ -386,8 +387,8 @@ def read_json(path: Path, *needed: str) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}; run the stage that writes it again") from error
+        raise AgiqaError(f"{path} is not JSON: {error}; run the stage that writes it again") from error
     for key in needed:
         if values.get(key) is None:
-            raise ValueError(f"{path} has no {key!r}; run the stage that writes it again")
+            raise AgiqaError(f"{path} has no {key!r}; run the stage that writes it again")
     return values

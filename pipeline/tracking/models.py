@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from pipeline.errors import AgiqaError
 from pipeline.tracking.entries import as_text, file_sha256, find_run, read_json, run_name, study_ids
 from pipeline.tracking.store import client_of, open_store, tracking_uri
 
@@ -27,12 +28,12 @@ def fetch_checkpoint(uri: str, root: str | Path) -> Path:
         root: Of the main repository; see `tracking_uri`.
 
     Raises:
-        ValueError: If nothing is behind the URI, or not exactly one checkpoint.
+        AgiqaError: If nothing is behind the URI, or not exactly one checkpoint.
     """
     store = tracking_uri(root)
     client = client_of(store)
     if isinstance(client, Exception):
-        raise ValueError(f"{uri}: the MLflow store {store} cannot be opened: {client}") from client
+        raise AgiqaError(f"{uri}: the MLflow store {store} cannot be opened: {client}") from client
     from mlflow.artifacts import download_artifacts
 
     try:
@@ -41,12 +42,12 @@ def fetch_checkpoint(uri: str, root: str | Path) -> Path:
             location = _location(client, location)
         found = Path(download_artifacts(artifact_uri=location, tracking_uri=store))
     except Exception as error:  # MLflow raises its own and those of every kind of store
-        raise ValueError(f"{uri} leads to nothing in the MLflow store {store}: {error}") from error
+        raise AgiqaError(f"{uri} leads to nothing in the MLflow store {store}: {error}") from error
     files = [found] if found.is_file() else sorted(found.rglob("*.safetensors"))
     files = [path for path in files if path.suffix == ".safetensors"]
     if len(files) != 1:
         names = ", ".join(path.name for path in files[:3]) or "none"
-        raise ValueError(f"{uri} must hold one checkpoint (.safetensors), and holds {len(files)}: {names}")
+        raise AgiqaError(f"{uri} must hold one checkpoint (.safetensors), and holds {len(files)}: {names}")
     return files[0]
 
 
@@ -86,7 +87,7 @@ def log_champion(
 
     Raises:
         FileNotFoundError: If the selected epoch has no checkpoint.
-        ValueError: If the training has no selected epoch, or has leaks or shuffled labels: such a model is no champion.
+        AgiqaError: If the training has no selected epoch, or has leaks or shuffled labels: such a model is no champion.
         Exception: Whatever MLflow raises about a store that cannot be written.
     """
     train_dir = Path(train_dir)
@@ -94,7 +95,7 @@ def log_champion(
     about = read_json(train_dir / "run.json", "run_id")
     if record.get("leaks") or record.get("shuffled_labels"):
         reason = "; ".join(record.get("leaks") or ["shuffled labels"])
-        raise ValueError(f"{train_dir} cannot be the champion: {reason}")
+        raise AgiqaError(f"{train_dir} cannot be the champion: {reason}")
     checkpoint = train_dir / "checkpoints" / f"epoch-{int(record['selected_epoch']):03d}.safetensors"
     if not checkpoint.is_file():
         raise FileNotFoundError(f"checkpoint {checkpoint} of the selected epoch does not exist: run `dvc repro`")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.errors import AgiqaError
 from pipeline.files import write_atomically
 from pipeline.metrics import srcc
 
@@ -125,7 +126,7 @@ def scores(method: str, model: Mapping[str, np.ndarray], features: Mapping[str, 
         ValueError: If the method is unknown.
     """
     if method not in READS:
-        raise ValueError(f"baseline is {method!r}; known: {', '.join(READS)}")
+        raise AgiqaError(f"baseline is {method!r}; known: {', '.join(READS)}")
     column = np.asarray(features[READS[method]], dtype=np.float64)
     if method == "clip_iqa":
         return column
@@ -150,5 +151,5 @@ def predict(folder: Path, features: Mapping[str, np.ndarray]) -> np.ndarray:
     given = features[READS[method]].shape[1]
     fits = given == len(model["weights"]) if method == "linear_probe" else given > int(model["feature_idx"].max())
     if not fits:
-        raise ValueError(f"{folder / MODEL_FILE} was fitted on other features than the {given} given: rerun its stage")
+        raise AgiqaError(f"{folder / MODEL_FILE} was fitted on other features than the {given} given: rerun its stage")
     return scores(method, model, features)

@@ -2,8 +2,10 @@
 
 import math
 
+from pipeline.errors import AgiqaError
 
-class TrainingError(RuntimeError):
+
+class TrainingError(AgiqaError):
     """Training that cannot go on."""
 
 
