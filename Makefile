@@ -31,6 +31,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 study: setup ## run the whole study of params.yaml (the embedded demo by default)
+	@git rev-parse --git-dir >/dev/null 2>&1 || grep -qs 'no_scm *= *true' .dvc/config.local .dvc/config || \
+		{ echo "This folder is no git clone, and DVC wants one: run 'git init' here, or tell it to do without:"; \
+		  echo "  $(BIN)/dvc config --local core.no_scm true"; exit 1; }
 	@$(BIN)/python -m dvc repro
 	@echo; echo "Done. Open reports/study/index.html; browse the runs with: make mlflow; score images of your own with: $(BIN)/agiqa score PATHS"
 
@@ -43,11 +46,13 @@ test: setup ## run the tests
 lint: setup ## check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
+# The store's address comes from the code that writes it: a folder's name may hold blanks, percent and number signs.
 mlflow: setup ## browse the runs in MLflow (PORT=5000)
 	@if [ -d runs ]; then $(BIN)/python -m stages.mirror; fi
 	@echo "MLflow shows this study's runs at http://127.0.0.1:$(PORT) once it says 'Application startup complete'; stop it with Ctrl-C."
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) \
-		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db --artifacts-destination $(CURDIR)/mlartifacts
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/python -m mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) \
+		--backend-store-uri "$$($(BIN)/python -c 'from pipeline.tracking import store; print(store.tracking_uri("."))')" \
+		--artifacts-destination "$$PWD/mlartifacts"
 
 mirror: setup ## rebuild MLflow's database from the files
 	@$(BIN)/python -m stages.mirror
