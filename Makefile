@@ -7,9 +7,10 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 PORT ?= 5000
+KILLS ?= 50
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study serve test lint mlflow mirror benchmark clean
+.PHONY: help setup study serve test lint mlflow mirror benchmark torture clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +60,9 @@ mirror: setup ## rebuild MLflow's database from the files
 
 benchmark: setup ## time scoring and training against the predecessor's procedure, plain open_clip and the machine's rate
 	@$(BIN)/python benchmarks/speed.py && $(BIN)/python benchmarks/startup.py
+
+torture: setup ## kill the smoke study KILLS=50 times, and hold what comes out to an undisturbed run
+	@$(BIN)/python benchmarks/torture.py --kills $(KILLS)
 
 clean: ## remove caches and resume states; keeps data, runs and reports
 	@rm -rf .work .pytest_cache .ruff_cache build && find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
