@@ -174,7 +174,7 @@ BODIES: dict[str, tuple[str, bytes, int, str]] = {
     "nothing": (JSON, b'{"images": []}', 422, "the request holds no image"),
     "many": (JSON, json.dumps({"images": ["aaaa"] * 7}).encode(), 422, "holds 7 images, and 6 are allowed"),
     "not base64": (JSON, b'{"images": ["%%%"]}', 422, "images[0]: is not base64"),
-    "a path": (JSON, b'{"images": ["/etc/passwd"]}', 422, "images[0]: is not base64"),
+    "a path": (JSON, b'{"images": ["/etc/passwd"]}', 422, "images[0]: is no image"),
     "large json": (JSON, b'{"images": ["' + b"a" * 400_000 + b'"]}', 413, "larger than 400,000 bytes"),
     "no boundary": ("multipart/form-data", b"x", 400, "boundary"),
     "no form": (FORM, b"x" * 100, 400, ""),
