@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).with_name("http.html")
 MAX_BYTES, MAX_PIXELS, MAX_FILES = 64 * 2**20, 64_000_000, 32
-MAX_WINDOWS = 6000  # a photo of 24 megapixels in windows of 224 every 64 pixels takes 5,265
+MAX_WINDOWS = 6000  # a photo of 24 megapixels in windows of 224 every 64 pixels takes 5,520
 MAP_SIDE = 512  # pixels of a quality map's longest side; its detail is a window's stride, far coarser
 # At once: one that waits for its client gives way to a new one, and only where all are at work is the new one told 503.
 # Bodies that wait for the scorer so take no more than 2 GiB.
