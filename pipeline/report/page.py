@@ -181,14 +181,12 @@ def _verdict(rows: pd.DataFrame, evidence: Evidence, generated: bool) -> dict[st
     if best["rounds"] > 1:
         bounds.append(f"over rounds {words.interval(best['srcc_low'], best['srcc_high'])}")
     clean = set(rows.loc[rows["leaks"] == "", "method"])
-    turned = {"win": "loss", "tie": "tie", "loss": "win"}
     outcomes: dict[str, list[str]] = {"win": [], "tie": [], "loss": []}
     firm = []
-    for pair in evidence.pairs.to_dict("records"):
-        if {pair["first"], pair["second"]} <= clean and method in (pair["first"], pair["second"]):
-            other = pair["second"] if pair["first"] == method else pair["first"]
-            outcomes[pair["outcome"] if pair["first"] == method else turned[pair["outcome"]]].append(other)
-            firm += [other] if pair["over_rounds"] else []
+    for other, test in significance.against(evidence.pairs, method).items():
+        if other in clean:
+            outcomes[significance.turned(test)["outcome"]].append(other)
+            firm += [other] if test["over_rounds"] else []
     baseline = best_row(rows, ["baseline"])
     sentences = []
     if baseline is not None and baseline["srcc_mean"] > best["srcc_mean"]:

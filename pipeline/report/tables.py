@@ -24,7 +24,7 @@ from pipeline.report.published import (
     published_for,
 )
 from pipeline.report.results import Study
-from pipeline.report.significance import interval
+from pipeline.report.significance import against, interval
 from pipeline.report.summaries import AUDITED, REFERENCE, generator_ranking, leak_worth
 
 BINS = 10
@@ -137,7 +137,7 @@ def ablation_table(
     variants = rows[rows["kind"] == "variant"]
     if REFERENCE not in set(variants["method"]) or len(variants) < 2:
         return None
-    tested = _against(pairs, REFERENCE)
+    tested = against(pairs, REFERENCE)
     known = differences.set_index("method").to_dict("index")
     lines, numbers = [], []
     for row in variants.to_dict("records"):
@@ -445,16 +445,3 @@ def _p(value: float) -> str:
 
 def _count(value: Any, unit: float = 1, word: str = "", digits: int = 0) -> str:
     return words.ABSENT if value is None or pd.isna(value) else f"{float(value) / unit:,.{digits}f}{word}"
-
-
-def _against(pairs: pd.DataFrame, reference: str) -> dict[str, dict[str, Any]]:
-    """The tests of every method against one, as method minus reference."""
-    turned = {"win": "loss", "tie": "tie", "loss": "win"}
-    found = {}
-    for row in pairs.to_dict("records"):
-        if row["second"] == reference:
-            found[row["first"]] = row
-        elif row["first"] == reference:
-            sides = {"difference": -row["difference"], "low": -row["high"], "high": -row["low"]}
-            found[row["second"]] = row | sides | {"outcome": turned[row["outcome"]]}
-    return found

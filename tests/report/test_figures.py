@@ -1,13 +1,11 @@
 """Which figures a report has, and that they name their backbone and stand on the right numbers."""
 
 import math
-import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from pipeline import drawing
 from pipeline.report import figures, plots
 from pipeline.report.results import Study, read_study
 from pipeline.report.significance import compare, resample
@@ -68,18 +66,3 @@ def test_a_data_set_without_opinions_spread_has_no_figure_of_it(study: Study, tm
     assert "residuals-demo" not in names
     assert "outcomes-demo" not in names  # no pairs, no matrix
     assert len(names) == 4
-
-
-def test_an_inlined_figure_takes_the_pages_colours_and_keeps_its_ids_apart(reported: Path) -> None:
-    text = plots.inline((reported / "out/curves-demo.svg").read_text(), "curves-demo")
-    assert text.startswith("<svg ")
-    assert "<style" not in text
-    assert "currentColor" in text
-    assert not re.search(r"(fill|stroke): #(000000|333333|ffffff)", text)
-    ids = re.findall(r'\bid="([^"]+)"', text)
-    assert len(ids) == len(set(ids))
-    assert all(name.startswith("curves-demo-") for name in ids)
-    used = re.findall(r'(?:href="#|url\(#)([^")]+)', text)
-    assert used
-    assert set(used) <= set(ids)
-    assert drawing.BLUE.lower() in text
