@@ -84,16 +84,24 @@ def rmse(predicted: np.ndarray, mos: np.ndarray) -> float:
     return float(np.sqrt(np.mean((predicted - mos) ** 2)))
 
 
-def summary(predicted: np.ndarray, mos: np.ndarray) -> dict[str, float]:
-    """Return srcc, krcc, plcc, plcc_logistic and rmse, the last two after `fit_logistic`; errors as `srcc`."""
-    mapped = fit_logistic(predicted, mos)
+def summary(predicted: np.ndarray, fitted: np.ndarray, mos: np.ndarray) -> dict[str, float]:
+    """Return srcc, krcc, plcc, plcc_logistic and rmse, the last two of the fitted scores.
+
+    Args:
+        predicted: Scores, shape (n,).
+        fitted: The same after `fit_logistic`, shape (n,).
+        mos: Mean opinion scores, shape (n,).
+
+    Raises:
+        ValueError: As `srcc`.
+    """
     return {
         "srcc": srcc(predicted, mos),
         "krcc": krcc(predicted, mos),
         "plcc": plcc(predicted, mos),
         # A fit that found nothing is flat, and a flat line explains nothing.
-        "plcc_logistic": plcc(mapped, mos) if np.ptp(mapped) > 0 else 0.0,
-        "rmse": rmse(mapped, mos),
+        "plcc_logistic": plcc(fitted, mos) if np.ptp(fitted) > 0 else 0.0,
+        "rmse": rmse(fitted, mos),
     }
 
 

@@ -141,7 +141,7 @@ def write_run(
     _write(folder / "train/run.json", run)
     history.to_csv(folder / "train/history.csv", index=False)
     (folder / "evaluate").mkdir(parents=True, exist_ok=True)
-    predictions.to_csv(folder / "evaluate/predictions.csv", index=False)
+    with_fit(predictions).to_csv(folder / "evaluate/predictions.csv", index=False)
     test = scores(predictions["predicted"].to_numpy(), predictions["mos"].to_numpy())
     metrics = {
         "test": {
@@ -167,7 +167,7 @@ def write_run(
 def write_audit(folder: Path, predictions: pd.DataFrame, rule: str, leaks: Sequence[str]) -> None:
     """Write what the leak audit leaves of one training whose epoch was picked on test."""
     folder.mkdir(parents=True, exist_ok=True)
-    predictions.to_csv(folder / "predictions.csv", index=False)
+    with_fit(predictions).to_csv(folder / "predictions.csv", index=False)
     test = {"n": len(predictions), **scores(predictions["predicted"].to_numpy(), predictions["mos"].to_numpy())}
     metrics = {"selected_epoch": 3, "selected_on": "test", "split_rule": rule, "test": test, "leaks": list(leaks)}
     _write(folder / "metrics.json", metrics)
@@ -176,8 +176,7 @@ def write_audit(folder: Path, predictions: pd.DataFrame, rule: str, leaks: Seque
 def write_gallery(folder: Path, predictions: pd.DataFrame, count: int) -> None:
     """Write `count` pictures each of the best predicted and the worst over- and under-rated images."""
     folder.mkdir(parents=True, exist_ok=True)
-    line = stats.linregress(predictions["predicted"], predictions["mos"])
-    table = predictions.assign(fitted=line.intercept + line.slope * predictions["predicted"])
+    table = with_fit(predictions)
     error = table["fitted"] - table["mos"]
     rows = []
     for kind, order in (("best", error.abs()), ("over", -error), ("under", error)):
@@ -196,6 +195,12 @@ def write_gallery(folder: Path, predictions: pd.DataFrame, count: int) -> None:
             ].to_dict()
             rows.append(row | {"kind": kind, "rank": rank, "picture": f"{name}.jpg", "map": f"{name}-map.png"})
     pd.DataFrame(rows).assign(map_low=0.2, map_high=0.8).to_csv(folder / "gallery.csv", index=False)
+
+
+def with_fit(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the predictions with their column `fitted`, a straight line here as in `scores`."""
+    line = stats.linregress(predictions["predicted"], predictions["mos"])
+    return predictions.assign(fitted=line.intercept + line.slope * predictions["predicted"])
 
 
 def scores(predicted: np.ndarray, mos: np.ndarray) -> dict[str, float]:

@@ -77,7 +77,8 @@ def test_rmse_by_hand() -> None:
 
 
 def test_summary_survives_perfectly_separated_classes() -> None:
-    found = metrics.summary(np.array([0.0, 0.1, 0.2, 5.0, 5.1, 5.2]), np.array([1.0, 1.0, 1.0, 4.0, 4.0, 4.0]))
+    predicted, mos = np.array([0.0, 0.1, 0.2, 5.0, 5.1, 5.2]), np.array([1.0, 1.0, 1.0, 4.0, 4.0, 4.0])
+    found = metrics.summary(predicted, metrics.fit_logistic(predicted, mos), mos)
     assert found["plcc_logistic"] == pytest.approx(1, abs=1e-3)
     assert all(np.isfinite(value) for value in found.values())
 

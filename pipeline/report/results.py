@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline.errors import AgiqaError
-from pipeline.metrics import fit_logistic
+from pipeline.layout import StudyError
 from pipeline.report.summaries import AUDITED, METRICS, REFERENCE
 
 PAPER_ORDER = (REFERENCE, "no_mpa", "no_adapter", "clip_agiqa", "main_only")
@@ -93,7 +92,7 @@ def read_study(
 
     Raises:
         FileNotFoundError: If a named run, audit or card is not there.
-        AgiqaError: If a file is not what its place says, lacks a key, or holds a number that is not finite; if the
+        StudyError: If a file is not what its place says, lacks a key, or holds a number that is not finite; if the
             methods of one round were not tested on the same images; a method changed its backbone between rounds; or
             a leak audit's run has another split than its folder says.
     """
@@ -113,22 +112,21 @@ def read_study(
         place = {"dataset": dataset, "method": method, "round": number}
         for key, value in place.items():
             if _get(record, folder / "train" / "record.json", key) != value:
-                raise AgiqaError(f"{folder}/train/record.json: {key} is {record[key]!r}, its folder says {value!r}")
+                raise StudyError(f"{folder}/train/record.json: {key} is {record[key]!r}, its folder says {value!r}")
         settings.setdefault(method, _get(record, folder / "train" / "record.json", "params"))
         tables["rounds"].append(place | _round_row(record, metrics, folder, audits[dataset]))
         predictions = _read_csv(
             folder / "evaluate" / "predictions.csv",
-            ["image_id", "generator", "mos", "predicted", "group", "mos_std"],
+            list(PREDICTED),
             what,
             {"image_id": str, "generator": str, "group": str},
         )
         first, images = tested.setdefault((dataset, number), (method, set(predictions["image_id"])))
         if images != set(predictions["image_id"]):
-            raise AgiqaError(
+            raise StudyError(
                 f"{folder / 'evaluate' / 'predictions.csv'}: other test images than {first} in round {number} of "
                 f"{dataset} ({len(images ^ set(predictions['image_id']))} differ); rerun the older of the two"
             )
-        predictions["fitted"] = fit_logistic(predictions["predicted"].to_numpy(), predictions["mos"].to_numpy())
         predicted.append(predictions[list(PREDICTED)].assign(**place))
         tables["generators"] += [
             place | row for row in _generator_rows(predictions, metrics, folder / "evaluate" / "metrics.json")
@@ -188,12 +186,12 @@ def shared(audit: dict[str, Any], number: int) -> tuple[int, int]:
         number: The round.
 
     Raises:
-        AgiqaError: If the audit does not know the round, or lacks a key.
+        StudyError: If the audit does not know the round, or lacks a key.
     """
     name = f"audit.json of {audit.get('dataset')}"
     rounds = _get(audit, Path(name), "rounds")
     if str(number) not in rounds:
-        raise AgiqaError(f"{name}: no round {number}; it has {', '.join(rounds)}. Rerun the split stage")
+        raise StudyError(f"{name}: no round {number}; it has {', '.join(rounds)}. Rerun the split stage")
     counts = rounds[str(number)]
     return _get(counts, Path(name), "shared_prompts"), _get(counts, Path(name), "shared_images")
 
@@ -204,7 +202,7 @@ def _read_json(path: Path, what: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise FileNotFoundError(_missing(path, what)) from None
     except json.JSONDecodeError as error:
-        raise AgiqaError(f"{path}: not valid JSON ({error}); rerun the stage that writes it") from None
+        raise StudyError(f"{path}: not valid JSON ({error}); rerun the stage that writes it") from None
 
 
 def _read_csv(path: Path, columns: list[str], what: str, dtype: dict[str, type] | None = None) -> pd.DataFrame:
@@ -215,7 +213,9 @@ def _read_csv(path: Path, columns: list[str], what: str, dtype: dict[str, type] 
         raise FileNotFoundError(_missing(path, what)) from None
     absent = [column for column in columns if column not in frame]
     if absent:
-        raise AgiqaError(f"{path}: no column {absent[0]!r}; it has {', '.join(frame.columns)}")
+        raise StudyError(
+            f"{path}: no column {absent[0]!r}; it has {', '.join(frame.columns)}. Run `dvc repro`, which writes it anew"
+        )
     return frame
 
 
@@ -225,14 +225,14 @@ def _missing(path: Path, what: str) -> str:
 
 def _get(values: dict[str, Any], path: Path, key: str) -> Any:
     if key not in values:
-        raise AgiqaError(f"{path}: no key {key!r}; it has {', '.join(values)}")
+        raise StudyError(f"{path}: no key {key!r}; it has {', '.join(values)}")
     return values[key]
 
 
 def _number(values: dict[str, Any], path: Path, key: str) -> float:
     value = _get(values, path, key)
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise AgiqaError(f"{path}: {key} is {value!r}, which is no finite number; rerun the evaluation")
+        raise StudyError(f"{path}: {key} is {value!r}, which is no finite number; rerun the evaluation")
     return float(value)
 
 
@@ -244,7 +244,7 @@ def _round_row(record: dict[str, Any], metrics: dict[str, Any], folder: Path, au
         backbone = record["backbone"]
         origin = _get(backbone, path, "origin")
         if origin not in ORIGINS:
-            raise AgiqaError(f"{path}: backbone.origin is {origin!r}; known are {', '.join(ORIGINS)}")
+            raise StudyError(f"{path}: backbone.origin is {origin!r}; known are {', '.join(ORIGINS)}")
         words = ORIGINS[origin] + (f" ({backbone['pretrained']})" if backbone.get("pretrained") else "")
         name = f"{_get(backbone, path, 'name')}, {words}"
     leaks = list(_get(record, path, "leaks"))
@@ -282,7 +282,7 @@ def _generator_rows(predictions: pd.DataFrame, metrics: dict[str, Any], path: Pa
     rows = []
     for name, values in _get(metrics, path, "generator").items():
         if name not in fitted_means:
-            raise AgiqaError(f"{path}: generator {name!r} has no image in predictions.csv; rerun the evaluation")
+            raise StudyError(f"{path}: generator {name!r} has no image in predictions.csv; rerun the evaluation")
         within = _get(values, path, "srcc")  # null where a generator has too few images, or ties only
         rows.append(
             {
@@ -318,7 +318,7 @@ def _leak_rows(folder: Path, number: int, what: str) -> list[dict[str, Any]]:
         record_path = place / "train" / "record.json"
         record = _read_json(record_path, f"{what} in study.audit")
         if record["split_rule"] != split:
-            raise AgiqaError(f"{record_path}: split_rule is {record['split_rule']!r}, its folder says {split!r}")
+            raise StudyError(f"{record_path}: split_rule is {record['split_rule']!r}, its folder says {split!r}")
         path = place / ("evaluate" if picked_on == "validation" else "audit") / "metrics.json"
         metrics = _read_json(path, f"{what} in study.audit")
         source = record if picked_on == "validation" else metrics
@@ -363,7 +363,7 @@ def _same_backbone(rounds: pd.DataFrame) -> None:
     for (dataset, method), group in rounds.groupby(["dataset", "method"], sort=False):
         names = list(dict.fromkeys(group["backbone"]))
         if len(names) > 1:
-            raise AgiqaError(
+            raise StudyError(
                 f"{method} on {dataset} mixes {len(names)} backbones over its rounds ({' and '.join(names)}): train "
                 "its rounds anew with one of them"
             )
