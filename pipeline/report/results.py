@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline.layout import StudyError
+from pipeline.layout import StudyError, backbone_label
 from pipeline.report.summaries import AUDITED, METRICS, REFERENCE
 
 PAPER_ORDER = (REFERENCE, "no_mpa", "no_adapter", "clip_agiqa", "main_only")
@@ -26,7 +26,7 @@ PREDICTED = ("image_id", "generator", "group", "mos", "mos_std", "predicted", "f
 WHOLE = ("selected_epoch", "epochs_run", "trainable_parameters", "checkpoint_bytes")
 
 GALLERY = ("image_id", "kind", "rank", "mos", "predicted", "fitted", "generator", "generation_prompt", "picture", "map")
-ORIGINS = {"random": "random weights", "in-house": "in-house demo weights", "pretrained": "pretrained weights"}
+ORIGINS = ("random", "in-house", "pretrained")
 
 
 class Study(NamedTuple):
@@ -245,8 +245,7 @@ def _round_row(record: dict[str, Any], metrics: dict[str, Any], folder: Path, au
         origin = _get(backbone, path, "origin")
         if origin not in ORIGINS:
             raise StudyError(f"{path}: backbone.origin is {origin!r}; known are {', '.join(ORIGINS)}")
-        words = ORIGINS[origin] + (f" ({backbone['pretrained']})" if backbone.get("pretrained") else "")
-        name = f"{_get(backbone, path, 'name')}, {words}"
+        name = backbone_label({key: _get(backbone, path, key) for key in ("name", "origin", "pretrained")})
     leaks = list(_get(record, path, "leaks"))
     # The audit counts what the record only claims.
     if any(shared(audit, record["round"])) and not any("split" in leak for leak in leaks):
@@ -361,7 +360,9 @@ def _frame(rows: list[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
 def _same_backbone(rounds: pd.DataFrame) -> None:
     """Refuse to average over backbones."""
     for (dataset, method), group in rounds.groupby(["dataset", "method"], sort=False):
-        names = list(dict.fromkeys(group["backbone"]))
+        names = list(
+            dict.fromkeys(group["backbone"] + group["backbone_sha256"].map(lambda name: f" {name[:8]}".rstrip()))
+        )
         if len(names) > 1:
             raise StudyError(
                 f"{method} on {dataset} mixes {len(names)} backbones over its rounds ({' and '.join(names)}): train "

@@ -78,7 +78,7 @@ def main_table(
         lines.append([row.method, f"{row.srcc:.4f}", f"{row.plcc:.4f}", words.ABSENT, words.ABSENT, row.protocol, said])
         marks.append(PUBLISHED)
     note = (
-        "Mean ± standard deviation over the rounds; below it, the 95 % interval of the mean by a bootstrap over the "
+        "Mean ± standard deviation over the rounds; in brackets, the 95 % interval of the mean by a bootstrap over the "
         "prompt groups of all rounds' test images. PLCC and RMSE after the logistic fit, which the bootstrap keeps."
     )
     if PUBLISHED in marks:

@@ -1,4 +1,4 @@
-"""The words of a report: cells, captions and sentences that its text and its page share.
+"""The words of a report: cells, captions and sentences that its tables, figures and sections share.
 
 A number is written in one way wherever it stands, and a caption always names the backbone and the leaks.
 """
@@ -103,7 +103,7 @@ def backbones(rows: pd.DataFrame) -> str:
         return "No backbone"
     without = list(rows.loc[rows["backbone"] == "none", "method"].drop_duplicates())
     text = f"Backbone{'s' if len(names) > 1 else ''}: {'; '.join(names)}"
-    return text + (f" (none in {', '.join(without)})" if without else "")
+    return text + (f"; none in {', '.join(without)}" if without else "")
 
 
 def caption(rows: pd.DataFrame) -> str:
@@ -130,11 +130,6 @@ def remarks(row: "pd.Series | dict[str, Any]") -> str:
     words = {"control": "control: trained on shuffled labels", "baseline": "baseline"}
     remarks = [f"**LEAKS**: {row['leaks']}"] if row["leaks"] else []
     return "; ".join([*remarks, *([words[row["kind"]]] if row["kind"] in words else [])])
-
-
-def comparable(reasons: list[str]) -> str:
-    """Return whether rows can be compared, from `pipeline.report.published.not_comparable`."""
-    return f"no: {', '.join(reasons)}" if reasons else "yes"
 
 
 def figure(value: float, sign: str = "") -> str:
