@@ -203,6 +203,21 @@ def with_fit(predictions: pd.DataFrame) -> pd.DataFrame:
     return predictions.assign(fitted=line.intercept + line.slope * predictions["predicted"])
 
 
+def made_rounds(**srcc: list[float]) -> pd.DataFrame:
+    """Rows of `Study.rounds` with the given SRCCs; 40 test images, 160 to train."""
+    return pd.DataFrame(
+        {
+            **{"dataset": "demo", "method": method, "kind": "variant", "round": number, "leaks": ""},
+            **{metric: value for metric in ("srcc", "plcc", "plcc_raw", "krcc", "rmse")},
+            **{"srcc_low": value - 0.1, "srcc_high": value + 0.05, "selected_epoch": 2 + number},
+            **{"test_images": 40, "train_images": 160, "backbone": "b", "backbone_origin": "random"},
+            **{"trainable_parameters": 10, "checkpoint_bytes": 40},
+        }
+        for method, values in srcc.items()
+        for number, value in enumerate(values)
+    )
+
+
 def scores(predicted: np.ndarray, mos: np.ndarray) -> dict[str, float]:
     """Return correlations by scipy; the logistic fit is stood in for by a straight line, which leaves PLCC as it is."""
     line = stats.linregress(predicted, mos)

@@ -46,9 +46,9 @@ def test_the_figures_show_the_studys_numbers(
     drawn = figures.draw(tmp_path, study, summarise(study.rounds), {"agiqa3k": pairs, "demo": pairs})
     assert len(drawn) == 14
     for picture in drawn:
-        assert "demo-vit, in-house demo weights" in picture.alt
-        assert "demo-vit, in-house demo weights" in picture.caption
-    assert all("demo-vit, in-house demo weights" in found["title"] for found in seen.values())
+        assert "demo-vit (in-house weights)" in picture.alt
+        assert "demo-vit (in-house weights)" in picture.caption
+    assert all("demo-vit (in-house weights)" in found["title"] for found in seen.values())
     scores = seen["cross_matrix"]["values"][0].set_index(["method", "trained_on", "tested_on"])["srcc"]
     own = study.rounds[(study.rounds["dataset"] == "demo") & (study.rounds["method"] == "dcmpln")]["srcc"]
     assert scores["dcmpln", "demo", "demo"] == pytest.approx(own.mean())

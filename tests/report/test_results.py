@@ -1,4 +1,4 @@
-"""The study's numbers against hand-worked values and against pandas and scipy on the predictions themselves."""
+"""What is read, from where, and what is refused; the numbers against pandas on the predictions themselves."""
 
 import json
 import math
@@ -8,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from made_study import make_study
 
 from pipeline.layout import StudyError
 from pipeline.report.results import Study, read_study
-from pipeline.report.summaries import mean_interval, metrics_tree, paired_differences, summarise
+from pipeline.report.summaries import summarise
 
 FEW = ("clip_iqa", "shuffled", "no_mpa", "dcmpln")
 
@@ -34,84 +33,6 @@ def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     value = json.loads(path.read_text())
     edit(value)
     path.write_text(json.dumps(value))
-
-
-def made_rounds(**srcc: list[float]) -> pd.DataFrame:
-    """Rows of `Study.rounds` with the given SRCCs; 40 test images, 160 to train."""
-    return pd.DataFrame(
-        {
-            **{"dataset": "demo", "method": method, "kind": "variant", "round": number, "leaks": ""},
-            **{metric: value for metric in ("srcc", "plcc", "plcc_raw", "krcc", "rmse")},
-            **{"srcc_low": value - 0.1, "srcc_high": value + 0.05, "selected_epoch": 2 + number},
-            **{"test_images": 40, "train_images": 160, "backbone": "b", "backbone_origin": "random"},
-            **{"trainable_parameters": 10, "checkpoint_bytes": 40},
-        }
-        for method, values in srcc.items()
-        for number, value in enumerate(values)
-    )
-
-
-def test_mean_std_median_by_hand() -> None:
-    row = summarise(made_rounds(dcmpln=[0.5, 0.7, 0.6, 0.8])).iloc[0]
-    assert row["rounds"] == 4
-    assert row["srcc_mean"] == pytest.approx(0.65)
-    assert row["srcc_std"] == pytest.approx(math.sqrt(0.05 / 3))  # deviations .15 .05 .05 .15, squares .05 in all
-    assert row["srcc_median"] == pytest.approx(0.65)
-    assert row["selected_epoch_mean"] == pytest.approx(3.5)
-    assert row["interval"] == "corrected t over rounds"
-
-
-def test_interval_by_hand() -> None:
-    # s = .01; variance of the mean .0001 (1/3 + 40/160) = 5.8333e-5; t(2, .975) = 4.302653
-    low, high = mean_interval(np.array([0.69, 0.70, 0.71]), 40 / 160)
-    assert (low, high) == (pytest.approx(0.667138, abs=1e-6), pytest.approx(0.732862, abs=1e-6))
-    # s^2 = .005; variance of the mean .005 (1/2 + .25) = .00375; t(1, .975) = 12.7062; .95 - 12.7062 x .0612372
-    assert mean_interval(np.array([0.9, 1.0]), 0.25) == (pytest.approx(0.171907, abs=1e-5), 1.0)
-    with pytest.raises(ValueError, match=re.escape("an interval over rounds needs at least 2 of them, got 1")):
-        mean_interval(np.array([0.5]), 0.25)
-
-
-def test_interval_covers_the_mean_of_overlapping_splits() -> None:
-    # Each round's score is a common part (the shared images) plus its own; plain t intervals cover far too rarely.
-    rng = np.random.default_rng(0)
-    count, ratio = 5, 0.25
-    share = ratio / (1 + ratio)  # correlation of two rounds that Nadeau and Bengio assume: test / (train + test)
-    covered = 0
-    for _ in range(2000):
-        values = math.sqrt(share) * rng.normal() + math.sqrt(1 - share) * rng.normal(size=count)
-        low, high = mean_interval(values, ratio, (-math.inf, math.inf))
-        covered += low <= 0 <= high
-    assert 0.93 < covered / 2000 < 0.97
-
-
-def test_a_single_round_has_no_std_and_the_bootstrap_interval() -> None:
-    summary = summarise(made_rounds(dcmpln=[0.6]))
-    row = summary.iloc[0]
-    assert math.isnan(row["srcc_std"])
-    assert (row["srcc_low"], row["srcc_high"]) == (pytest.approx(0.5), pytest.approx(0.65))
-    assert row["interval"] == "bootstrap over prompt groups"
-    assert metrics_tree(summary) == {"demo": {"dcmpln": {"srcc": 0.6, "plcc": 0.6, "krcc": 0.6, "rmse": 0.6}}}
-
-
-def test_metrics_tree_is_short() -> None:
-    tree = metrics_tree(summarise(made_rounds(dcmpln=[0.5, 0.7], no_mpa=[0.4, 0.4])))
-    assert list(tree["demo"]) == ["dcmpln", "no_mpa"]
-    expected = {"srcc": 0.6, "srcc_std": 0.141421, "plcc": 0.6, "krcc": 0.6, "rmse": 0.6}
-    assert tree["demo"]["dcmpln"] == expected
-    assert tree["demo"]["no_mpa"]["srcc_std"] == 0
-
-
-def test_paired_differences_by_hand() -> None:
-    # Differences -.1, +.2, +.2: mean .1, s = sqrt(.03), half = 4.302653 sqrt(.03 (1/3 + 1/4))
-    rounds = made_rounds(dcmpln=[0.6, 0.5, 0.4], no_mpa=[0.5, 0.7, 0.6])
-    row = paired_differences(rounds.sample(frac=1, random_state=3)).iloc[0]
-    assert (row["method"], row["rounds"], row["rounds_better"]) == ("no_mpa", 3, 2)
-    assert row["difference_mean"] == pytest.approx(0.1)
-    assert (row["difference_min"], row["difference_max"]) == (pytest.approx(-0.1), pytest.approx(0.2))
-    assert (row["low"], row["high"]) == (pytest.approx(0.1 - 0.569187, abs=1e-5), pytest.approx(0.669187, abs=1e-5))
-    alone = paired_differences(made_rounds(dcmpln=[0.6], no_mpa=[0.5]))
-    assert alone[["low", "high"]].isna().all(axis=None)
-    assert paired_differences(made_rounds(no_mpa=[0.5, 0.6])).empty
 
 
 def test_summary_equals_a_recomputation_from_the_predictions(root: Path) -> None:
@@ -248,23 +169,20 @@ def test_rounds_of_two_backbones_are_refused(root: Path) -> None:
     path = root / "runs/demo/no_mpa/round-1/train/record.json"
     change(path, lambda record: record["backbone"].update(origin="random"))
     message = (
-        "no_mpa on demo mixes 2 backbones over its rounds (demo-vit, in-house demo weights and demo-vit, "
-        "random weights): train its rounds anew with one of them"
+        "no_mpa on demo mixes 2 backbones over its rounds (demo-vit (in-house weights) 00000000 and demo-vit "
+        "(random weights) 00000000): train its rounds anew with one of them"
     )
     with pytest.raises(StudyError, match=re.escape(message)):
+        read(root)
+    change(path, lambda record: record["backbone"].update(origin="in-house", weights_sha256="1" * 64))
+    with pytest.raises(
+        StudyError, match=re.escape("(demo-vit (in-house weights) 00000000 and demo-vit (in-house weights) 1")
+    ):
         read(root)
     change(path, lambda record: record["backbone"].update(origin="borrowed"))
     message = f"{path}: backbone.origin is 'borrowed'; known are random, in-house, pretrained"
     with pytest.raises(StudyError, match=re.escape(message)):
         read(root)
-
-
-def test_backbone_labels(tmp_path: Path) -> None:
-    pretrained = {"name": "ViT-B-32", "pretrained": "openai", "weights_sha256": "1", "origin": "pretrained"}
-    make_study(tmp_path, methods=("dcmpln", "handcrafted"), rounds=(0,), backbone=pretrained)
-    rows = read(tmp_path, ("dcmpln", "handcrafted"), (0,)).rounds.set_index("method")
-    assert rows["backbone"].to_dict() == {"dcmpln": "ViT-B-32, pretrained weights (openai)", "handcrafted": "none"}
-    assert rows["backbone_origin"].to_dict() == {"dcmpln": "pretrained", "handcrafted": "none"}
 
 
 def test_leaks_of_any_round_mark_the_method(root: Path) -> None:
@@ -297,3 +215,11 @@ def test_a_generator_without_srcc_stays_in_the_table(root: Path) -> None:
     message = f"{path}: generator 'lost' has no image in predictions.csv; rerun the evaluation"
     with pytest.raises(StudyError, match=re.escape(message)):
         read(root)
+
+
+def test_only_what_reads_a_network_has_a_backbone(tmp_path: Path) -> None:
+    pretrained = {"name": "ViT-B-32", "pretrained": "openai", "weights_sha256": "1", "origin": "pretrained"}
+    make_study(tmp_path, methods=("dcmpln", "handcrafted"), rounds=(0,), backbone=pretrained)
+    rows = read(tmp_path, ("dcmpln", "handcrafted"), (0,)).rounds.set_index("method")
+    assert rows["backbone"].to_dict() == {"dcmpln": "ViT-B-32 (openai weights)", "handcrafted": "none"}
+    assert rows["backbone_origin"].to_dict() == {"dcmpln": "pretrained", "handcrafted": "none"}

@@ -22,8 +22,8 @@ def test_a_caption_names_backbones_and_leaks() -> None:
     rows = pd.DataFrame(
         {"method": ["a", "b", "c"], "backbone": ["ViT", "none", "ViT"], "leaks": ["", "", "random split"]}
     )
-    assert words.caption(rows) == "Backbone: ViT (none in b). LEAKS in c: random split"
-    assert words.caption(rows[:2]) == "Backbone: ViT (none in b)"
+    assert words.caption(rows) == "Backbone: ViT; none in b. LEAKS in c: random split"
+    assert words.caption(rows[:2]) == "Backbone: ViT; none in b"
     assert words.caption(rows[1:2]) == "No backbone"
 
 
