@@ -36,12 +36,12 @@ def make_study(
     seed: int = 0,
     leaks: Sequence[str] = (),
     backbone: dict[str, Any] | None = None,
-    audit: Sequence[str] = (),
+    audited: Sequence[str] = (),
     gallery: int = 0,
 ) -> None:
     """Write runs/, data/splits/ and data/prepared/ of a study under `root`.
 
-    `audit` names the variants that get a leak audit, `gallery` says how many pictures of each kind the reference
+    `audited` names the variants that get a leak audit, `gallery` says how many pictures of each kind the reference
     variant's first round keeps.
     """
     for dataset in datasets:
@@ -79,16 +79,16 @@ def make_study(
                 write_run(folder, dataset, method, number, predictions, epochs, leaks, backbone or IN_HOUSE, others)
                 if gallery and method == "dcmpln" and number == rounds[0]:
                     write_gallery(folder / "evaluate/gallery", predictions, gallery)
-                if method in audit:
+                if method in audited:
                     # A score that has seen test: the same images, the prediction nearer to the MOS.
                     picked, drawn = (
                         predictions.assign(predicted=predictions["predicted"] + k * mos) for k in (0.02, 0.1)
                     )
                     both = predictions.assign(predicted=predictions["predicted"] + 0.15 * mos)
-                    write_audit(folder / "audit", picked, "grouped", ["epoch selected on test"])
+                    write_leak_audit(folder / "audit", picked, "grouped", ["epoch selected on test"])
                     other = folder.with_name(f"random-{number}")
                     write_run(other, dataset, method, number, drawn, epochs, ["random split"], backbone or IN_HOUSE)
-                    write_audit(other / "audit", both, "random", ["random split", "epoch selected on test"])
+                    write_leak_audit(other / "audit", both, "random", ["random split", "epoch selected on test"])
 
 
 def write_run(
@@ -164,7 +164,7 @@ def write_run(
     _write(folder / "evaluate/metrics.json", metrics)
 
 
-def write_audit(folder: Path, predictions: pd.DataFrame, rule: str, leaks: Sequence[str]) -> None:
+def write_leak_audit(folder: Path, predictions: pd.DataFrame, rule: str, leaks: Sequence[str]) -> None:
     """Write what the leak audit leaves of one training whose epoch was picked on test."""
     folder.mkdir(parents=True, exist_ok=True)
     with_fit(predictions).to_csv(folder / "predictions.csv", index=False)
@@ -203,8 +203,8 @@ def with_fit(predictions: pd.DataFrame) -> pd.DataFrame:
     return predictions.assign(fitted=line.intercept + line.slope * predictions["predicted"])
 
 
-def made_rounds(**srcc: list[float]) -> pd.DataFrame:
-    """Rows of `Study.rounds` with the given SRCCs; 40 test images, 160 to train."""
+def made_runs(**srcc: list[float]) -> pd.DataFrame:
+    """Rows of `Results.runs` with the given SRCCs; 40 test images, 160 to train."""
     return pd.DataFrame(
         {
             **{"dataset": "demo", "method": method, "kind": "variant", "round": number, "leaks": ""},

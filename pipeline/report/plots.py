@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def comparison(summary: pd.DataFrame, rounds: pd.DataFrame, paths: Sequence[str | Path], title: str) -> None:
+def comparison(summary: pd.DataFrame, runs: pd.DataFrame, paths: Sequence[str | Path], title: str) -> None:
     """Draw a panel per data set: for every method its rounds, their mean, and the mean's 95 % interval.
 
     Args:
         summary: Columns dataset, method, kind (variant, control or baseline), leaks, srcc_mean, srcc_low, srcc_high,
             interval (of what kind); a row per data set x method, in the order to draw, top to bottom.
-        rounds: Columns dataset, method, srcc; a row per data set x method x round.
+        runs: Columns dataset, method, srcc; a row per data set x method x round.
         paths: Files to write; each suffix (.png or .svg) says the format.
         title: Title of the figure: what is shown and with which backbone.
     """
@@ -59,7 +59,7 @@ def comparison(summary: pd.DataFrame, rounds: pd.DataFrame, paths: Sequence[str 
                 place = methods.index(row["method"])
                 colour, marker = looks[row["kind"]]
                 face = "white" if row["leaks"] else colour
-                points = rounds.loc[(rounds["dataset"] == dataset) & (rounds["method"] == row["method"]), "srcc"]
+                points = runs.loc[(runs["dataset"] == dataset) & (runs["method"] == row["method"]), "srcc"]
                 axes.hlines(place, row["srcc_low"], row["srcc_high"], color=colour, lw=2, alpha=0.55)
                 axes.plot(points, [place + 0.25] * len(points), ls="", marker="|", ms=6, color=colour)
                 axes.plot(row["srcc_mean"], place, ls="", marker=marker, ms=7, mec=colour, mfc=face, mew=1.5)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pipeline.files import write_atomically
 from pipeline.report import figures, formats, page, sections, significance, tables, text, words
-from pipeline.report.results import Study, read_study
+from pipeline.report.results import Results, read_results
 from pipeline.report.summaries import metrics_tree, paired_differences, summarise
 
 OURS = ("comparison", "cross", "curves", "generators", "outcomes", "scatter", "calibration", "residuals")
@@ -32,7 +32,7 @@ def write_report(
     runs: str | Path = "runs",
     splits: str | Path = "data/splits",
     prepared: str | Path = "data/prepared",
-    audit: Sequence[str] = (),
+    audited: Sequence[str] = (),
     lock: str | None = None,
     citation: str | None = None,
 ) -> list[Path]:
@@ -52,7 +52,7 @@ def write_report(
         runs: Folder of `<dataset>/<method>/round-<r>/{train,evaluate}`.
         splits: Folder of `<dataset>/audit.json`.
         prepared: Folder of `<dataset>/card.json`.
-        audit: The variants whose leaks the study measures.
+        audited: The variants whose leaks the study measures.
         lock: From `pipeline.report.citation.lock_md5`.
         citation: Text of CITATION.cff.
 
@@ -61,27 +61,27 @@ def write_report(
         page and summary.md tell how long the trainings took and so differ where they were run again.
 
     Raises:
-        FileNotFoundError: If a named run, audit or card is not there.
-        ValueError: If a file does not fit its place; see `pipeline.report.results.read_study`.
+        FileNotFoundError: If a named run, split audit or card is not there.
+        StudyError: If a file does not fit its place; see `pipeline.report.results.read_results`.
     """
     out = Path(out)
-    study = read_study(datasets, methods, rounds, runs, splits, prepared, audit)
-    summary, differences = summarise(study.rounds), paired_differences(study.rounds)
+    results = read_results(datasets, methods, rounds, runs, splits, prepared, audited)
+    summary, differences = summarise(results.runs), paired_differences(results.runs)
     tables = {
         "summary.csv": summary,
-        "rounds.csv": study.rounds,
-        "generators.csv": study.generators,
+        "rounds.csv": results.runs,
+        "generators.csv": results.generators,
         "differences.csv": differences,
-        "cross.csv": study.cross,
-        "curves.csv": study.history,
-        "timing.csv": study.timing,
+        "cross.csv": results.cross,
+        "curves.csv": results.history,
+        "timing.csv": results.timing,
     }
     texts = {
         file: table.to_csv(index=False, na_rep=words.ABSENT, float_format="%.6g") for file, table in tables.items()
     }
     texts |= {
         f"plots/{dataset}-{method}.csv": rows.to_csv(index=False, float_format="%.6g")
-        for dataset, method, rows in mean_curves(study.history)
+        for dataset, method, rows in mean_curves(results.history)
     }
     numbers = metrics_tree(summary)
     texts["metrics.json"] = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
@@ -89,14 +89,14 @@ def write_report(
         dataset: {method: round(row["srcc"], 4) for method, row in rows.items()} for dataset, rows in numbers.items()
     }
     texts["srcc.json"] = json.dumps(srcc, indent=2, allow_nan=False) + "\n"
-    evidence = {dataset: _evidence(study, dataset) for dataset in tqdm(datasets, "resampling", unit="data set")}
-    shown = _tables(study, summary, differences, evidence, generated)
+    evidence = {dataset: _evidence(results, dataset) for dataset in tqdm(datasets, "resampling", unit="data set")}
+    shown = _tables(results, summary, differences, evidence, generated)
     for table in shown:
         kinds = (("csv", formats.csv), ("md", formats.markdown), ("tex", formats.latex))
         texts |= {f"tables/{table.name}.{suffix}": write(table) for suffix, write in kinds}
-    drawn = figures.draw(out, study, summary, {dataset: found.pairs for dataset, found in evidence.items()})
-    about = {"generated": generated, "audit": audit, "lock": lock, "citation": citation}
-    said = sections.arrange(study, summary, evidence, shown, drawn, **about)
+    drawn = figures.draw(out, results, summary, {dataset: found.pairs for dataset, found in evidence.items()})
+    about = {"generated": generated, "audited": audited, "lock": lock, "citation": citation}
+    said = sections.arrange(results, summary, evidence, shown, drawn, **about)
     texts |= {"index.html": page.render(out, name, said), "summary.md": text.render(name, said)}
     for file, content in texts.items():
         write_atomically(out / file, content.encode())
@@ -108,11 +108,11 @@ def write_report(
     return sorted(written)
 
 
-def _evidence(study: Study, dataset: str) -> significance.Evidence:
-    predictions = study.predictions[study.predictions["dataset"] == dataset]
-    rounds = study.rounds[study.rounds["dataset"] == dataset]
+def _evidence(results: Results, dataset: str) -> significance.Evidence:
+    predictions = results.predictions[results.predictions["dataset"] == dataset]
+    runs = results.runs[results.runs["dataset"] == dataset]
     draws = significance.resample(predictions, significance.enough(predictions["method"].nunique()))
-    return significance.Evidence(draws, significance.compare(rounds, draws))
+    return significance.Evidence(draws, significance.compare(runs, draws))
 
 
 def mean_curves(history: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
@@ -125,7 +125,7 @@ def mean_curves(history: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
 
 
 def _tables(
-    study: Study,
+    results: Results,
     summary: pd.DataFrame,
     differences: pd.DataFrame,
     evidence: dict[str, significance.Evidence],
@@ -134,11 +134,13 @@ def _tables(
     found: list[formats.Table | None] = []
     for dataset, (draws, pairs) in evidence.items():
         rows = summary[summary["dataset"] == dataset]
-        target = study.rounds.loc[study.rounds["dataset"] == dataset, "target"].iloc[0]
-        found.append(tables.main_table(study, rows, draws, target, dataset in generated))
+        target = results.runs.loc[results.runs["dataset"] == dataset, "target"].iloc[0]
+        found.append(tables.main_table(results, rows, draws, target, dataset in generated))
         found.append(None if pairs.empty else tables.tests_table(pairs, rows))
-        found.append(tables.ablation_table(rows, differences[differences["dataset"] == dataset], pairs, study.settings))
-        found += tables.generator_tables(study, rows)
-    found += tables.leak_tables(study, summary)
-    found += [tables.cross_table(study, summary), tables.cost_table(study, summary), tables.settings_table(study)]
+        found.append(
+            tables.ablation_table(rows, differences[differences["dataset"] == dataset], pairs, results.settings)
+        )
+        found += tables.generator_tables(results, rows)
+    found += tables.leak_tables(results, summary)
+    found += [tables.cross_table(results, summary), tables.cost_table(results, summary), tables.settings_table(results)]
     return [tables.trimmed(table) for table in found if table is not None]

@@ -13,7 +13,7 @@ from pipeline.report import significance, words
 from pipeline.report.citation import bibtex
 from pipeline.report.figures import Picture
 from pipeline.report.formats import Table
-from pipeline.report.results import Study
+from pipeline.report.results import Results
 from pipeline.report.significance import Evidence
 from pipeline.report.summaries import REFERENCE
 from pipeline.report.tables import best_row
@@ -62,27 +62,27 @@ class Card(NamedTuple):
 
 
 def arrange(
-    study: Study,
+    results: Results,
     summary: pd.DataFrame,
     evidence: Mapping[str, Evidence],
     tables: Sequence[Table],
     figures: Sequence[Picture],
     *,
     generated: Sequence[str] = (),
-    audit: Sequence[str] = (),
+    audited: Sequence[str] = (),
     lock: str | None = None,
     citation: str | None = None,
 ) -> list[Section]:
     """Return the sections of the report.
 
     Args:
-        study: The study.
+        results: What the runs wrote.
         summary: Result of `pipeline.report.summaries.summarise`.
         evidence: By data set.
         tables: From `pipeline.report.tables`; each stands in the section that its name says.
         figures: Each stands in the section that its name says.
         generated: Those of the data sets that the project makes itself.
-        audit: The variants whose leaks the study measures.
+        audited: The variants whose leaks the study measures.
         lock: From `pipeline.report.citation.lock_md5`; None where there is no dvc.lock.
         citation: Text of CITATION.cff; None where there is none.
     """
@@ -102,9 +102,9 @@ def arrange(
     parts: dict[str, list[Block]] = {key: [] for key in ("results", "tests", "ablation", "generators", "pictures")}
     for dataset in datasets:
         rows = summary[summary["dataset"] == dataset]
-        target = study.rounds.loc[study.rounds["dataset"] == dataset, "target"].iloc[0]
+        target = results.runs.loc[results.runs["dataset"] == dataset, "target"].iloc[0]
         head: list[Block] = [("heading", dataset)] if len(datasets) > 1 else []
-        said = [words.data_line(study, dataset, target), words.audit_line(study, dataset)]
+        said = [words.data_line(results, dataset, target), words.split_audit_line(results, dataset)]
         parts["results"] += [*head, *(("text", text) for text in said), *tables_of(f"main-{dataset}")]
         pairs = figures_of(f"outcomes-{dataset}") + folded(f"tests-{dataset}", f"All pairs of {dataset}")
         parts["tests"] += [*head, *pairs] if pairs else []
@@ -113,13 +113,13 @@ def arrange(
         parts["generators"] += [*head, *figures_of(f"generators-{dataset}"), *means, *within]
         looks = figures_of(*(f"{kind}-{dataset}" for kind in ("scatter", "calibration", "curves", "residuals")))
         lacks = [] if f"residuals-{dataset}" in drawn else [("text", f"{dataset} publishes no MOS standard deviation.")]
-        parts["pictures"] += [*head, *_gallery(study, dataset, rows), *looks, *lacks]
+        parts["pictures"] += [*head, *_gallery(results, dataset, rows), *looks, *lacks]
     grids = tables_of(*(name for name in shown if name.startswith("audit-")))
     return [
-        Section("answer", "The answer", _answer(study, summary, evidence, generated, lock)),
+        Section("answer", "The answer", _answer(results, summary, evidence, generated, lock)),
         Section("results", "Every method beside published results", figures_of("comparison") + parts["results"]),
-        Section("tests", "Is the difference real?", _tests(study, evidence) + parts["tests"]),
-        Section("leaks", "What leaks are worth", _leaks(study, audit) + grids + tables_of("audit")),
+        Section("tests", "Is the difference real?", _tests(results, evidence) + parts["tests"]),
+        Section("leaks", "What leaks are worth", _leaks(results, audited) + grids + tables_of("audit")),
         Section(
             "ablation",
             "What each part is worth",
@@ -134,31 +134,35 @@ def arrange(
         Section("generators", "Generator by generator", parts["generators"]),
         Section("pictures", "A look at the pictures", parts["pictures"]),
         Section("cost", "What it costs", tables_of("cost")),
-        Section("rerun", "Cite and rerun", _rerun(study, lock, citation, shown.get("settings"))),
+        Section("rerun", "Cite and rerun", _rerun(results, lock, citation, shown.get("settings"))),
     ]
 
 
 def _answer(
-    study: Study, summary: pd.DataFrame, evidence: Mapping[str, Evidence], generated: Sequence[str], lock: str | None
+    results: Results,
+    summary: pd.DataFrame,
+    evidence: Mapping[str, Evidence],
+    generated: Sequence[str],
+    lock: str | None,
 ) -> list[Block]:
     answers = [
         _verdict(summary[summary["dataset"] == dataset], evidence[dataset], dataset in generated)
         for dataset in dict.fromkeys(summary["dataset"])
     ]
-    rounds, costs = study.rounds, study.costs
-    weights = rounds[rounds["backbone"] != "none"].drop_duplicates(["backbone", "backbone_sha256"])
+    runs, costs = results.runs, results.costs
+    weights = runs[runs["backbone"] != "none"].drop_duplicates(["backbone", "backbone_sha256"])
     backbones = [
         row["backbone"] + (f", SHA-256 `{row['backbone_sha256']}`" if row["backbone_sha256"] else "")
         for row in weights.to_dict("records")
     ]
-    data = rounds.drop_duplicates(["dataset", "manifest_md5"])[["dataset", "manifest_md5"]].to_dict("records")
+    data = runs.drop_duplicates(["dataset", "manifest_md5"])[["dataset", "manifest_md5"]].to_dict("records")
     commits = costs[["git_commit", "git_dirty"]].drop_duplicates().to_dict("records")
     seconds = costs["train_seconds"].sum() + costs["scoring_seconds"].sum()
     measured = costs["scoring_seconds"].notna().all()
     scored = " and the scoring of their test images" if measured else "; the scoring was not measured"
     facts = [
         ("Backbone", "; ".join(backbones) or "none"),
-        ("Protocol", words.protocol(rounds)),
+        ("Protocol", words.protocol(runs)),
         ("Data", "; ".join(f"{row['dataset']}: manifest md5 `{row['manifest_md5']}`" for row in data)),
         (
             "Code",
@@ -232,10 +236,10 @@ def _score(row: dict[str, Any]) -> str:
     return words.figure(row["srcc_mean"]) if alone else words.spread(row["srcc_mean"], row["srcc_std"])
 
 
-def _tests(study: Study, evidence: Mapping[str, Evidence]) -> list[Block]:
+def _tests(results: Results, evidence: Mapping[str, Evidence]) -> list[Block]:
     if all(found.pairs.empty for found in evidence.values()):
         return [("text", "One method alone has nothing to be compared with.")]
-    rounds, pairs = study.rounds["round"].nunique(), max(len(found.pairs) for found in evidence.values())
+    rounds, pairs = results.runs["round"].nunique(), max(len(found.pairs) for found in evidence.values())
     resamples = max(len(draws["srcc"]) for found in evidence.values() for draws in found.draws.values())
     method = (
         f"**Method.** The SRCC difference of every pair of methods is tested by a paired bootstrap over "
@@ -260,8 +264,8 @@ def _tests(study: Study, evidence: Mapping[str, Evidence]) -> list[Block]:
     return [("text", method)]
 
 
-def _leaks(study: Study, audit: Sequence[str]) -> list[Block]:
-    if not audit:
+def _leaks(results: Results, audited: Sequence[str]) -> list[Block]:
+    if not audited:
         return [
             (
                 "text",
@@ -270,7 +274,7 @@ def _leaks(study: Study, audit: Sequence[str]) -> list[Block]:
                 "split, and judged at the epoch that is best on test.",
             )
         ]
-    if study.leaks.empty:
+    if results.leaks.empty:
         return [("text", "The study's own rounds leak, so there is no clean score to measure leaks from.")]
     return [
         (
@@ -291,8 +295,8 @@ def _cross(datasets: Sequence[str]) -> list[Block]:
     ]
 
 
-def _gallery(study: Study, dataset: str, rows: pd.DataFrame) -> list[Block]:
-    table = study.gallery[study.gallery["dataset"] == dataset]
+def _gallery(results: Results, dataset: str, rows: pd.DataFrame) -> list[Block]:
+    table = results.gallery[results.gallery["dataset"] == dataset]
     if table.empty:
         return [("text", f"The evaluations of {dataset} left no pictures.")]
     first = table.iloc[0]
@@ -325,12 +329,12 @@ def _card(row: dict[str, Any]) -> Card:
     )
 
 
-def _rerun(study: Study, lock: str | None, citation: str | None, settings: Table | None) -> list[Block]:
+def _rerun(results: Results, lock: str | None, citation: str | None, settings: Table | None) -> list[Block]:
     blocks: list[Block] = []
     if citation:
         blocks += [("text", "**To cite** this software and the paper that it implements:"), ("code", bibtex(citation))]
-    commit = next((commit for commit in study.costs["git_commit"] if commit), None)
-    data = study.rounds.drop_duplicates("dataset")[["dataset", "manifest_md5"]].to_dict("records")
+    commit = next((commit for commit in results.costs["git_commit"] if commit), None)
+    data = results.runs.drop_duplicates("dataset")[["dataset", "manifest_md5"]].to_dict("records")
     commands = [f"git checkout {commit}"] if commit else []
     commands += [
         "make setup && . .venv/bin/activate",
@@ -344,7 +348,7 @@ def _rerun(study: Study, lock: str | None, citation: str | None, settings: Table
         "**To rerun** exactly this, in a clone of the repository; a command that prints a hash must print its comment:"
     )
     blocks += [("text", text), ("code", "\n".join(commands))]
-    if bool(study.costs["git_dirty"].fillna(False).any()):
+    if bool(results.costs["git_dirty"].fillna(False).any()):
         blocks.append(
             ("text", "Some runs were made with uncommitted changes, which a commit alone does not bring back.")
         )

@@ -94,15 +94,15 @@ def interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
 
 
 def compare(
-    rounds: pd.DataFrame, draws: dict[str, dict[str, np.ndarray]], methods: Sequence[str] | None = None
+    runs: pd.DataFrame, draws: dict[str, dict[str, np.ndarray]], methods: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Return the paired tests of SRCC between all methods of one data set.
 
     Args:
-        rounds: Rows of one data set of `pipeline.report.results.Study.rounds`: method, round, srcc, test_images,
+        runs: Rows of one data set of `pipeline.report.results.Results.runs`: method, round, srcc, test_images,
             train_images.
         draws: From `resample`.
-        methods: Which to compare, in the order to list; None: all of `rounds`.
+        methods: Which to compare, in the order to list; None: all of `runs`.
 
     Returns:
         A row per unordered pair: first, second, difference (mean SRCC of first minus second), low and high (95 % of the
@@ -113,12 +113,12 @@ def compare(
     Raises:
         StudyError: If two methods do not have the same rounds.
     """
-    methods = list(dict.fromkeys(rounds["method"])) if methods is None else list(methods)
-    table = rounds.pivot(index="round", columns="method", values="srcc")[methods]
+    methods = list(dict.fromkeys(runs["method"])) if methods is None else list(methods)
+    table = runs.pivot(index="round", columns="method", values="srcc")[methods]
     if table.isna().any(axis=None):
         lacking = table.columns[table.isna().any()][0]
         raise StudyError(f"{lacking} lacks a round that another method has: a paired test needs the same rounds")
-    ratio = float((rounds["test_images"] / rounds["train_images"]).mean())
+    ratio = float((runs["test_images"] / runs["train_images"]).mean())
     rows = []
     for first, second in itertools.combinations(methods, 2):
         differences = (table[first] - table[second]).to_numpy()

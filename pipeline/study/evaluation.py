@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from pipeline import metrics
 from pipeline.drawing import BLACK, BLUE, cycle_styles, house_style, put_title, save
+from pipeline.layout import StudyError
 
 LEAST_IN_GENERATOR = 5  # images below which a correlation within a generator says nothing
 
@@ -31,11 +32,12 @@ def predictions_table(
         prediction on the MOS scale after the one logistic fit that everything downstream reads.
 
     Raises:
-        ValueError: If a score is not finite (names the first such image), or all are equal; see `metrics.fit_logistic`.
+        StudyError: If a score is not finite; names the first such image.
+        AgiqaError: If all scores, or all MOS, are equal.
     """
     if not np.isfinite(predicted).all():
         first = manifest["image_id"].iloc[rows[np.flatnonzero(~np.isfinite(predicted))[0]]]
-        raise ValueError(f"the score of {first} is not finite")
+        raise StudyError(f"the score of {first} is not finite")
     part = manifest.iloc[rows]
     mos = part[target].to_numpy()
     return pd.DataFrame(

@@ -13,7 +13,7 @@ import pytest
 from made_study import make_study
 
 from pipeline.layout import StudyError
-from pipeline.report.results import Study, read_study
+from pipeline.report.results import Results, read_results
 from pipeline.report.summaries import summarise
 
 FEW = ("clip_iqa", "shuffled", "no_mpa", "dcmpln")
@@ -25,8 +25,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(root: Path, methods: tuple[str, ...] = FEW, rounds: tuple[int, ...] = (0, 1, 2)) -> Study:
-    return read_study(["demo"], methods, rounds, root / "runs", root / "data/splits", root / "data/prepared")
+def read(root: Path, methods: tuple[str, ...] = FEW, rounds: tuple[int, ...] = (0, 1, 2)) -> Results:
+    return read_results(["demo"], methods, rounds, root / "runs", root / "data/splits", root / "data/prepared")
 
 
 def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
@@ -36,7 +36,7 @@ def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_summary_equals_a_recomputation_from_the_predictions(root: Path) -> None:
-    summary = summarise(read(root).rounds).set_index("method")
+    summary = summarise(read(root).runs).set_index("method")
     for method in FEW:
         files = [root / f"runs/demo/{method}/round-{r}/evaluate/predictions.csv" for r in (0, 1, 2)]
         tables = [pd.read_csv(file) for file in files]
@@ -63,13 +63,13 @@ def test_generators_equal_a_recomputation_from_the_predictions(root: Path) -> No
 
 
 def test_methods_stand_in_the_papers_order_and_controls_after_variants(root: Path) -> None:
-    study = read(root)
-    assert list(dict.fromkeys(study.rounds["method"])) == ["dcmpln", "no_mpa", "shuffled", "clip_iqa"]
-    kinds = study.rounds.drop_duplicates("method").set_index("method")["kind"]
+    results = read(root)
+    assert list(dict.fromkeys(results.runs["method"])) == ["dcmpln", "no_mpa", "shuffled", "clip_iqa"]
+    kinds = results.runs.drop_duplicates("method").set_index("method")["kind"]
     assert kinds.to_dict() == {"dcmpln": "variant", "no_mpa": "variant", "shuffled": "control", "clip_iqa": "baseline"}
-    assert list(dict.fromkeys(study.history["method"])) == ["dcmpln", "no_mpa", "shuffled"]
-    assert list(study.history.columns[3:]) == ["epoch", "train_srcc", "validation_srcc", "loss"]
-    assert study.timing["seconds"].tolist() == [7.5] * 9
+    assert list(dict.fromkeys(results.history["method"])) == ["dcmpln", "no_mpa", "shuffled"]
+    assert list(results.history.columns[3:]) == ["epoch", "train_srcc", "validation_srcc", "loss"]
+    assert results.timing["seconds"].tolist() == [7.5] * 9
 
 
 def test_only_the_named_folders_are_read(root: Path) -> None:
@@ -78,10 +78,10 @@ def test_only_the_named_folders_are_read(root: Path) -> None:
     shutil.copytree(root / "runs/demo/dcmpln", root / "runs/demo/main_only")
     shutil.copytree(root / "runs/demo", root / "runs/agiqa1k")
     (stale / "train/record.json").write_text("not even JSON")
-    study = read(root)
-    assert set(study.rounds["round"]) == {0, 1, 2}
-    assert set(study.rounds["method"]) == set(FEW)
-    assert set(study.rounds["dataset"]) == {"demo"}
+    results = read(root)
+    assert set(results.runs["round"]) == {0, 1, 2}
+    assert set(results.runs["method"]) == set(FEW)
+    assert set(results.runs["dataset"]) == {"demo"}
 
 
 @pytest.mark.parametrize(
@@ -188,16 +188,16 @@ def test_rounds_of_two_backbones_are_refused(root: Path) -> None:
 def test_leaks_of_any_round_mark_the_method(root: Path) -> None:
     path = root / "runs/demo/no_mpa/round-1/train/record.json"
     change(path, lambda record: record.update(leaks=["epoch selected on test"]))
-    leaks = summarise(read(root).rounds).set_index("method")["leaks"]
+    leaks = summarise(read(root).runs).set_index("method")["leaks"]
     assert leaks.to_dict() == {"dcmpln": "", "no_mpa": "epoch selected on test", "shuffled": "", "clip_iqa": ""}
 
 
 def test_the_audit_marks_what_a_record_does_not_admit(root: Path) -> None:
     change(root / "data/splits/demo/audit.json", lambda audit: audit["rounds"]["1"].update(shared_prompts=4))
-    assert set(summarise(read(root).rounds)["leaks"]) == {"test prompts or images shared"}
+    assert set(summarise(read(root).runs)["leaks"]) == {"test prompts or images shared"}
     for path in root.glob("runs/*/*/*/train/record.json"):
         change(path, lambda record: record.update(leaks=["random split"]))
-    assert set(summarise(read(root).rounds)["leaks"]) == {"random split"}
+    assert set(summarise(read(root).runs)["leaks"]) == {"random split"}
 
 
 def test_generators_may_have_names_that_look_like_numbers_or_nothing(tmp_path: Path) -> None:
@@ -220,6 +220,6 @@ def test_a_generator_without_srcc_stays_in_the_table(root: Path) -> None:
 def test_only_what_reads_a_network_has_a_backbone(tmp_path: Path) -> None:
     pretrained = {"name": "ViT-B-32", "pretrained": "openai", "weights_sha256": "1", "origin": "pretrained"}
     make_study(tmp_path, methods=("dcmpln", "handcrafted"), rounds=(0,), backbone=pretrained)
-    rows = read(tmp_path, ("dcmpln", "handcrafted"), (0,)).rounds.set_index("method")
+    rows = read(tmp_path, ("dcmpln", "handcrafted"), (0,)).runs.set_index("method")
     assert rows["backbone"].to_dict() == {"dcmpln": "ViT-B-32 (openai weights)", "handcrafted": "none"}
     assert rows["backbone_origin"].to_dict() == {"dcmpln": "pretrained", "handcrafted": "none"}

@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import ROOT
-from made_study import made_rounds, make_study
+from made_study import made_runs, make_study
 
 from pipeline.report import page, sections, significance, text
-from pipeline.report.results import read_study
+from pipeline.report.results import read_results
 from pipeline.report.sections import Section, arrange
 from pipeline.report.summaries import summarise
 
@@ -22,7 +22,7 @@ SIDES = ("difference", "low", "high")
 def verdict(srcc: dict[str, float], outcome: str, over_rounds: bool = False, leaks: str = "") -> str:
     """The answer on made-up rows: variant a, baseline z, and one tested pair of them."""
     kinds = {"a": "variant", "z": "baseline"}
-    rounds = made_rounds(**{method: [value + 0.01 * number for number in range(3)] for method, value in srcc.items()})
+    rounds = made_runs(**{method: [value + 0.01 * number for number in range(3)] for method, value in srcc.items()})
     rounds = rounds.assign(kind=rounds["method"].map(kinds), leaks=leaks, backbone_origin="pretrained")
     pairs = pd.DataFrame(
         [{"first": "a", "second": "z", "outcome": outcome, "over_rounds": over_rounds} | dict.fromkeys(SIDES, 0.1)]
@@ -36,7 +36,7 @@ def test_a_pair_reads_from_either_side() -> None:
     pair = {"first": "a", "second": "z", "outcome": "loss", "over_rounds": False} | dict.fromkeys(SIDES, 0.0)
     draws = {method: {"srcc": pd.Series([0.4, 0.8]).to_numpy()} for method in "az"}
     evidence = significance.Evidence(draws, pd.DataFrame([pair]))
-    found = sections._verdict(summarise(made_rounds(a=[0.5], z=[0.7])), evidence, False)
+    found = sections._verdict(summarise(made_runs(a=[0.5], z=[0.7])), evidence, False)
     assert found.method == "z"
     assert "`z` is ahead of `a`" in found.sentences[0]
 
@@ -62,10 +62,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Section]:
     root = tmp_path_factory.mktemp("small")
     make_study(root, ("demo",), ("dcmpln",), (0,), leaks=("random split",))
     folders = (root / "runs", root / "data/splits", root / "data/prepared")
-    study = read_study(["demo"], ["dcmpln"], [0], *folders, ["dcmpln"])
-    draws = significance.resample(study.predictions, 20)
-    evidence = {"demo": significance.Evidence(draws, significance.compare(study.rounds, draws))}
-    found = arrange(study, summarise(study.rounds), evidence, [], [], audit=["dcmpln"], lock="c" * 32)
+    results = read_results(["demo"], ["dcmpln"], [0], *folders, ["dcmpln"])
+    draws = significance.resample(results.predictions, 20)
+    evidence = {"demo": significance.Evidence(draws, significance.compare(results.runs, draws))}
+    found = arrange(results, summarise(results.runs), evidence, [], [], audited=["dcmpln"], lock="c" * 32)
     return {section.name: section for section in found}
 
 

@@ -13,7 +13,7 @@ from pipeline.report.significance import against, bootstrap_p, compare, correcte
 
 
 def made(rounds: int = 3, images: int = 90, groups: int = 30, **noise: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Predictions of methods that see the MOS through so much noise, and their rows of `Study.rounds`."""
+    """Predictions of methods that see the MOS through so much noise, and their rows of `Results.runs`."""
     rng = np.random.default_rng(5)
     tables, rows = [], []
     for number in range(rounds):

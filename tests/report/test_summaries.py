@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from made_study import made_rounds
+from made_study import made_runs
 from scipy import stats
 
 from pipeline.report.summaries import (
-    AUDITED,
+    HABITS,
     generator_ranking,
     leak_worth,
     mean_interval,
@@ -21,7 +21,7 @@ from pipeline.report.summaries import (
 
 
 def test_mean_std_median_by_hand() -> None:
-    row = summarise(made_rounds(dcmpln=[0.5, 0.7, 0.6, 0.8])).iloc[0]
+    row = summarise(made_runs(dcmpln=[0.5, 0.7, 0.6, 0.8])).iloc[0]
     assert row["rounds"] == 4
     assert row["srcc_mean"] == pytest.approx(0.65)
     assert row["srcc_std"] == pytest.approx(math.sqrt(0.05 / 3))  # deviations .15 .05 .05 .15, squares .05 in all
@@ -54,7 +54,7 @@ def test_interval_covers_the_mean_of_overlapping_splits() -> None:
 
 
 def test_a_single_round_has_no_std_and_the_bootstrap_interval() -> None:
-    summary = summarise(made_rounds(dcmpln=[0.6]))
+    summary = summarise(made_runs(dcmpln=[0.6]))
     row = summary.iloc[0]
     assert math.isnan(row["srcc_std"])
     assert (row["srcc_low"], row["srcc_high"]) == (pytest.approx(0.5), pytest.approx(0.65))
@@ -63,7 +63,7 @@ def test_a_single_round_has_no_std_and_the_bootstrap_interval() -> None:
 
 
 def test_metrics_tree_is_short() -> None:
-    tree = metrics_tree(summarise(made_rounds(dcmpln=[0.5, 0.7], no_mpa=[0.4, 0.4])))
+    tree = metrics_tree(summarise(made_runs(dcmpln=[0.5, 0.7], no_mpa=[0.4, 0.4])))
     assert list(tree["demo"]) == ["dcmpln", "no_mpa"]
     expected = {"srcc": 0.6, "srcc_std": 0.141421, "plcc": 0.6, "krcc": 0.6, "rmse": 0.6}
     assert tree["demo"]["dcmpln"] == expected
@@ -72,19 +72,19 @@ def test_metrics_tree_is_short() -> None:
 
 def test_paired_differences_by_hand() -> None:
     # Differences -.1, +.2, +.2: mean .1, s = sqrt(.03), half = 4.302653 sqrt(.03 (1/3 + 1/4))
-    rounds = made_rounds(dcmpln=[0.6, 0.5, 0.4], no_mpa=[0.5, 0.7, 0.6])
+    rounds = made_runs(dcmpln=[0.6, 0.5, 0.4], no_mpa=[0.5, 0.7, 0.6])
     row = paired_differences(rounds.sample(frac=1, random_state=3)).iloc[0]
     assert (row["method"], row["rounds"], row["rounds_better"]) == ("no_mpa", 3, 2)
     assert row["difference_mean"] == pytest.approx(0.1)
     assert (row["difference_min"], row["difference_max"]) == (pytest.approx(-0.1), pytest.approx(0.2))
     assert (row["low"], row["high"]) == (pytest.approx(0.1 - 0.569187, abs=1e-5), pytest.approx(0.669187, abs=1e-5))
-    alone = paired_differences(made_rounds(dcmpln=[0.6], no_mpa=[0.5]))
+    alone = paired_differences(made_runs(dcmpln=[0.6], no_mpa=[0.5]))
     assert alone[["low", "high"]].isna().all(axis=None)
-    assert paired_differences(made_rounds(no_mpa=[0.5, 0.6])).empty
+    assert paired_differences(made_runs(no_mpa=[0.5, 0.6])).empty
 
 
 def test_a_leak_of_any_round_stands_once() -> None:
-    rounds = made_rounds(dcmpln=[0.5, 0.6, 0.7]).assign(
+    rounds = made_runs(dcmpln=[0.5, 0.6, 0.7]).assign(
         leaks=["", "random split", "random split; epoch selected on test"]
     )
     assert summarise(rounds).iloc[0]["leaks"] == "random split; epoch selected on test"
@@ -96,14 +96,14 @@ def test_what_a_leak_is_worth_by_hand() -> None:
     leaks = pd.DataFrame(
         {
             "dataset": "demo", "method": "dcmpln", "round": number, "split": split, "picked_on": subset,
-            "leaks": "" if (split, subset) == AUDITED[0] else f"{split} {subset}",
+            "leaks": "" if (split, subset) == HABITS[0] else f"{split} {subset}",
             "srcc": picked[number] if (split, subset) == ("grouped", "test") else clean[number],
         }
         for number in range(3)
-        for split, subset in AUDITED
+        for split, subset in HABITS
     )  # fmt: skip
-    found = leak_worth(leaks.sample(frac=1, random_state=1), made_rounds(dcmpln=clean))
-    assert list(zip(found["split"], found["picked_on"], strict=True)) == list(AUDITED[1:])
+    found = leak_worth(leaks.sample(frac=1, random_state=1), made_runs(dcmpln=clean))
+    assert list(zip(found["split"], found["picked_on"], strict=True)) == list(HABITS[1:])
     row = found.iloc[0]
     assert row["leaks"] == "grouped test"
     assert row[["worth", "clean_mean", "srcc_mean", "srcc_std"]].tolist() == pytest.approx([0.2, 0.5, 0.7, 0.1])

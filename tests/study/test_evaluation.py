@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import linregress, spearmanr
 
+from pipeline.layout import StudyError
 from pipeline.study import evaluation
 
 
@@ -50,7 +51,7 @@ def test_the_fit_is_a_column_that_the_numbers_rest_on(manifest: pd.DataFrame) ->
 
 
 def test_a_score_that_is_not_finite_names_its_image(manifest: pd.DataFrame) -> None:
-    with pytest.raises(ValueError, match=r"the score of 8\.png is not finite"):
+    with pytest.raises(StudyError, match=r"the score of 8\.png is not finite"):
         evaluation.predictions_table(
             manifest, pd.Series(["g"] * 40), np.array([3, 8]), np.array([0.1, np.nan]), "quality"
         )
