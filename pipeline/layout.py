@@ -56,11 +56,13 @@ def validation_numbers(train_folder: Path, selected_epoch: int) -> dict[str, flo
 
 
 def backbone_label(backbone: Mapping[str, Any]) -> str:
-    """Return a backbone's name with whose weights it has, as every result must show it."""
-    weights = {"random": "random weights", "in-house": "in-house weights"}.get(
-        backbone["origin"], backbone["pretrained"]
-    )
-    return f"{backbone['name']} ({weights})"
+    """Return a backbone's name with whose weights it has, as every result must show it: `ViT-B-32 (openai weights)`.
+
+    Args:
+        backbone: As a record holds it; its `pretrained` is the tag or file of published weights.
+    """
+    published = backbone["origin"] == "pretrained" and backbone["pretrained"]
+    return f"{backbone['name']} ({published or backbone['origin']} weights)"
 
 
 def run_folder(dataset: str, method: str, round_index: int, split: str = "round") -> Path:

@@ -7,6 +7,8 @@ from scipy import stats
 from scipy.optimize import least_squares
 from scipy.special import expit
 
+from pipeline.errors import AgiqaError
+
 
 def srcc(predicted: np.ndarray, mos: np.ndarray) -> float:
     """Return Spearman's rank correlation between scores and MOS.
@@ -19,7 +21,8 @@ def srcc(predicted: np.ndarray, mos: np.ndarray) -> float:
         SRCC in [-1, 1].
 
     Raises:
-        ValueError: If shapes differ, n < 2, a value is not finite, or either input is constant.
+        ValueError: If shapes differ.
+        AgiqaError: If n < 2, a value is not finite, or either input is constant: the data leave nothing to correlate.
 
     Source: scipy.stats.spearmanr; ties take average ranks.
     """
@@ -55,7 +58,7 @@ def fit_logistic(predicted: np.ndarray, mos: np.ndarray) -> np.ndarray:
         Mapped scores in units of MOS, shape (n,).
 
     Raises:
-        ValueError: As `srcc`.
+        ValueError, AgiqaError: As `srcc`.
 
     Source: VQEG, Final Report (FR-TV Phase II), 2003; as used by the papers of this field before PLCC and RMSE. The
     search is over b3 and b4 alone: Golub and Pereyra, "Variable Projection", SIAM J. Numerical Analysis 10, 1973.
@@ -84,16 +87,24 @@ def rmse(predicted: np.ndarray, mos: np.ndarray) -> float:
     return float(np.sqrt(np.mean((predicted - mos) ** 2)))
 
 
-def summary(predicted: np.ndarray, mos: np.ndarray) -> dict[str, float]:
-    """Return srcc, krcc, plcc, plcc_logistic and rmse, the last two after `fit_logistic`; errors as `srcc`."""
-    mapped = fit_logistic(predicted, mos)
+def summary(predicted: np.ndarray, fitted: np.ndarray, mos: np.ndarray) -> dict[str, float]:
+    """Return srcc, krcc, plcc, plcc_logistic and rmse, the last two of the fitted scores.
+
+    Args:
+        predicted: Scores, shape (n,).
+        fitted: The same after `fit_logistic`, shape (n,).
+        mos: Mean opinion scores, shape (n,).
+
+    Raises:
+        ValueError, AgiqaError: As `srcc`.
+    """
     return {
         "srcc": srcc(predicted, mos),
         "krcc": krcc(predicted, mos),
         "plcc": plcc(predicted, mos),
         # A fit that found nothing is flat, and a flat line explains nothing.
-        "plcc_logistic": plcc(mapped, mos) if np.ptp(mapped) > 0 else 0.0,
-        "rmse": rmse(mapped, mos),
+        "plcc_logistic": plcc(fitted, mos) if np.ptp(fitted) > 0 else 0.0,
+        "rmse": rmse(fitted, mos),
     }
 
 
@@ -117,6 +128,7 @@ def bootstrap(
 
     Raises:
         ValueError: As `srcc`; also if `groups` has another length.
+        AgiqaError: As `srcc`; also if no resample has any spread.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; cluster resampling.
     """
@@ -137,7 +149,7 @@ def bootstrap(
         # The rank correlation is Pearson's of the ranks; the plain numpy form is ten times faster than scipy's tests.
         found.append((_pearson(stats.rankdata(x), stats.rankdata(y)), _pearson(x, y)))
     if not found:
-        raise ValueError(f"none of {resamples} resamples of {len(members)} groups has any spread: too few groups")
+        raise AgiqaError(f"none of {resamples} resamples of {len(members)} groups has any spread: too few groups")
     tail = 100 * (1 - level) / 2
     (srcc_low, plcc_low), (srcc_high, plcc_high) = np.percentile(found, [tail, 100 - tail], axis=0)
     return {
@@ -156,12 +168,12 @@ def _checked(predicted: np.ndarray, mos: np.ndarray) -> tuple[np.ndarray, np.nda
     if predicted.shape != mos.shape or predicted.ndim != 1:
         raise ValueError(f"predicted has shape {predicted.shape} and mos {mos.shape}: both must be (n,)")
     if len(predicted) < 2:
-        raise ValueError(f"a correlation needs at least 2 images, got {len(predicted)}")
+        raise AgiqaError(f"a correlation needs at least 2 images, got {len(predicted)}")
     for name, values in (("predicted", predicted), ("mos", mos)):
         if not np.isfinite(values).all():
-            raise ValueError(f"{name}[{int(np.flatnonzero(~np.isfinite(values))[0])}] is not finite")
+            raise AgiqaError(f"{name}[{int(np.flatnonzero(~np.isfinite(values))[0])}] is not finite")
         if np.ptp(values) == 0:
-            raise ValueError(f"{name} is {values[0]:g} for all {len(values)} images: a correlation needs a spread")
+            raise AgiqaError(f"{name} is {values[0]:g} for all {len(values)} images: a correlation needs a spread")
     return predicted, mos
 
 
