@@ -1,31 +1,15 @@
-"""Fetch a data set, verify its bytes and unpack it so that no archive can harm the machine."""
+"""Fetch a data set, from the user's copy or from the web, and verify its bytes before it is unpacked."""
 
 import hashlib
 import json
-import os
 import shutil
-import stat
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import IO
+from pathlib import Path
 
-from tqdm import tqdm
-
-from pipeline.errors import AgiqaError
+from pipeline.data.unpacking import ArchiveError, is_side_file, progress_bar, unpack
 from pipeline.files import replaced_folder, write_json
 
 CHECKSUMS = "checksums.json"
-MOST_BYTES = 40 * 2**30  # unpacked; the largest data set of this field is below 5 GiB
-MOST_MEMBERS = 200_000
-MOST_RATIO = 200  # unpacked bytes to packed bytes; photographs stay near 1, bombs reach 1,000
 _BLOCK = 1 << 20
-
-
-class ArchiveError(AgiqaError):
-    """A data set that cannot be fetched, or must not be trusted."""
 
 
 def locate(dataset: str, source: str | None, archive: str | None, data_folder: str | None) -> Path | None:
@@ -145,7 +129,7 @@ def download(
 def file_digest(path: Path) -> str:
     """Return a file's SHA-256 under a progress bar."""
     digest = hashlib.sha256()
-    with _bar(path.stat().st_size, f"checking {path.name}") as bar, path.open("rb") as stream:
+    with progress_bar(path.stat().st_size, f"checking {path.name}") as bar, path.open("rb") as stream:
         while block := stream.read(_BLOCK):
             digest.update(block)
             bar.update(len(block))
@@ -156,7 +140,7 @@ def folder_digest(folder: Path) -> str:
     """Return one SHA-256 of a folder's file names and contents, whatever their order on disk."""
     digest = hashlib.sha256()
     files = _plain_files(folder)
-    with _bar(sum(path.stat().st_size for path in files), f"checking {folder.name}") as bar:
+    with progress_bar(sum(path.stat().st_size for path in files), f"checking {folder.name}") as bar:
         for path in files:
             with path.open("rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -168,6 +152,8 @@ def folder_digest(folder: Path) -> str:
 def _plain_files(folder: Path) -> list[Path]:
     found = []
     for path in sorted(folder.rglob("*")):
+        if is_side_file(path.relative_to(folder).parts):
+            continue
         if path.is_symlink():
             raise ArchiveError(f"{path} is a link: put the file itself there")
         if path.is_file():
@@ -192,101 +178,9 @@ def _verify(dataset: str, path: Path, digest: str, pinned: str | None, checksums
 
 def _copy(source: Path, folder: Path) -> None:
     files = _plain_files(source)
-    with _bar(sum(path.stat().st_size for path in files), f"copying {source.name}") as bar:
+    with progress_bar(sum(path.stat().st_size for path in files), f"copying {source.name}") as bar:
         for path in files:
             target = folder / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
             bar.update(path.stat().st_size)
-
-
-def unpack(
-    archive: Path,
-    folder: Path,
-    *,
-    most_bytes: int = MOST_BYTES,
-    most_members: int = MOST_MEMBERS,
-    most_ratio: int = MOST_RATIO,
-) -> None:
-    """Unpack a zip or tar archive into an empty folder; nothing of a refused archive stays.
-
-    Args:
-        archive: .zip, or .tar in any compression that Python reads.
-        folder: Where to.
-        most_bytes: Limit of the unpacked size, counted while unpacking: what an archive says of itself proves nothing.
-        most_members: Limit of the number of files.
-        most_ratio: Limit of unpacked to packed bytes.
-
-    Raises:
-        ArchiveError: If a member would land outside `folder`, is a link or a device, stands twice or is encrypted; if a
-            limit is passed; or if the file is damaged or neither zip nor tar.
-    """
-    limit = min(most_bytes, most_ratio * archive.stat().st_size)
-    folder = folder.resolve()
-    total, seen = 0, set()
-    try:
-        with _bar(archive.stat().st_size, f"unpacking {archive.name}") as bar:
-            for number, (name, size, stream) in enumerate(_members(archive), 1):
-                if number > most_members:
-                    raise ArchiveError(f"{archive} holds more than {most_members} files: refused")
-                target = _inside(archive, folder, name)
-                key = str(target).casefold()  # one file on file systems that fold case
-                if key in seen:
-                    raise ArchiveError(f"{archive}: member {name!r} stands twice: refused")
-                seen.add(key)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with stream, target.open("xb") as output:
-                    while block := stream.read(_BLOCK):
-                        total += len(block)
-                        if total > limit:
-                            raise ArchiveError(
-                                f"{archive} unpacks to more than {limit:,} bytes (from {archive.stat().st_size:,}): "
-                                "refused as a bomb"
-                            )
-                        output.write(block)
-                bar.update(size)
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError)):
-            raise ArchiveError(f"{archive} is damaged ({error}): fetch it anew") from error
-        raise
-    if not seen:
-        raise ArchiveError(f"{archive} holds no file")
-
-
-def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Yield name, packed size and content of every plain file; refuse what is neither file nor folder."""
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as opened:
-            for member in opened.infolist():
-                kind = stat.S_IFMT(member.external_attr >> 16)
-                if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                    raise ArchiveError(f"{archive}: member {member.filename!r} is a link or a device: refused")
-                if member.flag_bits & 1:
-                    raise ArchiveError(f"{archive}: member {member.filename!r} is encrypted: refused")
-                if not member.is_dir():
-                    yield member.filename, member.compress_size, opened.open(member)
-    elif tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as opened:
-            for member in opened:
-                if not (member.isfile() or member.isdir()):
-                    raise ArchiveError(f"{archive}: member {member.name!r} is a link or a device: refused")
-                if member.isfile():
-                    content = opened.extractfile(member)
-                    yield member.name, member.size, content
-    else:
-        raise ArchiveError(f"{archive} is neither zip nor tar: a download page saved in place of the file?")
-
-
-def _inside(archive: Path, folder: Path, name: str) -> Path:
-    parts = PurePosixPath(name.replace("\\", "/"))
-    target = Path(os.path.normpath(folder / parts))
-    if parts.is_absolute() or ".." in parts.parts or ":" in name or "\0" in name or not target.is_relative_to(folder):
-        raise ArchiveError(f"{archive}: member {name!r} leaves the folder: refused")
-    return target
-
-
-def _bar(total: int, label: str) -> tqdm:
-    return tqdm(
-        total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1024, mininterval=0.5, dynamic_ncols=True
-    )
