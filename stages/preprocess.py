@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
-    settings = load_params(arguments.params).datasets[arguments.dataset]
+    settings = load_params(arguments.params).dataset(arguments.dataset)
     out = Path("data", "prepared", arguments.dataset)
     prepare(
         arguments.dataset,
