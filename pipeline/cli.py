@@ -10,6 +10,7 @@ time to import is imported by the command that needs it.
 
 import argparse
 import importlib
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -135,7 +136,7 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     check = add("check", "say what is wrong with a data set of your own, row by row", run_check)
     check.add_argument("data", type=Path, metavar="FOLDER_OR_CSV", help="a folder with images and one CSV, or that CSV")
     check.add_argument(
-        "--scale", type=float, nargs=2, metavar=("LOW", "HIGH"), help="lowest and highest possible score, such as 1 5"
+        "--scale", type=_number, nargs=2, metavar=("LOW", "HIGH"), help="lowest and highest possible score, such as 1 5"
     )
 
     fetch = add("fetch-release", "download the checkpoint that the authors of DCMPLN released", run_fetch)
@@ -146,7 +147,7 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     bring.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
     bring.add_argument("--dataset", required=True, metavar="NAME", help="what it was trained on, such as agiqa3k")
     bring.add_argument(
-        "--scale", type=float, nargs=2, required=True, metavar=("LOW", "HIGH"), help="of that data set's MOS: 0 5"
+        "--scale", type=_number, nargs=2, required=True, metavar=("LOW", "HIGH"), help="of that data set's MOS: 0 5"
     )
     bring.add_argument("--backbone-file", type=Path, metavar="FILE", help="OpenAI's ViT-B-32.pt; else it is downloaded")
 
@@ -166,6 +167,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return number
 
 
 def _add_scorer(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,8 @@ from scipy import stats
 from scipy.optimize import least_squares
 from scipy.special import expit
 
+from pipeline.errors import AgiqaError
+
 
 def srcc(predicted: np.ndarray, mos: np.ndarray) -> float:
     """Return Spearman's rank correlation between scores and MOS.
@@ -19,7 +21,8 @@ def srcc(predicted: np.ndarray, mos: np.ndarray) -> float:
         SRCC in [-1, 1].
 
     Raises:
-        ValueError: If shapes differ, n < 2, a value is not finite, or either input is constant.
+        AgiqaError: If n < 2 or either input is constant, as a small data set may be.
+        ValueError: If shapes differ or a value is not finite.
 
     Source: scipy.stats.spearmanr; ties take average ranks.
     """
@@ -116,6 +119,7 @@ def bootstrap(
         srcc_low, srcc_high, plcc_low, plcc_high.
 
     Raises:
+        AgiqaError: As `srcc`; also if no resample has any spread.
         ValueError: As `srcc`; also if `groups` has another length.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; cluster resampling.
@@ -137,7 +141,7 @@ def bootstrap(
         # The rank correlation is Pearson's of the ranks; the plain numpy form is ten times faster than scipy's tests.
         found.append((_pearson(stats.rankdata(x), stats.rankdata(y)), _pearson(x, y)))
     if not found:
-        raise ValueError(f"none of {resamples} resamples of {len(members)} groups has any spread: too few groups")
+        raise AgiqaError(f"none of {resamples} resamples of {len(members)} groups has any spread: too few groups")
     tail = 100 * (1 - level) / 2
     (srcc_low, plcc_low), (srcc_high, plcc_high) = np.percentile(found, [tail, 100 - tail], axis=0)
     return {
@@ -156,12 +160,12 @@ def _checked(predicted: np.ndarray, mos: np.ndarray) -> tuple[np.ndarray, np.nda
     if predicted.shape != mos.shape or predicted.ndim != 1:
         raise ValueError(f"predicted has shape {predicted.shape} and mos {mos.shape}: both must be (n,)")
     if len(predicted) < 2:
-        raise ValueError(f"a correlation needs at least 2 images, got {len(predicted)}")
+        raise AgiqaError(f"a correlation needs at least 2 images, got {len(predicted)}")
     for name, values in (("predicted", predicted), ("mos", mos)):
         if not np.isfinite(values).all():
             raise ValueError(f"{name}[{int(np.flatnonzero(~np.isfinite(values))[0])}] is not finite")
         if np.ptp(values) == 0:
-            raise ValueError(f"{name} is {values[0]:g} for all {len(values)} images: a correlation needs a spread")
+            raise AgiqaError(f"{name} is {values[0]:g} for all {len(values)} images: a correlation needs a spread")
     return predicted, mos
 
 

@@ -9,6 +9,7 @@ from scipy import optimize, stats
 from scipy.special import expit
 
 from pipeline import metrics
+from pipeline.errors import AgiqaError
 
 
 @pytest.fixture
@@ -124,3 +125,22 @@ def test_equal_scores_give_no_number_that_could_be_selected() -> None:
     found = metrics.correlations("validation", np.full(5, 0.5), np.arange(5.0))
     assert sorted(found) == ["validation_krcc", "validation_plcc", "validation_srcc"]
     assert all(np.isnan(value) for value in found.values())
+
+
+@pytest.mark.parametrize(
+    ("predicted", "mos", "message"),
+    [
+        ([1.0], [2.0], "a correlation needs at least 2 images, got 1"),
+        ([1.0, 2.0], [3.0, 3.0], "mos is 3 for all 2 images: a correlation needs a spread"),
+    ],
+)
+def test_what_a_small_data_set_may_hold_is_the_users_error(predicted: list, mos: list, message: str) -> None:
+    with pytest.raises(AgiqaError, match=message):
+        metrics.srcc(np.array(predicted), np.array(mos))
+
+
+def test_other_shapes_and_numbers_are_ours() -> None:
+    for predicted in ([1.0, 2.0], [1.0, np.nan, 2.0]):
+        with pytest.raises(ValueError, match=r"both must be \(n,\)|is not finite") as error:
+            metrics.srcc(np.array(predicted), np.array([1.0, 2.0, 3.0]))
+        assert not isinstance(error.value, AgiqaError)

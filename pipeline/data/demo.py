@@ -380,7 +380,7 @@ def generate(
         progress: Whether to show a progress bar on stderr.
 
     Raises:
-        ValueError: If prompts < 1, size < 64, or a generator is unknown, repeated or missing.
+        AgiqaError: If prompts < 1, size < 64, or a generator is unknown, repeated or missing.
     """
     if prompts < 1:
         raise AgiqaError(f"prompts is {prompts}; the demo needs at least 1")

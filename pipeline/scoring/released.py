@@ -127,7 +127,7 @@ def _parts(path: Path) -> dict[str, dict[str, Tensor]]:
         raise CheckpointError(f"{path} is not a plain torch state dict: {error}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"{path} is not a plain torch state dict of tensors")
     for prefix in _PREFIXES:
         state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -215,12 +215,13 @@ def import_release(
         raise CheckpointError(f"the scale is {scale[0]:g} to {scale[1]:g}: give the lowest MOS, then the highest")
     parts = read_released(files)
     prompts = next(iter(parts.values()))
+    context = prompts.get("ctx")
     model = DCMPLN(
         backbone,
         mpa=False,
         adapter=False,
         prompt_depth=sum(key.startswith("prompts_vis.") for key in prompts) or 12,
-        prompt_length=len(prompts["ctx"]),
+        prompt_length=len(context) if context is not None and context.ndim and len(context) else 8,
         main_texts=TEXTS,
     )
     unused = load_released(files, model)
