@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import load_scorer
 from pipeline.scoring import batch
 from pipeline.scoring.batch import score_files
 from pipeline.scoring.gather import Item
@@ -15,11 +14,6 @@ from pipeline.scoring.journal import Journal
 from pipeline.scoring.scorer import Scorer
 
 SETTINGS = {"checkpoint": "abc"}
-
-
-@pytest.fixture(scope="module")
-def scorer(tiny_checkpoint: Path) -> Scorer:
-    return load_scorer(tiny_checkpoint, device="cpu")
 
 
 @pytest.fixture

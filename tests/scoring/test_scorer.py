@@ -28,11 +28,6 @@ from pipeline.scoring.scorer import Scorer, ScoringError
 RULE = WindowRule(32, 24, "all", "clip", mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
 
 
-@pytest.fixture(scope="module")
-def scorer(tiny_checkpoint: Path) -> Scorer:
-    return load_scorer(tiny_checkpoint, device="cpu")
-
-
 def pictures(count: int = 5) -> list[np.ndarray]:
     generator = np.random.default_rng(0)
     return [generator.integers(0, 256, (30 + 11 * k, 50 + 7 * k, 3), dtype=np.uint8) for k in range(count)]
