@@ -1,4 +1,4 @@
-"""The command `agiqa`: score, rank and compare images of your own, check a data set, bring in a released checkpoint.
+"""The command `agiqa`: score, rank and compare images of your own, check a data set, bring in what others trained.
 
 Output is a table where it goes to a terminal and CSV or JSON where it goes to a pipe or a file; progress and messages
 go to standard error. Exit status: 0 all well, 1 some images have no score or the data have problems (each is named),
@@ -343,7 +343,7 @@ def _name_failures(rows: Sequence["Row"]) -> None:
             _say(f"{printable(row.image)}: {row.error}")
 
 
-# Data sets and releases
+# Data sets, and checkpoints that others published
 
 
 def run_check(options: argparse.Namespace) -> int:
@@ -370,7 +370,7 @@ def run_check(options: argparse.Namespace) -> int:
 
 
 def run_fetch(options: argparse.Namespace) -> int:
-    """Download the released checkpoint."""
+    """Download the checkpoint that DCMPLN's authors released."""
     from pipeline.scoring.released import fetch_release
 
     _say(f"the release lies in {fetch_release(options.out)}")
@@ -378,7 +378,7 @@ def run_fetch(options: argparse.Namespace) -> int:
 
 
 def run_import(options: argparse.Namespace) -> int:
-    """Turn a released checkpoint into one that scores."""
+    """Turn checkpoints that CLIP-AGIQA's code saved into one that scores."""
     from pipeline.model.loading import load_backbone
     from pipeline.scoring.released import import_release
 

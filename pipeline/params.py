@@ -42,7 +42,7 @@ class Section(BaseModel):
 
 
 class Study(Section):
-    """What is run: every data set x method x round."""
+    """What is run, every data set x method x round: what "the study" means everywhere."""
 
     name: Name = Field(description="What the experiment in MLflow and the report are called.")
     datasets: Annotated[list[Name], Field(min_length=1)] = Field(description="Entries of `datasets` to study.")

@@ -311,7 +311,7 @@ HEAVY = {"numpy", "torch", "pandas", "PIL", "scipy", "mlflow", "matplotlib", "py
 
 @pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"], ["check", "--help"], ["nonsense"]])
 def test_help_costs_nothing_that_is_slow_to_import(arguments: list[str]) -> None:
-    """A fifth of a second of CPU is what one may wait for help; each of HEAVY alone takes as much."""
+    """Help may take a fifth of a second of the processor, which any two of HEAVY pass."""
     code = "import runpy, sys, atexit\n"
     code += "atexit.register(lambda: print('imported', *sys.modules))\n"
     code += f"sys.argv[1:] = {arguments}\nrunpy.run_module('pipeline.cli', run_name='__main__')"

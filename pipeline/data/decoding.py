@@ -1,4 +1,4 @@
-"""An image file of anyone's, or pixels of any kind, as RGB bytes: the same function for the study and for scoring.
+"""An image file of anyone's, or pixels of any kind, as RGB bytes: the same function for training and for scoring.
 
 Without torch: a tensor is known by its methods, so that no stage imports torch to decode.
 """

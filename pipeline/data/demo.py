@@ -1,6 +1,6 @@
 """The embedded demo data set: drawn scenes with captions, imperfect 'generators', and simulated raters.
 
-Lives here so that the whole study runs offline on data the project makes itself. What is drawn stands in `scenes`; here
+Lives here so that a whole study runs offline on data the project makes itself. What is drawn stands in `scenes`; here
 are the flaws, the raters and the files.
 """
 

@@ -88,7 +88,7 @@ _TOKENS = ("token_prefix", "token_suffix")
 
 
 def fetch_release(folder: Path) -> Path:
-    """Download the released checkpoint from Google Drive into `folder`, unless it is there; a broken download goes on.
+    """Download what DCMPLN's authors released into `folder`, unless it is there; a broken download goes on.
 
     Raises:
         ArchiveError: If it cannot be downloaded; says where to get it by hand.
@@ -196,7 +196,7 @@ def load_released(files: Sequence[Path], model: DCMPLN) -> list[str]:
 def import_release(
     files: Sequence[Path], out: Path, backbone: Backbone, *, dataset: str, scale: tuple[float, float]
 ) -> list[str]:
-    """Turn published prompts into a checkpoint that scores as the published code does.
+    """Turn prompts that CLIP-AGIQA's code saved into a checkpoint of ours that scores as that code does.
 
     Args:
         files: As `read_released`.

@@ -6,7 +6,7 @@
     scores = scorer.score(["one.png", "two.jpg"], quality_maps=True)
 
 A checkpoint says by itself which towers, windows and texts it needs and on which scale its scores are, so that nothing
-else of the study must be at hand but the towers' weights.
+else of what trained it must be at hand but the towers' weights.
 """
 
 import hashlib
@@ -226,12 +226,12 @@ def load_scorer(
     """Load a scorer.
 
     Args:
-        checkpoint: A checkpoint file; an MLflow URI (`models:/...` or `runs:/...`); `auto` for the champion of this
-            study, or `auto:<data set>` where the study has several data sets.
+        checkpoint: A checkpoint file; an MLflow URI (`models:/...` or `runs:/...`); `auto` for the champion among the
+            runs under `root`, or `auto:<data set>` where they are of several data sets.
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
         backbone_file: The towers' weights, where they lie elsewhere than the checkpoint says.
-        root: Folder of the study, with `runs/` and MLflow's store; None takes the working folder, or this repository
-            if the working folder has no study.
+        root: Of a repository, with `runs/` and MLflow's store; None takes the working folder, or the repository that
+            this code lies in if the working folder has neither.
         bfloat16: Run the image tower in bfloat16: faster on GPUs, and scores drift in the third decimal.
         int8: Run the image tower in int8: faster on CPUs with int8 units, and scores drift in the third decimal; they
             depend a little on what is scored in the same forward pass, too.
