@@ -7,9 +7,10 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 PORT ?= 5000
+KILLS ?= 50
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study serve test lint mlflow mirror benchmark clean
+.PHONY: help setup study serve test lint mlflow mirror benchmark torture clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +32,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 study: setup ## run the whole study of params.yaml (the embedded demo by default)
+	@git rev-parse --git-dir >/dev/null 2>&1 || grep -qs 'no_scm *= *true' .dvc/config.local .dvc/config || \
+		{ echo "This folder is no git clone, and DVC wants one: run 'git init' here, or tell it to do without:"; \
+		  echo "  $(BIN)/dvc config --local core.no_scm true"; exit 1; }
 	@$(BIN)/python -m dvc repro
 	@echo; echo "Done. Open reports/study/index.html; browse the runs with: make mlflow; score images of your own with: $(BIN)/agiqa score PATHS"
 
@@ -43,17 +47,22 @@ test: setup ## run the tests
 lint: setup ## check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
+# The store's address comes from the code that writes it: a folder's name may hold blanks, percent and number signs.
 mlflow: setup ## browse the runs in MLflow (PORT=5000)
 	@if [ -d runs ]; then $(BIN)/python -m stages.mirror; fi
 	@echo "MLflow shows this study's runs at http://127.0.0.1:$(PORT) once it says 'Application startup complete'; stop it with Ctrl-C."
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) \
-		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db --artifacts-destination $(CURDIR)/mlartifacts
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/python -m mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) \
+		--backend-store-uri "$$($(BIN)/python -c 'from pipeline.tracking import store; print(store.tracking_uri("."))')" \
+		--artifacts-destination "$$PWD/mlartifacts"
 
 mirror: setup ## rebuild MLflow's database from the files
 	@$(BIN)/python -m stages.mirror
 
 benchmark: setup ## time scoring and training against the predecessor's procedure, plain open_clip and the machine's rate
 	@$(BIN)/python benchmarks/speed.py && $(BIN)/python benchmarks/startup.py
+
+torture: setup ## kill the smoke study KILLS=50 times, and hold what comes out to an undisturbed run
+	@$(BIN)/python benchmarks/torture.py --kills $(KILLS)
 
 clean: ## remove caches and resume states; keeps data, runs and reports
 	@rm -rf .work .pytest_cache .ruff_cache build && find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -139,6 +139,9 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
         "--scale", type=_number, nargs=2, metavar=("LOW", "HIGH"), help="lowest and highest possible score, such as 1 5"
     )
 
+    verify = add("verify", "compute every hash of a finished study anew, and say what no longer matches", run_verify)
+    verify.add_argument("folder", type=Path, nargs="?", default=Path(), metavar="FOLDER", help="default: this one")
+
     fetch = add("fetch-release", "download the checkpoint that the authors of DCMPLN released", run_fetch)
     fetch.add_argument("--out", type=Path, default=Path("released"), metavar="DIR", help="default: released")
 
@@ -367,6 +370,21 @@ def run_check(options: argparse.Namespace) -> int:
     quality = manifest["quality"]
     _say(f"no problem; {usable}; MOS {quality.min():g} to {quality.max():g} on the scale {low:g} to {high:g}")
     return OK
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    """Say which files of a finished study are no longer those that it recorded."""
+    from tqdm import tqdm
+
+    from pipeline.study.verify import verify
+
+    findings = list(tqdm(verify(options.folder), "checking", unit="hash", dynamic_ncols=True))
+    faults = [finding for finding in findings if finding.fault]
+    for finding in faults:
+        sys.stdout.write(f"{finding.path} {finding.fault} (recorded by {finding.said_by})\n")
+    _say(f"{len(findings)} recorded hashes, {len(faults)} no longer match" if faults else
+         f"all {len(findings)} recorded hashes match")  # fmt: skip
+    return SOME_FAILED if faults else OK
 
 
 def run_fetch(options: argparse.Namespace) -> int:

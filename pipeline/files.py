@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.claims import claim
+
 
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash, sees all of it or nothing."""
@@ -30,14 +32,18 @@ def write_json(path: str | Path, value: Any) -> None:
 
 @contextmanager
 def replaced_folder(path: str | Path) -> Iterator[Path]:
-    """Hand out an empty folder that takes the place of `path` when the block ends without an error."""
+    """Hand out an empty folder that takes the place of `path` when the block ends without an error.
+
+    Until then this process alone may write it: see `pipeline.claims.claim`.
+    """
     path = Path(path)
-    temporary = path.with_name(path.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    yield temporary
-    shutil.rmtree(path, ignore_errors=True)
-    temporary.replace(path)
+    with claim(path):
+        temporary = path.with_name(path.name + ".partial")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
 
 
 def expanded(path: str | Path) -> Path:

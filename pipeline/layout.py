@@ -4,6 +4,7 @@ Paths are relative to the repository root, which is a stage's working folder.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,14 @@ import pandas as pd
 from pipeline.errors import AgiqaError
 
 SUBSETS = ("train", "validation", "test")
+RUNS = Path("runs")
+# The folders of a run: what made its result, how that does on test images, and how the epoch that is best there does.
+TRAIN, EVALUATE, AUDIT = "train", "evaluate", "audit"
+# In TRAIN: what was computed; when, where and by which code; a row an epoch of numbers, and of times; the weights.
+RECORD, RUN, HISTORY, TIMING = "record.json", "run.json", "history.csv", "timing.csv"
+CHECKPOINTS, BASELINE_MODEL = "checkpoints", "model.npz"
+# In EVALUATE and AUDIT: numbers, and a row an image.
+METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
 
 
 class StudyError(AgiqaError):
@@ -34,8 +43,11 @@ def input_paths(dataset: str, round_index: int, split: str = "round") -> tuple[P
 
 
 def validation_numbers(train_folder: Path, selected_epoch: int) -> dict[str, float]:
-    """Return the selected epoch's validation SRCC, PLCC and KRCC; empty for a method that has none."""
-    history = pd.read_csv(train_folder / "history.csv").set_index("epoch")
+    """Return the selected epoch's validation SRCC, PLCC and KRCC; empty for a method that has none.
+
+    They stand in the history, so a trained model has them from `validation.windows` windows an image, not from all.
+    """
+    history = pd.read_csv(train_folder / HISTORY).set_index("epoch")
     row = history.loc[selected_epoch] if selected_epoch in history.index else pd.Series(dtype=float)
     prefix = "validation_"
     return {
@@ -44,16 +56,18 @@ def validation_numbers(train_folder: Path, selected_epoch: int) -> dict[str, flo
 
 
 def backbone_label(backbone: Mapping[str, Any]) -> str:
-    """Return a backbone's name with whose weights it has, as every result must show it."""
-    weights = {"random": "random weights", "in-house": "in-house weights"}.get(
-        backbone["origin"], backbone["pretrained"]
-    )
-    return f"{backbone['name']} ({weights})"
+    """Return a backbone's name with whose weights it has, as every result must show it: `ViT-B-32 (openai weights)`.
+
+    Args:
+        backbone: As a record holds it; its `pretrained` is the tag or file of published weights.
+    """
+    published = backbone["origin"] == "pretrained" and backbone["pretrained"]
+    return f"{backbone['name']} ({published or backbone['origin']} weights)"
 
 
 def run_folder(dataset: str, method: str, round_index: int, split: str = "round") -> Path:
     """Return the folder of one run, relative to the repository root; `split` is `random` for the audit's runs."""
-    return Path("runs") / dataset / method / f"{split}-{round_index}"
+    return RUNS / dataset / method / f"{split}-{round_index}"
 
 
 def repository_root() -> Path:
@@ -67,6 +81,26 @@ def leaks(split_rule: str, select_on: str | None) -> list[str]:
     return [*found, "epoch selected on test"] if select_on == "test" else found
 
 
+def bars_champion(record: Mapping[str, Any]) -> list[str]:
+    """Return in words what keeps a run from being its data set's champion, by its record; empty if nothing does."""
+    found = list(record["leaks"]) + (["shuffled labels"] if record["shuffled_labels"] else [])
+    return found if record["kind"] == "variant" else [*found, f"a {record['kind']}, and no trained variant"]
+
+
 def checkpoint_name(epoch: int) -> str:
     """Return the file name of an epoch's folded checkpoint."""
     return f"epoch-{epoch:03d}.safetensors"
+
+
+def checkpoint_path(train_folder: Path, epoch: int) -> Path:
+    """Return where an epoch's folded checkpoint lies in a run's train folder."""
+    return train_folder / CHECKPOINTS / checkpoint_name(epoch)
+
+
+def weights_files(train_folder: Path) -> dict[int, Path]:
+    """Return the files of weights in a run's train folder by epoch; a baseline's one model is epoch 0."""
+    found = {0: train_folder / BASELINE_MODEL} if (train_folder / BASELINE_MODEL).is_file() else {}
+    for path in sorted((train_folder / CHECKPOINTS).glob("*")):
+        match = re.fullmatch(r"epoch-(\d+)\.safetensors", path.name)
+        found |= {int(match[1]): path} if match else {}
+    return found

@@ -21,8 +21,8 @@ def srcc(predicted: np.ndarray, mos: np.ndarray) -> float:
         SRCC in [-1, 1].
 
     Raises:
-        AgiqaError: If n < 2 or either input is constant, as a small data set may be.
-        ValueError: If shapes differ or a value is not finite.
+        ValueError: If shapes differ.
+        AgiqaError: If n < 2, a value is not finite, or either input is constant: the data leave nothing to correlate.
 
     Source: scipy.stats.spearmanr; ties take average ranks.
     """
@@ -58,7 +58,7 @@ def fit_logistic(predicted: np.ndarray, mos: np.ndarray) -> np.ndarray:
         Mapped scores in units of MOS, shape (n,).
 
     Raises:
-        ValueError: As `srcc`.
+        ValueError, AgiqaError: As `srcc`.
 
     Source: VQEG, Final Report (FR-TV Phase II), 2003; as used by the papers of this field before PLCC and RMSE. The
     search is over b3 and b4 alone: Golub and Pereyra, "Variable Projection", SIAM J. Numerical Analysis 10, 1973.
@@ -87,16 +87,24 @@ def rmse(predicted: np.ndarray, mos: np.ndarray) -> float:
     return float(np.sqrt(np.mean((predicted - mos) ** 2)))
 
 
-def summary(predicted: np.ndarray, mos: np.ndarray) -> dict[str, float]:
-    """Return srcc, krcc, plcc, plcc_logistic and rmse, the last two after `fit_logistic`; errors as `srcc`."""
-    mapped = fit_logistic(predicted, mos)
+def summary(predicted: np.ndarray, fitted: np.ndarray, mos: np.ndarray) -> dict[str, float]:
+    """Return srcc, krcc, plcc, plcc_logistic and rmse, the last two of the fitted scores.
+
+    Args:
+        predicted: Scores, shape (n,).
+        fitted: The same after `fit_logistic`, shape (n,).
+        mos: Mean opinion scores, shape (n,).
+
+    Raises:
+        ValueError, AgiqaError: As `srcc`.
+    """
     return {
         "srcc": srcc(predicted, mos),
         "krcc": krcc(predicted, mos),
         "plcc": plcc(predicted, mos),
         # A fit that found nothing is flat, and a flat line explains nothing.
-        "plcc_logistic": plcc(mapped, mos) if np.ptp(mapped) > 0 else 0.0,
-        "rmse": rmse(mapped, mos),
+        "plcc_logistic": plcc(fitted, mos) if np.ptp(fitted) > 0 else 0.0,
+        "rmse": rmse(fitted, mos),
     }
 
 
@@ -119,8 +127,8 @@ def bootstrap(
         srcc_low, srcc_high, plcc_low, plcc_high.
 
     Raises:
-        AgiqaError: As `srcc`; also if no resample has any spread.
         ValueError: As `srcc`; also if `groups` has another length.
+        AgiqaError: As `srcc`; also if no resample has any spread.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; cluster resampling.
     """
@@ -163,7 +171,7 @@ def _checked(predicted: np.ndarray, mos: np.ndarray) -> tuple[np.ndarray, np.nda
         raise AgiqaError(f"a correlation needs at least 2 images, got {len(predicted)}")
     for name, values in (("predicted", predicted), ("mos", mos)):
         if not np.isfinite(values).all():
-            raise ValueError(f"{name}[{int(np.flatnonzero(~np.isfinite(values))[0])}] is not finite")
+            raise AgiqaError(f"{name}[{int(np.flatnonzero(~np.isfinite(values))[0])}] is not finite")
         if np.ptp(values) == 0:
             raise AgiqaError(f"{name} is {values[0]:g} for all {len(values)} images: a correlation needs a spread")
     return predicted, mos

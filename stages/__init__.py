@@ -1,6 +1,8 @@
 """The stages of dvc.yaml, each a short process of its own: `python -m stages.train --help`."""
 
+from pipeline.claims import end_with_dvc
 from pipeline.startup import spare_collections, tell_mistakes_in_a_line
 
 spare_collections()
 tell_mistakes_in_a_line()
+end_with_dvc()

@@ -64,7 +64,7 @@ def _evaluate(params: Params, dataset: str, method: str, number: int, split: str
             else:
                 (out / "cross").mkdir(exist_ok=True)
                 predictions.to_csv(out / "cross" / f"{other}.csv", index=False)
-                columns = (predictions[column].to_numpy() for column in ("predicted", "mos"))
+                columns = (predictions[column].to_numpy() for column in ("predicted", "fitted", "mos"))
                 found["cross"][other] = {"n": len(predictions), **metrics.summary(*columns)}
         found["validation"] = layout.validation_numbers(run / "train", record["selected_epoch"])
         write_json(out / "metrics.json", found)

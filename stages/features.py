@@ -14,22 +14,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from pipeline.claims import claim
 from pipeline.data.pixels import open_prepared
 from pipeline.files import write_atomically
 from pipeline.model.dcmpln import antonym_score
 from pipeline.model.folded import image_scores
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.study import build
 from pipeline.training import statistics
 
 
-@torch.no_grad()
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
-    params, dataset = load_params(arguments.params), arguments.dataset
+    params, out = load_params(arguments.params), Path("data", "features", f"{arguments.dataset}.npz")
+    with claim(out):
+        write_atomically(out, _features(params, arguments.dataset))
+
+
+@torch.no_grad()
+def _features(params: Params, dataset: str) -> bytes:
+    """Return the file of features."""
     manifest, pack = open_prepared(Path("data", "prepared", dataset))
     backbone = build.make_backbone(params)
     rule = build.make_window_rule(params, backbone)
@@ -56,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         backbone=np.array(json.dumps(backbone.record(), sort_keys=True)),
         handcrafted_names=np.array(statistics.NAMES),
     )
-    write_atomically(Path("data", "features", f"{dataset}.npz"), buffer.getvalue())
+    return buffer.getvalue()
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         runs=arguments.runs,
         splits=arguments.data / "splits",
         prepared=arguments.data / "prepared",
-        audit=study.audit,
+        audited=study.audit,
         lock=lock_md5("dvc.lock"),
         citation=CITATION.read_text(encoding="utf-8") if CITATION.is_file() else None,
     )

@@ -90,9 +90,9 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp("reported")
     methods, datasets = ("dcmpln", "no_mpa", "shuffled", "handcrafted"), ("agiqa3k", "demo")
-    make_study(root, datasets, methods, audit=["dcmpln"], gallery=2)
+    make_study(root, datasets, methods, audited=["dcmpln"], gallery=2)
     write_report(
-        root / "out", "toy_study", datasets, methods, (0, 1, 2), generated=["demo"], audit=["dcmpln"], lock="c" * 32,
+        root / "out", "toy_study", datasets, methods, (0, 1, 2), generated=["demo"], audited=["dcmpln"], lock="c" * 32,
         runs=root / "runs", splits=root / "data/splits", prepared=root / "data/prepared",
         citation=(ROOT / "CITATION.cff").read_text(),
     )  # fmt: skip

@@ -36,12 +36,12 @@ def make_study(
     seed: int = 0,
     leaks: Sequence[str] = (),
     backbone: dict[str, Any] | None = None,
-    audit: Sequence[str] = (),
+    audited: Sequence[str] = (),
     gallery: int = 0,
 ) -> None:
     """Write runs/, data/splits/ and data/prepared/ of a study under `root`.
 
-    `audit` names the variants that get a leak audit, `gallery` says how many pictures of each kind the reference
+    `audited` names the variants that get a leak audit, `gallery` says how many pictures of each kind the reference
     variant's first round keeps.
     """
     for dataset in datasets:
@@ -79,16 +79,16 @@ def make_study(
                 write_run(folder, dataset, method, number, predictions, epochs, leaks, backbone or IN_HOUSE, others)
                 if gallery and method == "dcmpln" and number == rounds[0]:
                     write_gallery(folder / "evaluate/gallery", predictions, gallery)
-                if method in audit:
+                if method in audited:
                     # A score that has seen test: the same images, the prediction nearer to the MOS.
                     picked, drawn = (
                         predictions.assign(predicted=predictions["predicted"] + k * mos) for k in (0.02, 0.1)
                     )
                     both = predictions.assign(predicted=predictions["predicted"] + 0.15 * mos)
-                    write_audit(folder / "audit", picked, "grouped", ["epoch selected on test"])
+                    write_leak_audit(folder / "audit", picked, "grouped", ["epoch selected on test"])
                     other = folder.with_name(f"random-{number}")
                     write_run(other, dataset, method, number, drawn, epochs, ["random split"], backbone or IN_HOUSE)
-                    write_audit(other / "audit", both, "random", ["random split", "epoch selected on test"])
+                    write_leak_audit(other / "audit", both, "random", ["random split", "epoch selected on test"])
 
 
 def write_run(
@@ -141,7 +141,7 @@ def write_run(
     _write(folder / "train/run.json", run)
     history.to_csv(folder / "train/history.csv", index=False)
     (folder / "evaluate").mkdir(parents=True, exist_ok=True)
-    predictions.to_csv(folder / "evaluate/predictions.csv", index=False)
+    with_fit(predictions).to_csv(folder / "evaluate/predictions.csv", index=False)
     test = scores(predictions["predicted"].to_numpy(), predictions["mos"].to_numpy())
     metrics = {
         "test": {
@@ -164,10 +164,10 @@ def write_run(
     _write(folder / "evaluate/metrics.json", metrics)
 
 
-def write_audit(folder: Path, predictions: pd.DataFrame, rule: str, leaks: Sequence[str]) -> None:
+def write_leak_audit(folder: Path, predictions: pd.DataFrame, rule: str, leaks: Sequence[str]) -> None:
     """Write what the leak audit leaves of one training whose epoch was picked on test."""
     folder.mkdir(parents=True, exist_ok=True)
-    predictions.to_csv(folder / "predictions.csv", index=False)
+    with_fit(predictions).to_csv(folder / "predictions.csv", index=False)
     test = {"n": len(predictions), **scores(predictions["predicted"].to_numpy(), predictions["mos"].to_numpy())}
     metrics = {"selected_epoch": 3, "selected_on": "test", "split_rule": rule, "test": test, "leaks": list(leaks)}
     _write(folder / "metrics.json", metrics)
@@ -176,8 +176,7 @@ def write_audit(folder: Path, predictions: pd.DataFrame, rule: str, leaks: Seque
 def write_gallery(folder: Path, predictions: pd.DataFrame, count: int) -> None:
     """Write `count` pictures each of the best predicted and the worst over- and under-rated images."""
     folder.mkdir(parents=True, exist_ok=True)
-    line = stats.linregress(predictions["predicted"], predictions["mos"])
-    table = predictions.assign(fitted=line.intercept + line.slope * predictions["predicted"])
+    table = with_fit(predictions)
     error = table["fitted"] - table["mos"]
     rows = []
     for kind, order in (("best", error.abs()), ("over", -error), ("under", error)):
@@ -196,6 +195,27 @@ def write_gallery(folder: Path, predictions: pd.DataFrame, count: int) -> None:
             ].to_dict()
             rows.append(row | {"kind": kind, "rank": rank, "picture": f"{name}.jpg", "map": f"{name}-map.png"})
     pd.DataFrame(rows).assign(map_low=0.2, map_high=0.8).to_csv(folder / "gallery.csv", index=False)
+
+
+def with_fit(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the predictions with their column `fitted`, a straight line here as in `scores`."""
+    line = stats.linregress(predictions["predicted"], predictions["mos"])
+    return predictions.assign(fitted=line.intercept + line.slope * predictions["predicted"])
+
+
+def made_runs(**srcc: list[float]) -> pd.DataFrame:
+    """Rows of `Results.runs` with the given SRCCs; 40 test images, 160 to train."""
+    return pd.DataFrame(
+        {
+            **{"dataset": "demo", "method": method, "kind": "variant", "round": number, "leaks": ""},
+            **{metric: value for metric in ("srcc", "plcc", "plcc_raw", "krcc", "rmse")},
+            **{"srcc_low": value - 0.1, "srcc_high": value + 0.05, "selected_epoch": 2 + number},
+            **{"test_images": 40, "train_images": 160, "backbone": "b", "backbone_origin": "random"},
+            **{"trainable_parameters": 10, "checkpoint_bytes": 40},
+        }
+        for method, values in srcc.items()
+        for number, value in enumerate(values)
+    )
 
 
 def scores(predicted: np.ndarray, mos: np.ndarray) -> dict[str, float]:

@@ -7,10 +7,12 @@ import base64
 import errno
 import io
 import os
+import re
 import stat
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -256,12 +258,26 @@ def _from_array(values: "np.ndarray | Tensor", max_pixels: int | None) -> np.nda
 
 
 def from_base64(text: str) -> bytes:
-    """Return the bytes of base64 text; a data URL's head is passed over.
+    """Return the bytes of base64 text as programs write it.
+
+    Line breaks and blanks, the URL-safe alphabet, missing padding and a data URL's head, percent signs included, are
+    all taken.
 
     Raises:
-        ImageError: If it is not base64.
+        ImageError: If it is not base64; says why.
     """
-    try:
-        return base64.b64decode(text.partition(";base64,")[2] or text, validate=True)
-    except ValueError:
-        raise ImageError("is not base64") from None
+    if text[:5].lower() == "data:":
+        head, comma, text = text.partition(",")
+        if not comma or not head.lower().rstrip().endswith(";base64"):
+            raise ImageError("is not base64: the data URL's head should end in ;base64,")
+        text = unquote(text) if "%" in text else text
+    text = "".join(text.split())
+    if strange := re.search(r"[^A-Za-z0-9+/_=-]|=[^=]", text):
+        raise ImageError(f"is not base64: {strange[0]!a} stands at character {strange.start():,}")
+    url_safe = "-" in text or "_" in text
+    if url_safe and ("+" in text or "/" in text):
+        raise ImageError("is not base64: it mixes + and / with the URL-safe - and _")
+    bare = text.rstrip("=")
+    if len(bare) % 4 == 1 or len(text) - len(bare) > 2:
+        raise ImageError(f"is not base64: {len(bare):,} characters and {len(text) - len(bare)} of padding")
+    return base64.b64decode(bare + "=" * (-len(bare) % 4), b"-_" if url_safe else None)

@@ -9,7 +9,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from pipeline.report import plots, words
-from pipeline.report.results import Study
+from pipeline.report.results import Results
 from pipeline.report.tables import binned
 
 
@@ -30,36 +30,36 @@ class Picture(NamedTuple):
 Plan = list[tuple[Picture, Callable[..., None]]]  # each figure, and what draws it to `paths`
 
 
-def draw(out: Path, study: Study, summary: pd.DataFrame, pairs: Mapping[str, pd.DataFrame]) -> list[Picture]:
+def draw(out: Path, results: Results, summary: pd.DataFrame, pairs: Mapping[str, pd.DataFrame]) -> list[Picture]:
     """Draw all figures of the study into a folder.
 
     Args:
         out: The folder.
-        study: The study.
+        results: What the runs wrote.
         summary: Result of `pipeline.report.summaries.summarise`.
         pairs: By data set, the tests from `pipeline.report.significance.compare`.
     """
-    plan = [_comparison(study, summary)]
-    plan += [] if study.cross.empty else [_cross(study, summary)]
+    plan = [_comparison(results, summary)]
+    plan += [] if results.cross.empty else [_cross(results, summary)]
     for dataset in dict.fromkeys(summary["dataset"]):
-        plan += _of(study, summary[summary["dataset"] == dataset], pairs[dataset], dataset)
+        plan += _of(results, summary[summary["dataset"] == dataset], pairs[dataset], dataset)
     for picture, job in tqdm(plan, desc="drawing figures", unit="figure"):
         job(paths=[out / f"{picture.name}{suffix}" for suffix in (".png", ".svg")])
     return [picture for picture, _ in plan]
 
 
-def _comparison(study: Study, summary: pd.DataFrame) -> tuple[Picture, Callable[..., None]]:
+def _comparison(results: Results, summary: pd.DataFrame) -> tuple[Picture, Callable[..., None]]:
     caption = words.caption(summary)
     return Picture(
         "comparison",
         f"SRCC of every method on the test images: rounds, mean and 95 % interval. {caption}.",
         f"The study's headline: rounds, their mean and its 95 % interval ({summary['interval'].iloc[0]}). {caption}.",
-    ), partial(plots.comparison, summary, study.rounds, title=f"SRCC on the test images\n{caption}")
+    ), partial(plots.comparison, summary, results.runs, title=f"SRCC on the test images\n{caption}")
 
 
-def _cross(study: Study, summary: pd.DataFrame) -> tuple[Picture, Callable[..., None]]:
-    own = study.rounds.assign(tested_on=study.rounds["dataset"])
-    both = pd.concat([own, study.cross])[["method", "dataset", "tested_on", "srcc"]]
+def _cross(results: Results, summary: pd.DataFrame) -> tuple[Picture, Callable[..., None]]:
+    own = results.runs.assign(tested_on=results.runs["dataset"])
+    both = pd.concat([own, results.cross])[["method", "dataset", "tested_on", "srcc"]]
     means = both.rename(columns={"dataset": "trained_on"}).groupby(
         ["method", "trained_on", "tested_on"], sort=False, as_index=False
     )
@@ -71,16 +71,16 @@ def _cross(study: Study, summary: pd.DataFrame) -> tuple[Picture, Callable[..., 
     ), partial(plots.cross_matrix, means["srcc"].mean(), title=f"SRCC between data sets\n{caption}")
 
 
-def _of(study: Study, rows: pd.DataFrame, pairs: pd.DataFrame, dataset: str) -> Plan:
+def _of(results: Results, rows: pd.DataFrame, pairs: pd.DataFrame, dataset: str) -> Plan:
     """The figures of one data set."""
     mine = {
         name: frame[frame["dataset"] == dataset]
-        for name, frame in study._asdict().items()
+        for name, frame in results._asdict().items()
         if isinstance(frame, pd.DataFrame)
     }
     caption = words.caption(rows)
-    target = mine["rounds"]["target"].iloc[0]
-    label = f"{target} MOS{words.scale(study.cards[dataset])}"
+    target = mine["runs"]["target"].iloc[0]
+    label = f"{target} MOS{words.scale(results.cards[dataset])}"
     plan: Plan = []
 
     def add(kind: str, says: str, reads: str, job: Callable[..., None], title: str, backbone: str = caption) -> None:
@@ -104,7 +104,7 @@ def _of(study: Study, rows: pd.DataFrame, pairs: pd.DataFrame, dataset: str) -> 
         partial(plots.generators, means.reset_index(), mos_label=label),
         "mean prediction against mean MOS, by generator",
     )
-    number = int(mine["rounds"]["round"].min())
+    number = int(mine["runs"]["round"].min())
     add(
         "scatter",
         f"predicted score against MOS of every test image of round {number}, with the logistic fit",
@@ -128,7 +128,7 @@ def _of(study: Study, rows: pd.DataFrame, pairs: pd.DataFrame, dataset: str) -> 
             "curves",
             "SRCC on train and validation by epoch, every round, a panel per variant",
             "Every round thin, their mean thick; the chosen epochs ringed.",
-            partial(plots.training_curves, mine["history"], mine["rounds"]),
+            partial(plots.training_curves, mine["history"], mine["runs"]),
             "SRCC by epoch",
             trained,
         )

@@ -1,357 +1,41 @@
-"""The study's page: one HTML file that needs no network, with everything that a reader of the study may ask.
-
-The answer comes first, then what carries it. Its shape stands in page.html.j2 beside this file.
-"""
+"""The report as a page: one HTML file that needs no network. Its shape stands in page.html.j2 beside this file."""
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from pipeline.report import significance, words
-from pipeline.report.citation import bibtex
 from pipeline.report.figures import Picture
-from pipeline.report.formats import Table, numeric_columns
+from pipeline.report.formats import numeric_columns
 from pipeline.report.plots import inline
-from pipeline.report.results import Study
-from pipeline.report.significance import Evidence
-from pipeline.report.summaries import REFERENCE
-from pipeline.report.tables import best_row
+from pipeline.report.sections import Section
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
-KINDS = {
-    "best": "Best predicted, from low to high MOS",
-    "over": "Most overrated: predicted higher than people say",
-    "under": "Most underrated: predicted lower than people say",
-}
-Block = tuple[str, Any]  # what it is, as page.html.j2 names it, and its content
 
 
-class Section(NamedTuple):
-    """A numbered section: its anchor, title and content."""
-
-    name: str
-    title: str
-    blocks: list[Block]
-
-
-def render(
-    out: str | Path,
-    name: str,
-    study: Study,
-    summary: pd.DataFrame,
-    evidence: Mapping[str, Evidence],
-    tables: Sequence[Table],
-    figures: Sequence[Picture],
-    *,
-    generated: Sequence[str] = (),
-    audit: Sequence[str] = (),
-    lock: str | None = None,
-    citation: str | None = None,
-) -> str:
+def render(out: str | Path, name: str, sections: Sequence[Section]) -> str:
     """Return the page.
 
     Args:
         out: Folder that holds the figures' SVG.
         name: Name of the study.
-        study: The study.
-        summary: Result of `pipeline.report.summaries.summarise`.
-        evidence: By data set.
-        tables: From `pipeline.report.tables`; each stands in the section that its name says.
-        figures: Each stands in the section that its name says.
-        generated: Those of the data sets that the project makes itself.
-        audit: The variants whose leaks the study measures.
-        lock: From `lock_md5`; None where there is no dvc.lock.
-        citation: Text of CITATION.cff; None where there is none.
+        sections: From `pipeline.report.sections.arrange`.
 
     Returns:
         HTML; equal for equal arguments.
     """
-    out = Path(out)
-    shown = {table.name: table for table in tables}
-    drawn = {figure.name: figure._asdict() | {"svg": _svg(out, figure.name)} for figure in figures}
 
-    def tables_of(*names: str) -> list[Block]:
-        return [("table", shown[name]) for name in names if name in shown]
+    def svg(picture: Picture) -> Markup:
+        text = (Path(out) / f"{picture.name}.svg").read_text(encoding="utf-8")
+        return Markup(inline(text, picture.name.replace(".", "-")))
 
-    def folded(name: str, title: str) -> list[Block]:
-        return [("folded", (title, shown[name]))] if name in shown else []
-
-    def figures_of(*names: str) -> list[Block]:
-        return [("figure", drawn[name]) for name in names if name in drawn]
-
-    datasets = list(dict.fromkeys(summary["dataset"]))
-    parts: dict[str, list[Block]] = {key: [] for key in ("results", "tests", "ablation", "generators", "pictures")}
-    for dataset in datasets:
-        rows = summary[summary["dataset"] == dataset]
-        target = study.rounds.loc[study.rounds["dataset"] == dataset, "target"].iloc[0]
-        head: list[Block] = [("heading", dataset)] if len(datasets) > 1 else []
-        said = [words.data_line(study, dataset, target), words.audit_line(study, dataset)]
-        parts["results"] += [*head, *(("text", text) for text in said), *tables_of(f"main-{dataset}")]
-        pairs = figures_of(f"outcomes-{dataset}") + folded(f"tests-{dataset}", f"All pairs of {dataset}")
-        parts["tests"] += [*head, *pairs] if pairs else []
-        parts["ablation"] += tables_of(f"ablation-{dataset}")
-        means, within = tables_of(f"generators-{dataset}"), tables_of(f"within-{dataset}")
-        parts["generators"] += [*head, *figures_of(f"generators-{dataset}"), *means, *within]
-        looks = figures_of(*(f"{kind}-{dataset}" for kind in ("scatter", "calibration", "curves", "residuals")))
-        lacks = [] if f"residuals-{dataset}" in drawn else [("text", f"{dataset} publishes no MOS standard deviation.")]
-        parts["pictures"] += [*head, *_gallery(study, dataset, rows), *looks, *lacks]
-    grids = tables_of(*(name for name in shown if name.startswith("audit-")))
-    sections = [
-        Section("answer", "The answer", _answer(study, summary, evidence, generated, lock)),
-        Section("results", "Every method beside published results", figures_of("comparison") + parts["results"]),
-        Section("tests", "Is the difference real?", _tests(study, evidence) + parts["tests"]),
-        Section("leaks", "What leaks are worth", _leaks(study, audit) + grids + tables_of("audit")),
-        Section(
-            "ablation",
-            "What each part is worth",
-            parts["ablation"]
-            or [("text", f"An ablation needs `{REFERENCE}` and another variant in `study.variants`.")],
-        ),
-        Section(
-            "cross",
-            "From one data set to another",
-            _cross(datasets) + figures_of("cross") + folded("cross", "All pairs of data sets"),
-        ),
-        Section("generators", "Generator by generator", parts["generators"]),
-        Section("pictures", "A look at the pictures", parts["pictures"]),
-        Section("cost", "What it costs", tables_of("cost")),
-        Section("rerun", "Cite and rerun", _rerun(study, lock, citation, shown.get("settings"))),
-    ]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters |= {"prose": _prose, "cell": _cell, "numeric_columns": numeric_columns}
+    environment.filters |= {"svg": svg, "data_uri": _data_uri}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(name=name, sections=sections) + "\n"
-
-
-# Sections
-
-
-def _answer(
-    study: Study, summary: pd.DataFrame, evidence: Mapping[str, Evidence], generated: Sequence[str], lock: str | None
-) -> list[Block]:
-    answers = [
-        _verdict(summary[summary["dataset"] == dataset], evidence[dataset], dataset in generated)
-        for dataset in dict.fromkeys(summary["dataset"])
-    ]
-    rounds, costs = study.rounds, study.costs
-    weights = rounds[rounds["backbone"] != "none"].drop_duplicates(["backbone", "backbone_sha256"])
-    backbones = [
-        row["backbone"] + (f", SHA-256 `{row['backbone_sha256']}`" if row["backbone_sha256"] else "")
-        for row in weights.to_dict("records")
-    ]
-    data = rounds.drop_duplicates(["dataset", "manifest_md5"])[["dataset", "manifest_md5"]].to_dict("records")
-    commits = costs[["git_commit", "git_dirty"]].drop_duplicates().to_dict("records")
-    seconds = costs["train_seconds"].sum() + costs["scoring_seconds"].sum()
-    measured = costs["scoring_seconds"].notna().all()
-    scored = " and the scoring of their test images" if measured else "; the scoring was not measured"
-    facts = [
-        ("Backbone", "; ".join(backbones) or "none"),
-        ("Protocol", words.protocol(rounds)),
-        ("Data", "; ".join(f"{row['dataset']}: manifest md5 `{row['manifest_md5']}`" for row in data)),
-        (
-            "Code",
-            "; ".join(
-                f"git commit `{row['git_commit'] or 'unknown'}`"
-                + (" with uncommitted changes" * bool(row["git_dirty"]))
-                for row in commits
-            ),
-        ),
-        ("DVC lock", f"md5 `{lock}`, of dvc.lock without the report's own entry" if lock else "no dvc.lock"),
-        ("Wall time", f"{_duration(seconds)} for {len(costs)} trainings or fits" + scored),
-        ("Device", ", ".join(dict.fromkeys(str(device) for device in costs["device"]))),
-    ]
-    return [("answers", answers), ("facts", facts)]
-
-
-def _verdict(rows: pd.DataFrame, evidence: Evidence, generated: bool) -> dict[str, Any]:
-    """The best variant of one data set, what is shown of it, and what is not."""
-    dataset, best = str(rows["dataset"].iloc[0]), best_row(rows, ["variant"])
-    if best is None:
-        why = "no variant" if rows[rows["kind"] == "variant"].empty else "no variant without leaks"
-        sentences = [f"The study has {why} here, so none is named best.", *words.caveats(rows, generated)]
-        return {"dataset": dataset, "score": "", "sentences": sentences}
-    method = best["method"]
-    low, high = significance.interval(evidence.draws[method]["srcc"])
-    bounds = [f"95 % over prompts {words.interval(low, high)}"]
-    if best["rounds"] > 1:
-        bounds.append(f"over rounds {words.interval(best['srcc_low'], best['srcc_high'])}")
-    clean = set(rows.loc[rows["leaks"] == "", "method"])
-    turned = {"win": "loss", "tie": "tie", "loss": "win"}
-    outcomes: dict[str, list[str]] = {"win": [], "tie": [], "loss": []}
-    firm = []
-    for pair in evidence.pairs.to_dict("records"):
-        if {pair["first"], pair["second"]} <= clean and method in (pair["first"], pair["second"]):
-            other = pair["second"] if pair["first"] == method else pair["first"]
-            outcomes[pair["outcome"] if pair["first"] == method else turned[pair["outcome"]]].append(other)
-            firm += [other] if pair["over_rounds"] else []
-    baseline = best_row(rows, ["baseline"])
-    sentences = []
-    if baseline is not None and baseline["srcc_mean"] > best["srcc_mean"]:
-        proof = "beats" if baseline["method"] in outcomes["loss"] else "scores higher than"
-        sentences.append(
-            f"**The baseline `{baseline['method']}` {proof} every variant**: SRCC "
-            f"{_score(baseline)}"
-            + ("." if proof == "beats" else ", a difference to the best that the tests do not confirm.")
-        )
-    shown = [f"ahead of {words.listed(outcomes['win'])}"] if outcomes["win"] else []
-    shown += [f"behind {words.listed(outcomes['loss'])}"] if outcomes["loss"] else []
-    if shown:
-        text = f"Shown, whichever prompts stand in test: `{method}` is {' and '.join(shown)}."
-        if best["rounds"] > 1:
-            text += f" Of these, over other splits and trainings too: {words.listed(firm) if firm else 'none'}."
-        sentences.append(text)
-    else:
-        sentences.append("Shown: no difference to any other method.")
-    lacks = [f"any difference between `{method}` and {words.listed(outcomes['tie'])}"] if outcomes["tie"] else []
-    if set(rows["backbone_origin"]) & {"in-house", "random"}:
-        lacks.append("what any of them reaches on CLIP's published weights")
-    lacks.append("anything about images, prompts and generators unlike these")
-    sentences.append(f"Not shown: {'; '.join(lacks)}.")
-    sentences.append(f"{words.caption(rows)}.")
-    return {
-        "dataset": dataset,
-        "method": method,
-        "score": f"SRCC {_score(best)}",
-        "bounds": f"the best variant; {'; '.join(bounds)}",
-        "sentences": [*sentences, *words.caveats(rows, generated)[: 1 if generated else 0]],
-    }
-
-
-def _score(row: dict[str, Any]) -> str:
-    """Mean SRCC, with its spread where there is one."""
-    alone = pd.isna(row["srcc_std"])
-    return words.figure(row["srcc_mean"]) if alone else words.spread(row["srcc_mean"], row["srcc_std"])
-
-
-def _tests(study: Study, evidence: Mapping[str, Evidence]) -> list[Block]:
-    if all(found.pairs.empty for found in evidence.values()):
-        return [("text", "One method alone has nothing to be compared with.")]
-    rounds, pairs = study.rounds["round"].nunique(), max(len(found.pairs) for found in evidence.values())
-    resamples = max(len(draws["srcc"]) for found in evidence.values() for draws in found.draws.values())
-    method = (
-        f"**Method.** The SRCC difference of every pair of methods is tested by a paired bootstrap over "
-        f"prompt groups ({resamples:,} resamples, the same draw for all methods and rounds): it asks "
-        "whether other prompts could have turned the order, and assumes that prompt groups are independent of each "
-        "other; the trained models stand as they are."
-    )
-    if rounds > 1:
-        method += (
-            f" It decides who wins. A t-test over the {rounds} rounds, its variance corrected for the images that they "
-            "share (Nadeau and Bengio, 2003), asks whether other splits and trainings could have turned the order, "
-            "too, and assumes roughly normal differences; a star marks what holds by this test as well."
-        )
-    else:
-        method += " One round leaves no test over splits and trainings, so these results hold for its models alone."
-    method += (
-        f" Holm's correction over the {pairs} pairs of a data set keeps the chance of any false win or loss among them "
-        "at 5 % in each test. A tie is no proof of equality."
-    )
-    if 1 < rounds < 5:
-        method += f" With {rounds} rounds the t-test has little power: many true differences will miss their star."
-    return [("text", method)]
-
-
-def _leaks(study: Study, audit: Sequence[str]) -> list[Block]:
-    if not audit:
-        return [
-            (
-                "text",
-                "This study measured no leaks. To switch the audit on, name variants under `study.audit` in "
-                "params.yaml, such as `audit: [dcmpln]`, and run `dvc repro`: each is then also trained on a random "
-                "split, and judged at the epoch that is best on test.",
-            )
-        ]
-    if study.leaks.empty:
-        return [("text", "The study's own rounds leak, so there is no clean score to measure leaks from.")]
-    return [
-        (
-            "text",
-            "Two habits of published code let test data in: images drawn at random, so that train has seen the test "
-            "images' generation prompts, and the epoch picked by the test score. The same model was trained and "
-            "judged with and without each, on subsets of the same sizes. What a habit adds is no skill; a published "
-            "number got that way is better read without it.",
-        )
-    ]
-
-
-def _cross(datasets: Sequence[str]) -> list[Block]:
-    if len(datasets) < 2:
-        return [("text", "A study of one data set has nothing to transfer to.")]
-    return [
-        ("text", "Each model scores the other data sets' test images of the same round; nothing is fitted to them.")
-    ]
-
-
-def _gallery(study: Study, dataset: str, rows: pd.DataFrame) -> list[Block]:
-    table = study.gallery[study.gallery["dataset"] == dataset]
-    if table.empty:
-        return [("text", f"The evaluations of {dataset} left no pictures.")]
-    first = table.iloc[0]
-    pictures = {
-        kind: [_card(row) for row in table[table["kind"] == kind].sort_values("rank").to_dict("records")]
-        for kind in KINDS
-    }
-    text = f"Test images of `{first['method']}`, round {first['round']}; predictions on the MOS scale. "
-    if "map_low" in table:
-        text += (
-            f"Map: which parts lower the score (vermillion, {first['map_low']:.3f} or less) and which raise it (blue, "
-            f"{first['map_high']:.3f} or more), by the raw score of the windows there. "
-        )
-    text += f"{words.caption(rows[rows['method'] == first['method']])}."
-    shown = [(KINDS[kind], cards) for kind, cards in pictures.items() if cards]
-    return [("gallery", {"dataset": dataset, "text": text, "kinds": shown})]
-
-
-def _card(row: dict[str, Any]) -> dict[str, str]:
-    folder, prompt = Path(row["folder"]), row["generation_prompt"]
-    prompt = "" if pd.isna(prompt) else str(prompt)
-    return {
-        "picture": _data_uri(folder / row["picture"]),
-        "map": "" if pd.isna(row["map"]) else _data_uri(folder / row["map"]),
-        "alt": f"Image generated from: {prompt}" if prompt else f"Image {row['image_id']}",
-        "mos": f"{row['mos']:.2f}",
-        "fitted": f"{row['fitted']:.2f}",
-        "generator": str(row["generator"]),
-        "prompt": prompt,
-    }
-
-
-def _rerun(study: Study, lock: str | None, citation: str | None, settings: Table | None) -> list[Block]:
-    blocks: list[Block] = []
-    if citation:
-        blocks += [("text", "**To cite** this software and the paper that it implements:"), ("code", bibtex(citation))]
-    commit = next((commit for commit in study.costs["git_commit"] if commit), None)
-    data = study.rounds.drop_duplicates("dataset")[["dataset", "manifest_md5"]].to_dict("records")
-    commands = [f"git checkout {commit}"] if commit else []
-    commands += [
-        "make setup && . .venv/bin/activate",
-        "dvc repro   # with the params.yaml of this study; `dvc pull` first where its results were shared",
-        *(f"md5sum data/prepared/{row['dataset']}/manifest.parquet   # {row['manifest_md5']}" for row in data),
-    ]
-    if lock:
-        check = "import pipeline.page as page; print(page.lock_md5('dvc.lock'))"
-        commands.append(f'python -c "{check}"   # {lock}')
-    text = (
-        "**To rerun** exactly this, in a clone of the repository; a command that prints a hash must print its comment:"
-    )
-    blocks += [("text", text), ("code", "\n".join(commands))]
-    if bool(study.costs["git_dirty"].fillna(False).any()):
-        blocks.append(
-            ("text", "Some runs were made with uncommitted changes, which a commit alone does not bring back.")
-        )
-    return blocks + ([("folded", ("Every value that the variants were trained with", settings))] if settings else [])
-
-
-# Text and pictures
-
-
-def _svg(out: Path, name: str) -> Markup:
-    return Markup(inline((out / f"{name}.svg").read_text(encoding="utf-8"), name.replace(".", "-")))
 
 
 def _prose(text: str) -> Markup:
@@ -373,11 +57,3 @@ def _cell(text: str) -> Markup:
 def _data_uri(path: Path) -> str:
     kind = "png" if path.suffix == ".png" else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(float(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (
-        " ".join(f"{value} {unit}" for value, unit in ((hours, "h"), (minutes, "min"), (rest, "s")) if value) or "0 s"
-    )

@@ -31,42 +31,19 @@ from pipeline.drawing import (
     put_title,
     save,
 )
+from pipeline.report.significance import turned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def curves(history: pd.DataFrame, path: str | Path, title: str = "") -> None:
-    """Draw one run's loss and its SRCC on train and validation against the epoch.
-
-    Args:
-        history: Columns epoch, loss, train_srcc and validation_srcc, a row per epoch.
-        path: File to write; its suffix (.png or .svg) says the format.
-        title: Title of the figure; empty for none.
-    """
-    with house_style():
-        figure = Figure(figsize=(8.0, 3.2), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        left.plot(history["epoch"], history["loss"], color=BLUE, marker="o", ms=3, lw=1.4)
-        left.set(title="training loss", xlabel="epoch", ylabel="loss")
-        right.plot(history["epoch"], history["train_srcc"], color=ORANGE, ls="--", marker="s", ms=3, label="train")
-        right.plot(history["epoch"], history["validation_srcc"], color=BLUE, marker="o", ms=3, label="validation")
-        right.set(title="SRCC", xlabel="epoch", ylabel="SRCC")
-        right.legend(loc="best")
-        for axes in (left, right):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if title:
-            put_title(figure, title)
-        save(figure, path)
-
-
-def comparison(summary: pd.DataFrame, rounds: pd.DataFrame, paths: Sequence[str | Path], title: str) -> None:
+def comparison(summary: pd.DataFrame, runs: pd.DataFrame, paths: Sequence[str | Path], title: str) -> None:
     """Draw a panel per data set: for every method its rounds, their mean, and the mean's 95 % interval.
 
     Args:
         summary: Columns dataset, method, kind (variant, control or baseline), leaks, srcc_mean, srcc_low, srcc_high,
             interval (of what kind); a row per data set x method, in the order to draw, top to bottom.
-        rounds: Columns dataset, method, srcc; a row per data set x method x round.
+        runs: Columns dataset, method, srcc; a row per data set x method x round.
         paths: Files to write; each suffix (.png or .svg) says the format.
         title: Title of the figure: what is shown and with which backbone.
     """
@@ -82,7 +59,7 @@ def comparison(summary: pd.DataFrame, rounds: pd.DataFrame, paths: Sequence[str 
                 place = methods.index(row["method"])
                 colour, marker = looks[row["kind"]]
                 face = "white" if row["leaks"] else colour
-                points = rounds.loc[(rounds["dataset"] == dataset) & (rounds["method"] == row["method"]), "srcc"]
+                points = runs.loc[(runs["dataset"] == dataset) & (runs["method"] == row["method"]), "srcc"]
                 axes.hlines(place, row["srcc_low"], row["srcc_high"], color=colour, lw=2, alpha=0.55)
                 axes.plot(points, [place + 0.25] * len(points), ls="", marker="|", ms=6, color=colour)
                 axes.plot(row["srcc_mean"], place, ls="", marker=marker, ms=7, mec=colour, mfc=face, mew=1.5)
@@ -182,22 +159,17 @@ def outcomes(pairs: pd.DataFrame, paths: Sequence[str | Path], title: str) -> No
         title: Title of the figure: data set and backbone.
     """
     looks = {("win", True): "#7FBFE8", ("win", False): "#CFE6F6", ("loss", True): "#F2B84B", ("loss", False): "#FAE3B8"}
-    turned = {"win": "loss", "tie": "tie", "loss": "win"}
     methods = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
     with house_style():
         side = 0.78 * len(methods)
         figure = Figure(figsize=(max(side + 1.6, 5.2), 0.62 * len(methods) + 1.9), layout="constrained")
         axes = figure.subplots()
-        for row in pairs.to_dict("records"):
+        for row in (side for pair in pairs.to_dict("records") for side in (pair, turned(pair))):
             x, y = methods.index(row["second"]), methods.index(row["first"])
-            for place, outcome, difference in (
-                ((x, y), row["outcome"], row["difference"]),
-                ((y, x), turned[row["outcome"]], -row["difference"]),
-            ):
-                colour = looks.get((outcome, row["over_rounds"]), "#E6E6E6")
-                word = outcome + (" *" if row["over_rounds"] else "")
-                axes.add_patch(Rectangle((place[0] - 0.5, place[1] - 0.5), 1, 1, fc=colour, ec=PAPER, lw=1.5))
-                axes.text(*place, f"{word}\n{difference + 0.0:+.3f}", ha="center", va="center", color=INK, fontsize=8)
+            colour = looks.get((row["outcome"], row["over_rounds"]), "#E6E6E6")
+            text = f"{row['outcome']}{' *' * bool(row['over_rounds'])}\n{row['difference'] + 0.0:+.3f}"
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=colour, ec=PAPER, lw=1.5))
+            axes.text(x, y, text, ha="center", va="center", color=INK, fontsize=8)
         axes.set(xlim=(-0.5, len(methods) - 0.5), ylim=(len(methods) - 0.5, -0.5))
         axes.set_xticks(range(len(methods)), methods, rotation=30, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(methods)), methods)

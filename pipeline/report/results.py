@@ -1,4 +1,4 @@
-"""The study's numbers: gathers what the runs wrote and computes means, intervals and differences over rounds.
+"""What the runs of one study wrote, gathered, checked and put in order.
 
 Only the data sets, methods and rounds that the study names are read. Folders of earlier settings may stand beside them
 and stay out; one that is named and missing is an error, never a gap in a table. Everything is a pandas frame, so that
@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline.errors import AgiqaError
-from pipeline.metrics import fit_logistic
-from pipeline.report.summaries import AUDITED, METRICS, REFERENCE
+from pipeline.layout import StudyError, backbone_label
+from pipeline.report.summaries import HABITS, METRICS, REFERENCE
 
 PAPER_ORDER = (REFERENCE, "no_mpa", "no_adapter", "clip_agiqa", "main_only")
 # Reads no network: whatever backbone the study names has no part in it.
@@ -27,14 +26,14 @@ PREDICTED = ("image_id", "generator", "group", "mos", "mos_std", "predicted", "f
 WHOLE = ("selected_epoch", "epochs_run", "trainable_parameters", "checkpoint_bytes")
 
 GALLERY = ("image_id", "kind", "rank", "mos", "predicted", "fitted", "generator", "generation_prompt", "picture", "map")
-ORIGINS = {"random": "random weights", "in-house": "in-house demo weights", "pretrained": "pretrained weights"}
+ORIGINS = ("random", "in-house", "pretrained")
 
 
-class Study(NamedTuple):
-    """Everything read from the runs of one study, tidy, in the order of the study.
+class Results(NamedTuple):
+    """Everything read from the runs of one study, tidy, in the order of its params.
 
     Attributes:
-        rounds: A row per data set x method x round: identity, leaks, backbone, inputs, test metrics.
+        runs: A row per data set x method x round: identity, leaks, backbone, inputs, test metrics.
         predictions: A row per data set x method x round x test image: image_id, generator, group, mos, mos_std,
             predicted (the method's own scale) and fitted (on the MOS scale, after the round's logistic fit).
         history: A row per epoch of every variant: dataset, method, round, epoch, train_srcc, validation_srcc, loss.
@@ -46,15 +45,15 @@ class Study(NamedTuple):
             scoring_seconds, scoring_images_per_second, scoring_peak_memory_mb of the own test images (NaN where the
             evaluation did not measure).
         leaks: The leak audit. A row per data set x audited variant x round x split (grouped or random) x picked_on
-            (validation or test, which chose the epoch): leaks, selected_epoch and the metrics. Empty without audit, and
+            (validation or test, which chose the epoch): leaks, selected_epoch and the metrics. Empty without one, and
             where the study's own rounds leak.
         gallery: A row per picture of the reference variant's first round, as its gallery.csv, and its folder.
         settings: Of each method, the params of its first run on the first data set, by dotted key.
-        audits: The split audit of each data set.
+        split_audits: What the split stage counted of each data set: what its subsets share.
         cards: The data card of each data set.
     """
 
-    rounds: pd.DataFrame
+    runs: pd.DataFrame
     predictions: pd.DataFrame
     history: pd.DataFrame
     generators: pd.DataFrame
@@ -64,19 +63,19 @@ class Study(NamedTuple):
     leaks: pd.DataFrame
     gallery: pd.DataFrame
     settings: dict[str, dict[str, Any]]
-    audits: dict[str, dict[str, Any]]
+    split_audits: dict[str, dict[str, Any]]
     cards: dict[str, dict[str, Any]]
 
 
-def read_study(
+def read_results(
     datasets: Sequence[str],
     methods: Sequence[str],
     rounds: Sequence[int],
     runs: str | Path = "runs",
     splits: str | Path = "data/splits",
     prepared: str | Path = "data/prepared",
-    audit: Sequence[str] = (),
-) -> Study:
+    audited: Sequence[str] = (),
+) -> Results:
     """Read the results of exactly the named data sets, methods and rounds.
 
     Args:
@@ -86,20 +85,22 @@ def read_study(
         runs: Folder of `<dataset>/<method>/round-<r>/{train,evaluate}`.
         splits: Folder of `<dataset>/audit.json`.
         prepared: Folder of `<dataset>/card.json`.
-        audit: Those of the variants whose leak audit is to be read: `round-<r>/audit` and `random-<r>`.
+        audited: Those of the variants whose leak audit is to be read: `round-<r>/audit` and `random-<r>`.
 
     Returns:
-        The study, methods in the paper's order: its variants, other variants, shuffled-label controls, baselines.
+        What is there, methods in the paper's order: its variants, other variants, shuffled-label controls, baselines.
 
     Raises:
-        FileNotFoundError: If a named run, audit or card is not there.
-        AgiqaError: If a file is not what its place says, lacks a key, or holds a number that is not finite; if the
+        FileNotFoundError: If a named run, split audit or card is not there.
+        StudyError: If a file is not what its place says, lacks a key, or holds a number that is not finite; if the
             methods of one round were not tested on the same images; a method changed its backbone between rounds; or
             a leak audit's run has another split than its folder says.
     """
-    audits = {dataset: _read_json(Path(splits) / dataset / "audit.json", f"data set {dataset}") for dataset in datasets}
+    split_audits = {
+        dataset: _read_json(Path(splits) / dataset / "audit.json", f"data set {dataset}") for dataset in datasets
+    }
     cards = {dataset: _read_json(Path(prepared) / dataset / "card.json", f"data set {dataset}") for dataset in datasets}
-    names = ("rounds", "history", "generators", "cross", "timing", "costs", "leaks")
+    names = ("runs", "history", "generators", "cross", "timing", "costs", "leaks")
     tables: dict[str, list[Any]] = {name: [] for name in names}
     predicted: list[pd.DataFrame] = []
     settings: dict[str, dict[str, Any]] = {}
@@ -113,28 +114,27 @@ def read_study(
         place = {"dataset": dataset, "method": method, "round": number}
         for key, value in place.items():
             if _get(record, folder / "train" / "record.json", key) != value:
-                raise AgiqaError(f"{folder}/train/record.json: {key} is {record[key]!r}, its folder says {value!r}")
+                raise StudyError(f"{folder}/train/record.json: {key} is {record[key]!r}, its folder says {value!r}")
         settings.setdefault(method, _get(record, folder / "train" / "record.json", "params"))
-        tables["rounds"].append(place | _round_row(record, metrics, folder, audits[dataset]))
+        tables["runs"].append(place | _run_row(record, metrics, folder, split_audits[dataset]))
         predictions = _read_csv(
             folder / "evaluate" / "predictions.csv",
-            ["image_id", "generator", "mos", "predicted", "group", "mos_std"],
+            list(PREDICTED),
             what,
             {"image_id": str, "generator": str, "group": str},
         )
         first, images = tested.setdefault((dataset, number), (method, set(predictions["image_id"])))
         if images != set(predictions["image_id"]):
-            raise AgiqaError(
+            raise StudyError(
                 f"{folder / 'evaluate' / 'predictions.csv'}: other test images than {first} in round {number} of "
                 f"{dataset} ({len(images ^ set(predictions['image_id']))} differ); rerun the older of the two"
             )
-        predictions["fitted"] = fit_logistic(predictions["predicted"].to_numpy(), predictions["mos"].to_numpy())
         predicted.append(predictions[list(PREDICTED)].assign(**place))
         tables["generators"] += [
             place | row for row in _generator_rows(predictions, metrics, folder / "evaluate" / "metrics.json")
         ]
         tables["costs"].append(place | _cost_row(folder, metrics, what))
-        if method in audit and not tables["rounds"][-1]["leaks"]:  # a study that leaks has no clean score to start from
+        if method in audited and not tables["runs"][-1]["leaks"]:  # a study that leaks has no clean score to start from
             tables["leaks"] += [place | row for row in _leak_rows(folder, number, what)]
         tables["cross"] += [
             place | {"tested_on": other, "n": _get(values, folder / "evaluate" / "metrics.json", "n")}
@@ -159,7 +159,7 @@ def read_study(
             )
     frames = {
         # Int64 holds whole numbers beside absent ones; a plain column would turn them all into floats.
-        "rounds": pd.DataFrame(tables["rounds"]).astype(dict.fromkeys(WHOLE, "Int64")),
+        "runs": pd.DataFrame(tables["runs"]).astype(dict.fromkeys(WHOLE, "Int64")),
         "history": _frame(tables["history"], ["epoch", "train_srcc", "validation_srcc", "loss"]),
         "generators": _frame(
             tables["generators"], ["generator", "n", "srcc", "mos_mean", "predicted_mean", "fitted_mean"]
@@ -169,31 +169,31 @@ def read_study(
         "predictions": _frame([], PREDICTED) if not predicted else pd.concat(predicted, ignore_index=True),
         "costs": pd.DataFrame(tables["costs"]),
         "leaks": _frame(tables["leaks"], ["split", "picked_on", "leaks", "selected_epoch", *METRICS]),
-        "gallery": _gallery(tables["rounds"], datasets, runs),
+        "gallery": _gallery(tables["runs"], datasets, runs),
     }
-    _same_backbone(frames["rounds"])
-    ranks = _ranks(frames["rounds"], datasets)
+    _same_backbone(frames["runs"])
+    ranks = _ranks(frames["runs"], datasets)
     frames = {name: _in_order(frame, ranks) for name, frame in frames.items()}
-    return Study(**frames, settings=settings, audits=audits, cards=cards)
+    return Results(**frames, settings=settings, split_audits=split_audits, cards=cards)
 
 
 # Reading
 
 
-def shared(audit: dict[str, Any], number: int) -> tuple[int, int]:
+def shared(split_audit: dict[str, Any], number: int) -> tuple[int, int]:
     """Return how many generation prompts, and how many identical images, of test also stand in train or validation.
 
     Args:
-        audit: One data set's split audit.
+        split_audit: One data set's audit.json.
         number: The round.
 
     Raises:
-        AgiqaError: If the audit does not know the round, or lacks a key.
+        StudyError: If it does not know the round, or lacks a key.
     """
-    name = f"audit.json of {audit.get('dataset')}"
-    rounds = _get(audit, Path(name), "rounds")
+    name = f"audit.json of {split_audit.get('dataset')}"
+    rounds = _get(split_audit, Path(name), "rounds")
     if str(number) not in rounds:
-        raise AgiqaError(f"{name}: no round {number}; it has {', '.join(rounds)}. Rerun the split stage")
+        raise StudyError(f"{name}: no round {number}; it has {', '.join(rounds)}. Rerun the split stage")
     counts = rounds[str(number)]
     return _get(counts, Path(name), "shared_prompts"), _get(counts, Path(name), "shared_images")
 
@@ -204,7 +204,7 @@ def _read_json(path: Path, what: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise FileNotFoundError(_missing(path, what)) from None
     except json.JSONDecodeError as error:
-        raise AgiqaError(f"{path}: not valid JSON ({error}); rerun the stage that writes it") from None
+        raise StudyError(f"{path}: not valid JSON ({error}); rerun the stage that writes it") from None
 
 
 def _read_csv(path: Path, columns: list[str], what: str, dtype: dict[str, type] | None = None) -> pd.DataFrame:
@@ -215,7 +215,9 @@ def _read_csv(path: Path, columns: list[str], what: str, dtype: dict[str, type] 
         raise FileNotFoundError(_missing(path, what)) from None
     absent = [column for column in columns if column not in frame]
     if absent:
-        raise AgiqaError(f"{path}: no column {absent[0]!r}; it has {', '.join(frame.columns)}")
+        raise StudyError(
+            f"{path}: no column {absent[0]!r}; it has {', '.join(frame.columns)}. Run `dvc repro`, which writes it anew"
+        )
     return frame
 
 
@@ -225,18 +227,20 @@ def _missing(path: Path, what: str) -> str:
 
 def _get(values: dict[str, Any], path: Path, key: str) -> Any:
     if key not in values:
-        raise AgiqaError(f"{path}: no key {key!r}; it has {', '.join(values)}")
+        raise StudyError(f"{path}: no key {key!r}; it has {', '.join(values)}")
     return values[key]
 
 
 def _number(values: dict[str, Any], path: Path, key: str) -> float:
     value = _get(values, path, key)
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise AgiqaError(f"{path}: {key} is {value!r}, which is no finite number; rerun the evaluation")
+        raise StudyError(f"{path}: {key} is {value!r}, which is no finite number; rerun the evaluation")
     return float(value)
 
 
-def _round_row(record: dict[str, Any], metrics: dict[str, Any], folder: Path, audit: dict[str, Any]) -> dict[str, Any]:
+def _run_row(
+    record: dict[str, Any], metrics: dict[str, Any], folder: Path, split_audit: dict[str, Any]
+) -> dict[str, Any]:
     path = folder / "train" / "record.json"
     kind = "control" if _get(record, path, "shuffled_labels") else _get(record, path, "kind")
     name, origin = "none", "none"
@@ -244,12 +248,11 @@ def _round_row(record: dict[str, Any], metrics: dict[str, Any], folder: Path, au
         backbone = record["backbone"]
         origin = _get(backbone, path, "origin")
         if origin not in ORIGINS:
-            raise AgiqaError(f"{path}: backbone.origin is {origin!r}; known are {', '.join(ORIGINS)}")
-        words = ORIGINS[origin] + (f" ({backbone['pretrained']})" if backbone.get("pretrained") else "")
-        name = f"{_get(backbone, path, 'name')}, {words}"
+            raise StudyError(f"{path}: backbone.origin is {origin!r}; known are {', '.join(ORIGINS)}")
+        name = backbone_label({key: _get(backbone, path, key) for key in ("name", "origin", "pretrained")})
     leaks = list(_get(record, path, "leaks"))
-    # The audit counts what the record only claims.
-    if any(shared(audit, record["round"])) and not any("split" in leak for leak in leaks):
+    # The split audit counts what the record only claims.
+    if any(shared(split_audit, record["round"])) and not any("split" in leak for leak in leaks):
         leaks.append("test prompts or images shared")
     source = folder / "evaluate" / "metrics.json"
     images, test = _get(record, path, "images"), _get(metrics, source, "test")
@@ -282,7 +285,7 @@ def _generator_rows(predictions: pd.DataFrame, metrics: dict[str, Any], path: Pa
     rows = []
     for name, values in _get(metrics, path, "generator").items():
         if name not in fitted_means:
-            raise AgiqaError(f"{path}: generator {name!r} has no image in predictions.csv; rerun the evaluation")
+            raise StudyError(f"{path}: generator {name!r} has no image in predictions.csv; rerun the evaluation")
         within = _get(values, path, "srcc")  # null where a generator has too few images, or ties only
         rows.append(
             {
@@ -313,12 +316,12 @@ def _cost_row(folder: Path, metrics: dict[str, Any], what: str) -> dict[str, Any
 def _leak_rows(folder: Path, number: int, what: str) -> list[dict[str, Any]]:
     """One round of the leak audit: the same variant under each split, with the epoch picked on each subset."""
     rows = []
-    for split, picked_on in AUDITED:
+    for split, picked_on in HABITS:
         place = folder if split == "grouped" else folder.with_name(f"random-{number}")
         record_path = place / "train" / "record.json"
         record = _read_json(record_path, f"{what} in study.audit")
         if record["split_rule"] != split:
-            raise AgiqaError(f"{record_path}: split_rule is {record['split_rule']!r}, its folder says {split!r}")
+            raise StudyError(f"{record_path}: split_rule is {record['split_rule']!r}, its folder says {split!r}")
         path = place / ("evaluate" if picked_on == "validation" else "audit") / "metrics.json"
         metrics = _read_json(path, f"{what} in study.audit")
         source = record if picked_on == "validation" else metrics
@@ -331,11 +334,11 @@ def _leak_rows(folder: Path, number: int, what: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _gallery(rounds: list[dict[str, Any]], datasets: Sequence[str], runs: str | Path) -> pd.DataFrame:
+def _gallery(rows: list[dict[str, Any]], datasets: Sequence[str], runs: str | Path) -> pd.DataFrame:
     """The pictures of each data set's reference variant in its first round; none where evaluation left no gallery."""
     parts = []
     for dataset in datasets:
-        able = [row for row in rounds if row["dataset"] == dataset and row["kind"] == "variant"]
+        able = [row for row in rows if row["dataset"] == dataset and row["kind"] == "variant"]
         if not able:
             continue
         method = REFERENCE if any(row["method"] == REFERENCE for row in able) else able[0]["method"]
@@ -358,21 +361,23 @@ def _frame(rows: list[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["dataset", "method", "round", *columns])
 
 
-def _same_backbone(rounds: pd.DataFrame) -> None:
+def _same_backbone(runs: pd.DataFrame) -> None:
     """Refuse to average over backbones."""
-    for (dataset, method), group in rounds.groupby(["dataset", "method"], sort=False):
-        names = list(dict.fromkeys(group["backbone"]))
+    for (dataset, method), group in runs.groupby(["dataset", "method"], sort=False):
+        names = list(
+            dict.fromkeys(group["backbone"] + group["backbone_sha256"].map(lambda name: f" {name[:8]}".rstrip()))
+        )
         if len(names) > 1:
-            raise AgiqaError(
+            raise StudyError(
                 f"{method} on {dataset} mixes {len(names)} backbones over its rounds ({' and '.join(names)}): train "
                 "its rounds anew with one of them"
             )
 
 
-def _ranks(rounds: pd.DataFrame, datasets: Sequence[str]) -> dict[tuple[str, str], int]:
+def _ranks(runs: pd.DataFrame, datasets: Sequence[str]) -> dict[tuple[str, str], int]:
     """Place of each data set x method: the study's data sets, in each the paper's order."""
     kinds = ("variant", "control", "baseline")
-    pairs = rounds[["dataset", "method", "kind"]].drop_duplicates().to_dict("records")
+    pairs = runs[["dataset", "method", "kind"]].drop_duplicates().to_dict("records")
 
     def place(row: dict[str, Any]) -> tuple[int, int, int]:
         method = row["method"]

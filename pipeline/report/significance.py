@@ -9,14 +9,14 @@ wins hold over other splits and trainings, too.
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtr
 
-from pipeline.errors import AgiqaError
+from pipeline.layout import StudyError
 
 
 class Evidence(NamedTuple):
@@ -94,15 +94,15 @@ def interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
 
 
 def compare(
-    rounds: pd.DataFrame, draws: dict[str, dict[str, np.ndarray]], methods: Sequence[str] | None = None
+    runs: pd.DataFrame, draws: dict[str, dict[str, np.ndarray]], methods: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Return the paired tests of SRCC between all methods of one data set.
 
     Args:
-        rounds: Rows of one data set of `pipeline.report.results.Study.rounds`: method, round, srcc, test_images,
+        runs: Rows of one data set of `pipeline.report.results.Results.runs`: method, round, srcc, test_images,
             train_images.
         draws: From `resample`.
-        methods: Which to compare, in the order to list; None: all of `rounds`.
+        methods: Which to compare, in the order to list; None: all of `runs`.
 
     Returns:
         A row per unordered pair: first, second, difference (mean SRCC of first minus second), low and high (95 % of the
@@ -111,14 +111,14 @@ def compare(
         p_prompts_holm <= LEVEL: win, tie or loss) and over_rounds (whether p_rounds_holm <= LEVEL, too).
 
     Raises:
-        AgiqaError: If two methods do not have the same rounds.
+        StudyError: If two methods do not have the same rounds.
     """
-    methods = list(dict.fromkeys(rounds["method"])) if methods is None else list(methods)
-    table = rounds.pivot(index="round", columns="method", values="srcc")[methods]
+    methods = list(dict.fromkeys(runs["method"])) if methods is None else list(methods)
+    table = runs.pivot(index="round", columns="method", values="srcc")[methods]
     if table.isna().any(axis=None):
         lacking = table.columns[table.isna().any()][0]
-        raise AgiqaError(f"{lacking} lacks a round that another method has: a paired test needs the same rounds")
-    ratio = float((rounds["test_images"] / rounds["train_images"]).mean())
+        raise StudyError(f"{lacking} lacks a round that another method has: a paired test needs the same rounds")
+    ratio = float((runs["test_images"] / runs["train_images"]).mean())
     rows = []
     for first, second in itertools.combinations(methods, 2):
         differences = (table[first] - table[second]).to_numpy()
@@ -134,6 +134,27 @@ def compare(
     pairs["outcome"] = np.where(real, np.where(pairs["difference"] > 0, "win", "loss"), "tie")
     pairs["over_rounds"] = real & (pairs["p_rounds_holm"] <= LEVEL)
     return pairs
+
+
+def turned(pair: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of `compare` as seen from its second method: what first minus second says of second minus first."""
+    outcome = {"win": "loss", "tie": "tie", "loss": "win"}[pair["outcome"]]
+    sides = {"first": pair["second"], "second": pair["first"], "outcome": outcome}
+    return dict(pair) | sides | {"difference": -pair["difference"], "low": -pair["high"], "high": -pair["low"]}
+
+
+def against(pairs: pd.DataFrame, reference: str) -> dict[str, dict[str, Any]]:
+    """Return the tests of every other method against one, by method and as method minus reference.
+
+    Args:
+        pairs: From `compare`.
+        reference: The one method.
+    """
+    rows = pairs.to_dict("records")
+    rows = [
+        turned(row) if row["first"] == reference else row for row in rows if reference in (row["first"], row["second"])
+    ]
+    return {row["first"]: row for row in rows}
 
 
 def bootstrap_p(resampled: np.ndarray) -> float:

@@ -12,23 +12,24 @@ REFERENCE = "dcmpln"
 # Our column: the key under "test" in an evaluation's metrics.json. PLCC is by convention taken after the logistic fit.
 METRICS = {"srcc": "srcc", "plcc": "plcc_logistic", "plcc_raw": "plcc", "krcc": "krcc", "rmse": "rmse"}
 
-AUDITED = (("grouped", "validation"), ("grouped", "test"), ("random", "validation"), ("random", "test"))
+# Split and what picked the epoch: the clean way, then what published code does.
+HABITS = (("grouped", "validation"), ("grouped", "test"), ("random", "validation"), ("random", "test"))
 
 
-def summarise(rounds: pd.DataFrame) -> pd.DataFrame:
+def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     """Return mean, std, median and interval over the rounds of each data set x method.
 
     Args:
-        rounds: `Study.rounds`.
+        runs: `Results.runs`.
 
     Returns:
-        A row per data set x method in the order of `rounds`. Per metric (srcc, plcc after the logistic fit, plcc_raw,
+        A row per data set x method in the order of `runs`. Per metric (srcc, plcc after the logistic fit, plcc_raw,
         krcc, rmse in units of MOS): `_mean`, `_std` (n - 1; NaN for a single round) and `_median`. `srcc_low` and
         `srcc_high` bound the 95 % interval, and `interval` says of what kind it is: see `mean_interval`; a single
         round has the bootstrap interval of its own test images.
     """
     rows = []
-    for (dataset, method), group in rounds.groupby(["dataset", "method"], sort=False):
+    for (dataset, method), group in runs.groupby(["dataset", "method"], sort=False):
         first = group.iloc[0]
         row = {"dataset": dataset, "method": method, "kind": first["kind"], "rounds": len(group)}
         for metric in METRICS:
@@ -43,7 +44,7 @@ def summarise(rounds: pd.DataFrame) -> pd.DataFrame:
             row["srcc_low"], row["srcc_high"] = first["srcc_low"], first["srcc_high"]
             row["interval"] = "bootstrap over prompt groups"
         row["selected_epoch_mean"] = float(group["selected_epoch"].astype(float).mean())
-        row["leaks"] = _all_leaks(group)
+        row["leaks"] = "; ".join(all_leaks(group))
         row |= {key: first[key] for key in ("backbone", "backbone_origin", "trainable_parameters", "checkpoint_bytes")}
         rows.append(row)
     summary = pd.DataFrame(rows).astype({"trainable_parameters": "Int64", "checkpoint_bytes": "Int64"})
@@ -79,11 +80,11 @@ def mean_interval(
     return max(bounds[0], mean - half), min(bounds[1], mean + half)
 
 
-def paired_differences(rounds: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
+def paired_differences(runs: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
     """Return each method's SRCC minus the reference's, paired by round (both saw the same split).
 
     Args:
-        rounds: `Study.rounds`.
+        runs: `Results.runs`.
         reference: Method that the others are compared with.
 
     Returns:
@@ -93,7 +94,7 @@ def paired_differences(rounds: pd.DataFrame, reference: str = REFERENCE) -> pd.D
     """
     columns = ["dataset", "method", "kind", "leaks", "rounds", "difference_mean", "difference_min", "difference_max"]
     rows = []
-    for dataset, group in rounds.groupby("dataset", sort=False):
+    for dataset, group in runs.groupby("dataset", sort=False):
         base = group[group["method"] == reference].set_index("round")["srcc"]
         if base.empty:
             continue
@@ -102,33 +103,33 @@ def paired_differences(rounds: pd.DataFrame, reference: str = REFERENCE) -> pd.D
             ratio = float((other["test_images"] / other["train_images"]).mean())
             low, high = mean_interval(difference, ratio, (-2.0, 2.0)) if len(difference) > 1 else (math.nan, math.nan)
             spread = (difference.mean(), difference.min(), difference.max(), int((difference > 0).sum()), low, high)
-            rows.append((dataset, method, other["kind"].iloc[0], _all_leaks(other), len(difference), *spread))
+            rows.append((dataset, method, other["kind"].iloc[0], "; ".join(all_leaks(other)), len(difference), *spread))
     return pd.DataFrame(rows, columns=[*columns, "rounds_better", "low", "high"])
 
 
-def leak_worth(leaks: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
+def leak_worth(leaks: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Return how much SRCC each leaking habit adds to a clean score of the same variant, paired by round.
 
     Args:
-        leaks: `Study.leaks`.
-        rounds: `Study.rounds`, for the sizes of the subsets.
+        leaks: `Results.leaks`.
+        runs: `Results.runs`, for the sizes of the subsets.
 
     Returns:
-        A row per data set x audited variant x habit, the habits as in AUDITED after the clean one: split, picked_on,
+        A row per data set x audited variant x habit, the habits as in HABITS after the clean one: split, picked_on,
         leaks, rounds, srcc_mean, srcc_std, clean_mean, worth (mean difference to the clean score), low and high (its
         95 % interval as `mean_interval`; NaN for one round).
     """
     rows = []
     for (dataset, method), group in leaks.groupby(["dataset", "method"], sort=False):
         table = group.pivot(index="round", columns=["split", "picked_on"], values="srcc")
-        clean = table[AUDITED[0]]
-        sizes = rounds[(rounds["dataset"] == dataset) & (rounds["method"] == method)]
+        clean = table[HABITS[0]]
+        sizes = runs[(runs["dataset"] == dataset) & (runs["method"] == method)]
         ratio = float((sizes["test_images"] / sizes["train_images"]).mean())
-        for split, picked_on in AUDITED[1:]:
+        for split, picked_on in HABITS[1:]:
             values = table[(split, picked_on)]
             worth = (values - clean).to_numpy()
             low, high = mean_interval(worth, ratio, (-2.0, 2.0)) if len(worth) > 1 else (math.nan, math.nan)
-            habit = _all_leaks(group[(group["split"] == split) & (group["picked_on"] == picked_on)])
+            habit = "; ".join(all_leaks(group[(group["split"] == split) & (group["picked_on"] == picked_on)]))
             spread = (len(worth), values.mean(), values.std(ddof=1), clean.mean(), worth.mean(), low, high)
             rows.append((dataset, method, split, picked_on, habit, *spread))
     columns = ["dataset", "method", "split", "picked_on", "leaks", "rounds", "srcc_mean", "srcc_std", "clean_mean"]
@@ -139,7 +140,7 @@ def generator_ranking(generators: pd.DataFrame) -> pd.DataFrame:
     """Return how well each method ranks the generators: SRCC between their mean predictions and mean MOS.
 
     Args:
-        generators: `Study.generators`.
+        generators: `Results.generators`.
 
     Returns:
         A row per data set x method: generators (how many), rounds, srcc_mean and srcc_std over the rounds. NaN where
@@ -172,5 +173,6 @@ def metrics_tree(summary: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]
     return tree
 
 
-def _all_leaks(rounds: pd.DataFrame) -> str:
-    return "; ".join(dict.fromkeys(leak for leaks in rounds["leaks"] for leak in leaks.split("; ") if leak))
+def all_leaks(rows: pd.DataFrame) -> list[str]:
+    """Return the leaks of the rows, each once."""
+    return list(dict.fromkeys(leak for leaks in rows["leaks"] for leak in leaks.split("; ") if leak))

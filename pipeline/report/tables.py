@@ -23,9 +23,9 @@ from pipeline.report.published import (
     published_cross,
     published_for,
 )
-from pipeline.report.results import Study
-from pipeline.report.significance import interval
-from pipeline.report.summaries import AUDITED, REFERENCE, generator_ranking, leak_worth
+from pipeline.report.results import Results
+from pipeline.report.significance import against, interval
+from pipeline.report.summaries import HABITS, REFERENCE, all_leaks, generator_ranking, leak_worth
 
 BINS = 10
 PUBLISHED = "published"
@@ -33,7 +33,7 @@ PARTS = {"auxiliary": "Auxiliary task", "mpa": "MPA", "layer_f": "Layer F", "ada
 
 
 def main_table(
-    study: Study,
+    results: Results,
     rows: pd.DataFrame,
     draws: dict[str, dict[str, np.ndarray]],
     target: str,
@@ -42,7 +42,7 @@ def main_table(
     """Return every method of one data set, best mean SRCC first, and what others published on it.
 
     Args:
-        study: The study.
+        results: What the runs wrote.
         rows: The data set's rows of `pipeline.report.summaries.summarise`.
         draws: The data set's resamples, from `pipeline.report.significance.resample`.
         target: The MOS that is predicted.
@@ -52,7 +52,7 @@ def main_table(
     best = best_row(rows)
     lines, marks, numbers = [], [], []
     for row in rows.sort_values("srcc_mean", ascending=False, kind="stable").to_dict("records"):
-        runs = study.rounds[(study.rounds["dataset"] == dataset) & (study.rounds["method"] == row["method"])]
+        runs = results.runs[(results.runs["dataset"] == dataset) & (results.runs["method"] == row["method"])]
         values: dict[str, Any] = {"method": row["method"], "kind": row["kind"], "year": None}
         cells = []
         for metric in ("srcc", "plcc", "krcc", "rmse"):
@@ -60,14 +60,14 @@ def main_table(
             mean, std = row[f"{metric}_mean"], row[f"{metric}_std"]
             values |= {metric: mean, f"{metric}_std": std, f"{metric}_low": low, f"{metric}_high": high}
             cells.append(f"{words.spread(mean, std)} {words.interval(low, high)}")
-        values |= {"protocol": protocol_of(runs), "backbone": row["backbone"], "remarks": _plain(words.remarks(row))}
+        values |= {"protocol": protocol_of(runs), "backbone": row["backbone"], "remarks": words.remarks(row)}
         numbers.append(values)
         lines.append([row["method"], *cells, values["protocol"], values["remarks"]])
         is_best = best is not None and row["method"] == best["method"]
         marks.append(
             "leaks" if row["leaks"] else "best" if is_best else "" if row["kind"] == "variant" else row["kind"]
         )
-    origins, leaks = list(rows["backbone_origin"]), words.all_leaks(rows)
+    origins, leaks = list(rows["backbone_origin"]), all_leaks(rows)
     for row in [] if generated else published_for(dataset, target):
         reasons = not_comparable(row.split, row.selection, origins, leaks)
         said = f"published{f' {row.year}' if row.year else ''}: {row.source} [{row.tag}]; "
@@ -78,7 +78,7 @@ def main_table(
         lines.append([row.method, f"{row.srcc:.4f}", f"{row.plcc:.4f}", words.ABSENT, words.ABSENT, row.protocol, said])
         marks.append(PUBLISHED)
     note = (
-        "Mean ± standard deviation over the rounds; below it, the 95 % interval of the mean by a bootstrap over the "
+        "Mean ± standard deviation over the rounds; in brackets, the 95 % interval of the mean by a bootstrap over the "
         "prompt groups of all rounds' test images. PLCC and RMSE after the logistic fit, which the bootstrap keeps."
     )
     if PUBLISHED in marks:
@@ -137,7 +137,7 @@ def ablation_table(
     variants = rows[rows["kind"] == "variant"]
     if REFERENCE not in set(variants["method"]) or len(variants) < 2:
         return None
-    tested = _against(pairs, REFERENCE)
+    tested = against(pairs, REFERENCE)
     known = differences.set_index("method").to_dict("index")
     lines, numbers = [], []
     for row in variants.to_dict("records"):
@@ -147,7 +147,7 @@ def ablation_table(
         cells += [words.spread(row[f"{metric}_mean"], row[f"{metric}_std"]) for metric in ("srcc", "plcc")]
         values = {"method": method, "srcc": row["srcc_mean"], "srcc_std": row["srcc_std"], "leaks": row["leaks"]}
         if method == REFERENCE:
-            lines.append([method, *cells, "reference", "", "", "", _plain(words.remarks(row))])
+            lines.append([method, *cells, "reference", "", "", "", words.remarks(row)])
         else:
             over, test = known[method], tested[method]
             values |= {"difference": over["difference_mean"], "rounds_low": over["low"], "rounds_high": over["high"]}
@@ -159,7 +159,7 @@ def ablation_table(
                     words.interval(over["low"], over["high"], "+"),
                     words.interval(test["low"], test["high"], "+"),
                     test["outcome"] + (" *" if test["over_rounds"] else ""),
-                    _plain(words.remarks(row)),
+                    words.remarks(row),
                 ]
             )
         numbers.append(values)
@@ -177,27 +177,27 @@ def ablation_table(
     )
 
 
-def leak_tables(study: Study, summary: pd.DataFrame) -> list[Table]:
+def leak_tables(results: Results, summary: pd.DataFrame) -> list[Table]:
     """Return the leak audit: all scores with what each habit is worth, then a 2 x 2 table of each audited variant.
 
     Args:
-        study: The study.
+        results: What the runs wrote.
         summary: From `pipeline.report.summaries.summarise`, for backbones.
 
     Returns:
         No table where the study has no leak audit.
     """
-    if study.leaks.empty:
+    if results.leaks.empty:
         return []
-    worth = leak_worth(study.leaks, study.rounds)
+    worth = leak_worth(results.leaks, results.runs)
     lines, marks, numbers, grids = [], [], [], []
-    for (dataset, method), group in study.leaks.groupby(["dataset", "method"], sort=False):
+    for (dataset, method), group in results.leaks.groupby(["dataset", "method"], sort=False):
         backbone = words.caption(summary[(summary["dataset"] == dataset) & (summary["method"] == method)])
         mean = group.groupby(["split", "picked_on"])[["srcc", "plcc"]].mean()
         std = group.groupby(["split", "picked_on"])[["srcc", "plcc"]].std(ddof=1)
         habits = worth[(worth["dataset"] == dataset) & (worth["method"] == method)].set_index(["split", "picked_on"])
         cells = {}
-        for place in AUDITED:
+        for place in HABITS:
             values = {"dataset": dataset, "method": method, "split": place[0], "picked_on": place[1]}
             values |= {"srcc": mean.loc[place, "srcc"], "srcc_std": std.loc[place, "srcc"]}
             values |= {"plcc": mean.loc[place, "plcc"], "plcc_std": std.loc[place, "plcc"]}
@@ -217,15 +217,15 @@ def leak_tables(study: Study, summary: pd.DataFrame) -> list[Table]:
                 ]
             )
             marks.append("leaks" if habit else "")
-        points = {place: f"{100 * habits.loc[place, 'worth'] + 0.0:+.1f} points" for place in AUDITED[1:]}
+        points = {place: f"{100 * habits.loc[place, 'worth'] + 0.0:+.1f} points" for place in HABITS[1:]}
         again = mean.loc[("random", "test"), "srcc"] - mean.loc[("random", "validation"), "srcc"]
         third = mean.loc[("random", "test"), "srcc"] - mean.loc[("grouped", "test"), "srcc"]
         grid = [
-            ["prompt-disjoint split", *(cells[place] for place in AUDITED[:2]), points[AUDITED[1]]],
-            ["random split", *(cells[place] for place in AUDITED[2:]), f"{100 * again + 0.0:+.1f} points"],
-            ["the random split is worth", points[AUDITED[2]], f"{100 * third + 0.0:+.1f} points"],
+            ["prompt-disjoint split", *(cells[place] for place in HABITS[:2]), points[HABITS[1]]],
+            ["random split", *(cells[place] for place in HABITS[2:]), f"{100 * again + 0.0:+.1f} points"],
+            ["the random split is worth", points[HABITS[2]], f"{100 * third + 0.0:+.1f} points"],
         ]
-        grid[2].append(f"both: {points[AUDITED[3]]}")
+        grid[2].append(f"both: {points[HABITS[3]]}")
         grids.append(
             Table(
                 f"audit-{dataset}-{method}",
@@ -237,7 +237,7 @@ def leak_tables(study: Study, summary: pd.DataFrame) -> list[Table]:
                 "Mean ± standard deviation over the rounds. A point is 0.01 of SRCC.",
             )
         )
-    audited = summary[summary["method"].isin(study.leaks["method"])]
+    audited = summary[summary["method"].isin(results.leaks["method"])]
     long = Table(
         "audit",
         f"The same models by clean and by leaking habits. {words.caption(audited)}.",
@@ -250,12 +250,12 @@ def leak_tables(study: Study, summary: pd.DataFrame) -> list[Table]:
     return [*grids, long]
 
 
-def cross_table(study: Study, summary: pd.DataFrame) -> Table | None:
+def cross_table(results: Results, summary: pd.DataFrame) -> Table | None:
     """Return what each model scores on the other data sets, and what others published; None for one data set."""
-    if study.cross.empty:
+    if results.cross.empty:
         return None
     lines, marks, numbers = [], [], []
-    for (dataset, method, other), group in study.cross.groupby(["dataset", "method", "tested_on"], sort=False):
+    for (dataset, method, other), group in results.cross.groupby(["dataset", "method", "tested_on"], sort=False):
         row = summary[(summary["dataset"] == dataset) & (summary["method"] == method)].iloc[0]
         values = {"method": method, "kind": row["kind"], "trained_on": dataset, "tested_on": other}
         cells = []
@@ -263,12 +263,12 @@ def cross_table(study: Study, summary: pd.DataFrame) -> Table | None:
             mean, std = group[metric].mean(), group[metric].std(ddof=1)
             values |= {metric: mean, f"{metric}_std": std}
             cells.append(words.spread(mean, std))
-        said = _plain(words.remarks(row))
+        said = words.remarks(row)
         numbers.append(values | {"remarks": said})
         lines.append([method, dataset, other, *cells, said])
         marks.append("leaks" if row["leaks"] else "" if row["kind"] == "variant" else row["kind"])
-    if set(study.rounds["target"]) == {"quality"}:
-        origins, leaks = list(summary["backbone_origin"]), words.all_leaks(summary)
+    if set(results.runs["target"]) == {"quality"}:
+        origins, leaks = list(summary["backbone_origin"]), all_leaks(summary)
         for row in published_cross(list(dict.fromkeys(summary["dataset"]))):
             reasons = not_comparable(row.split, row.selection, origins, leaks)
             said = f"published{f' {row.year}' if row.year else ''}: {row.source} [{row.tag}], {row.protocol}; "
@@ -284,15 +284,15 @@ def cross_table(study: Study, summary: pd.DataFrame) -> Table | None:
     )
 
 
-def generator_tables(study: Study, rows: pd.DataFrame) -> list[Table]:
+def generator_tables(results: Results, rows: pd.DataFrame) -> list[Table]:
     """Return one data set's generators: mean predictions beside human means, and SRCC among each one's images.
 
     Args:
-        study: The study.
+        results: What the runs wrote.
         rows: The data set's rows of `pipeline.report.summaries.summarise`.
     """
     dataset = str(rows["dataset"].iloc[0])
-    table = study.generators[study.generators["dataset"] == dataset]
+    table = results.generators[results.generators["dataset"] == dataset]
     methods = list(rows["method"])
     means = table.groupby(["generator", "method"])[["n", "mos_mean", "fitted_mean", "srcc"]].mean()
     order = table.groupby("generator")["mos_mean"].mean().sort_values(ascending=False, kind="stable").index
@@ -329,10 +329,10 @@ def generator_tables(study: Study, rows: pd.DataFrame) -> list[Table]:
     ]
 
 
-def cost_table(study: Study, summary: pd.DataFrame) -> Table:
+def cost_table(results: Results, summary: pd.DataFrame) -> Table:
     """Return what each method costs a round: parameters, bytes, seconds, images a second, memory."""
-    merged = study.costs.merge(
-        study.timing[["dataset", "method", "round", "images_per_second", "peak_memory_mb"]],
+    merged = results.costs.merge(
+        results.timing[["dataset", "method", "round", "images_per_second", "peak_memory_mb"]],
         how="left",
         on=["dataset", "method", "round"],
     )
@@ -364,7 +364,7 @@ def cost_table(study: Study, summary: pd.DataFrame) -> Table:
     total[3] = _count(merged["train_seconds"].sum(), 1, " s", 1)
     total[6] = _count(merged["scoring_seconds"].sum(min_count=1), 1, " s", 1)
     heads = ["Model", "Trainable parameters", "Checkpoint", "Training", "Images/s", "Peak memory"]
-    device = ", ".join(dict.fromkeys(str(name) for name in study.costs["device"]))
+    device = ", ".join(dict.fromkeys(str(name) for name in results.costs["device"]))
     return Table(
         "cost",
         f"What each method costs, a round on {device}. {words.caption(summary)}.",
@@ -415,13 +415,13 @@ def protocol_of(runs: pd.DataFrame) -> str:
     return ", ".join([*splits, *selections])
 
 
-def settings_table(study: Study) -> Table | None:
+def settings_table(results: Results) -> Table | None:
     """Return every value that the variants were trained with, a column a variant; None where no variant was."""
-    trained = [name for name in dict.fromkeys(study.history["method"]) if study.settings[name]]
+    trained = [name for name in dict.fromkeys(results.history["method"]) if results.settings[name]]
     if not trained:
         return None
-    keys = sorted({key for name in trained for key in study.settings[name]})
-    lines = [[key, *(json.dumps(study.settings[name].get(key)) for name in trained)] for key in keys]
+    keys = sorted({key for name in trained for key in results.settings[name]})
+    lines = [[key, *(json.dumps(results.settings[name].get(key)) for name in trained)] for key in keys]
     text = "The values of params.yaml that each variant was trained with."
     return Table(
         "settings", text, ["Key", *trained], lines, [""] * len(lines), pd.DataFrame(lines, columns=["key", *trained])
@@ -435,26 +435,9 @@ def trimmed(table: Table) -> Table:
     return table._replace(columns=table.columns[:-1], rows=[row[:-1] for row in table.rows])
 
 
-def _plain(text: str) -> str:
-    return text.replace("**", "")
-
-
 def _p(value: float) -> str:
     return words.ABSENT if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _count(value: Any, unit: float = 1, word: str = "", digits: int = 0) -> str:
     return words.ABSENT if value is None or pd.isna(value) else f"{float(value) / unit:,.{digits}f}{word}"
-
-
-def _against(pairs: pd.DataFrame, reference: str) -> dict[str, dict[str, Any]]:
-    """The tests of every method against one, as method minus reference."""
-    turned = {"win": "loss", "tie": "tie", "loss": "win"}
-    found = {}
-    for row in pairs.to_dict("records"):
-        if row["second"] == reference:
-            found[row["first"]] = row
-        elif row["first"] == reference:
-            sides = {"difference": -row["difference"], "low": -row["high"], "high": -row["low"]}
-            found[row["second"]] = row | sides | {"outcome": turned[row["outcome"]]}
-    return found

@@ -1,28 +1,29 @@
-"""The words of a report: cells, captions and sentences that its text and its page share.
+"""The words of a report: cells, captions and sentences that its tables, figures and sections share.
 
 A number is written in one way wherever it stands, and a caption always names the backbone and the leaks.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from pipeline.report.results import Study, shared
+from pipeline.report.results import Results, shared
+from pipeline.report.summaries import all_leaks
 
 ABSENT = "n/a"
 
 
-def protocol(rounds: pd.DataFrame) -> str:
-    """Return how the rounds split the data and chose their epoch, and what ± and the intervals are."""
-    numbers = sorted(set(rounds["round"]))
+def protocol(runs: pd.DataFrame) -> str:
+    """Return how the runs split the data and chose their epoch, and what ± and the intervals are."""
+    numbers = sorted(set(runs["round"]))
     rules = {
         "grouped": "no generation prompt and no image stands in two subsets",
         "random": "images drawn at random, so generation prompts are shared between the subsets (leaking)",
     }
-    split = "; ".join(f"`{rule}`, {rules.get(rule, 'unknown')}" for rule in dict.fromkeys(rounds["split_rule"]))
-    selections = " and ".join(name for name in dict.fromkeys(rounds["select_on"]) if isinstance(name, str))
+    split = "; ".join(f"`{rule}`, {rules.get(rule, 'unknown')}" for rule in dict.fromkeys(runs["split_rule"]))
+    selections = " and ".join(name for name in dict.fromkeys(runs["select_on"]) if isinstance(name, str))
     count = f"{len(numbers)} round{'s' if len(numbers) > 1 else ''}"
     text = (
         f"{count} ({', '.join(str(number) for number in numbers)}), each a split of its own. Split rule: {split}. "
@@ -41,23 +42,22 @@ def protocol(rounds: pd.DataFrame) -> str:
     )
 
 
-def data_line(study: Study, dataset: str, target: str) -> str:
+def data_line(results: Results, dataset: str, target: str) -> str:
     """Return what is predicted, on which scale, and how many images each subset holds."""
-    rounds = study.rounds[study.rounds["dataset"] == dataset]
-    first = rounds.iloc[0]
-    names = study.generators.loc[study.generators["dataset"] == dataset, "generator"].nunique()
+    first = results.runs[results.runs["dataset"] == dataset].iloc[0]
+    names = results.generators.loc[results.generators["dataset"] == dataset, "generator"].nunique()
     images = f"{first['train_images']:,} images to train, {first['validation_images']:,} to validate"
     return (
-        f"Target: {target} MOS{scale(study.cards[dataset])}. {images} and {first['test_images']:,} to test in round "
+        f"Target: {target} MOS{scale(results.cards[dataset])}. {images} and {first['test_images']:,} to test in round "
         f"{first['round']}, from {names} generator{'s' if names > 1 else ''}."
     )
 
 
-def audit_line(study: Study, dataset: str) -> str:
+def split_audit_line(results: Results, dataset: str) -> str:
     """Return what the split audit counted, and what a random split would share."""
-    audit = study.audits[dataset]
-    numbers = sorted(set(study.rounds.loc[study.rounds["dataset"] == dataset, "round"]))
-    counts = [shared(audit, number) for number in numbers]
+    split_audit = results.split_audits[dataset]
+    numbers = sorted(set(results.runs.loc[results.runs["dataset"] == dataset, "round"]))
+    counts = [shared(split_audit, number) for number in numbers]
     if any(any(count) for count in counts):
         each = ", ".join(f"round {number}: {p} and {i}" for number, (p, i) in zip(numbers, counts, strict=True))
         text = (
@@ -69,7 +69,7 @@ def audit_line(study: Study, dataset: str) -> str:
             f"Split audit: in {which}, 0 generation prompts and 0 identical images of test also stand in train or "
             "validation."
         )
-    random = audit.get("random_rule_would_share", {})
+    random = split_audit.get("random_rule_would_share", {})
     pairs = [random[str(number)] for number in numbers if str(number) in random]
     if pairs:
         prompts, images = (span(pair[key] for pair in pairs) for key in ("shared_prompts", "shared_images"))
@@ -103,7 +103,7 @@ def backbones(rows: pd.DataFrame) -> str:
         return "No backbone"
     without = list(rows.loc[rows["backbone"] == "none", "method"].drop_duplicates())
     text = f"Backbone{'s' if len(names) > 1 else ''}: {'; '.join(names)}"
-    return text + (f" (none in {', '.join(without)})" if without else "")
+    return text + (f"; none in {', '.join(without)}" if without else "")
 
 
 def caption(rows: pd.DataFrame) -> str:
@@ -120,21 +120,11 @@ def scale(card: dict[str, Any]) -> str:
     return "" if low is None or high is None else f" ({low:g} to {high:g})"
 
 
-def all_leaks(rows: pd.DataFrame) -> list[str]:
-    """Return the leaks of the rows, each once."""
-    return list(dict.fromkeys(leak for leaks in rows["leaks"] for leak in leaks.split("; ") if leak))
-
-
-def remarks(row: "pd.Series | dict[str, Any]") -> str:
+def remarks(row: Mapping[str, Any]) -> str:
     """Return what marks a row: its leaks, and whether it is a control or a baseline."""
-    words = {"control": "control: trained on shuffled labels", "baseline": "baseline"}
-    remarks = [f"**LEAKS**: {row['leaks']}"] if row["leaks"] else []
-    return "; ".join([*remarks, *([words[row["kind"]]] if row["kind"] in words else [])])
-
-
-def comparable(reasons: list[str]) -> str:
-    """Return whether rows can be compared, from `pipeline.report.published.not_comparable`."""
-    return f"no: {', '.join(reasons)}" if reasons else "yes"
+    kinds = {"control": "control: trained on shuffled labels", "baseline": "baseline"}
+    found = [f"LEAKS: {row['leaks']}"] if row["leaks"] else []
+    return "; ".join([*found, *([kinds[row["kind"]]] if row["kind"] in kinds else [])])
 
 
 def figure(value: float, sign: str = "") -> str:

@@ -9,6 +9,9 @@ An answer to /score is {"mos_low", "mos_high", "scores": [{"name", "raw", "mos",
 is {"png", "low", "high"}: a grey PNG in base64 whose values 0..255 span the raw scores low..high, transparent where no
 window lies. A request is scored whole or not at all: what cannot be scored gets a 4xx and {"detail": reason}.
 
+Requests take turns, a forward pass each (`turns`), so that a small one waits for no large one, and scoring stops when
+its client leaves. Pages of other sites are refused, and clients that are silent make room (`guard`).
+
 Why no Gradio: version 6.31 adds thirteen packages and 80 MB, takes over ten times as long to import (8 s against 0.6 s
 on two busy cores), and wants an older Pillow than ours. FastAPI and Uvicorn are here anyway, as MLflow needs them, and
 the page is one file of plain HTML that works without any network.
@@ -19,25 +22,30 @@ import asyncio
 import base64
 import io
 import json
+import re
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.data.decoding import from_base64
-
 if TYPE_CHECKING:
-    from fastapi import FastAPI, Request
+    from fastapi import FastAPI, Request, Response
+    from uvicorn import Config
 
     from pipeline.scoring.scorer import Scorer
+    from pipeline.serving.guard import Patient
 
 PAGE = Path(__file__).with_name("http.html")
 MAX_BYTES, MAX_PIXELS, MAX_FILES = 64 * 2**20, 64_000_000, 32
+MAX_WINDOWS = 6000  # a photo of 24 megapixels in windows of 224 every 64 pixels takes 5,520
 MAP_SIDE = 512  # pixels of a quality map's longest side; its detail is a window's stride, far coarser
-CONNECTIONS = 32  # at once; more are told 503. Bodies that wait for the scorer so take no more than 2 GiB
+# At once: one that waits for its client gives way to a new one, and only where all are at work is the new one told 503.
+# Bodies that wait for the scorer so take no more than 2 GiB.
+CONNECTIONS = 32
 
 # The page may talk to this server alone, whatever a file's name tries.
 PAGE_HEADERS = {
@@ -64,32 +72,42 @@ def map_image(values: np.ndarray) -> dict[str, Any]:
 
 
 def make_app(
-    scorer: "Scorer", *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS, max_files: int = MAX_FILES
+    scorer: "Scorer",
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    max_files: int = MAX_FILES,
+    max_windows: int = MAX_WINDOWS,
+    hosts: Sequence[str] = (),
 ) -> "FastAPI":
     """Return the server's application.
 
-    One image is scored at a time, in a thread of its own with all of the machine's cores behind it, so the server goes
-    on answering meanwhile.
+    Scoring runs in a thread of its own with all of the machine's cores behind it, so the server goes on answering
+    meanwhile.
 
     Args:
         scorer: From `load_scorer`.
         max_bytes: Of one request's body, counted while it is read.
         max_pixels: Of one image, counted before it is decoded.
         max_files: In one request.
+        max_windows: Of one request's images in all, counted before any is decoded.
+        hosts: Names that the server is known by, beside those that `Guard` lets pass.
     """
-    from anyio import CapacityLimiter, to_thread
-    from fastapi import FastAPI, HTTPException, Request
+    from fastapi import FastAPI, HTTPException, Request, Response
     from fastapi.responses import HTMLResponse
 
     from pipeline.data.decoding import ImageError
+    from pipeline.serving.guard import Guard
+    from pipeline.serving.turns import GoneError, TooManyWindowsError, Turns
 
-    page, one_at_a_time = PAGE.read_text(encoding="utf-8"), CapacityLimiter(1)
+    page, turns = PAGE.read_text(encoding="utf-8"), Turns(scorer, max_pixels=max_pixels, max_windows=max_windows)
     about = {key: scorer.record.get(key) for key in ("dataset", "method", "round", "epoch", "target", "leaks")}
     about |= {"backbone": scorer.record["backbone"]["name"], "weights": scorer.record["backbone"]["origin"]}
     scale = {"mos_low": scorer.mos_low, "mos_high": scorer.mos_high}
-    limits = {"max_bytes": max_bytes, "max_pixels": max_pixels, "max_files": max_files}
+    limits = {"max_bytes": max_bytes, "max_pixels": max_pixels, "max_files": max_files, "max_windows": max_windows}
     # No /docs: FastAPI's loads scripts from another host.
     app = FastAPI(title="AGIQA scores", docs_url=None, redoc_url=None)
+    app.add_middleware(Guard, names=hosts)
 
     @app.get("/", response_class=HTMLResponse)
     async def show_page() -> HTMLResponse:
@@ -99,32 +117,34 @@ def make_app(
     async def health() -> dict[str, Any]:
         return {"status": "ok", "model": about, **scale, "limits": limits}
 
-    @app.post("/score", openapi_extra=_BODY)
-    async def score(request: Request, maps: bool = False) -> dict[str, Any]:
+    @app.post("/score", openapi_extra=_BODY, response_model=None)
+    async def score(request: Request, maps: bool = False) -> "dict[str, Any] | Response":
         uploads = await _uploads(request, max_bytes, max_files)
-        rows = []
-        for name, content in uploads:
-            try:
-                rows.append(await to_thread.run_sync(score_one, name, content, maps, limiter=one_at_a_time))
-            except ImageError as error:
-                raise HTTPException(422, f"{name}: {error.reason}") from None
+        try:
+            rows = await turns.score(request, uploads, partial(_row, maps=maps))
+        except GoneError:
+            return Response(status_code=499)  # nginx's number for it; nobody reads it
+        except TooManyWindowsError as error:
+            raise HTTPException(413, str(error)) from None
+        except ImageError as error:
+            raise HTTPException(422, str(error)) from None
         return {**scale, "scores": rows}
-
-    def score_one(name: str, content: bytes | str, maps: bool) -> dict[str, Any]:
-        data = from_base64(content) if isinstance(content, str) else content
-        pixels = scorer.open(data, max_pixels=max_pixels)
-        scores = scorer.score([pixels], quality_maps=maps)
-        return {
-            "name": name, "raw": float(scores.raw[0]), "mos": float(scores.mos[0]),
-            "width": pixels.shape[1], "height": pixels.shape[0],
-            "map": map_image(scores.maps[0]) if maps else None,
-        }  # fmt: skip
 
     return app
 
 
+def _row(scorer: "Scorer", name: str, pixels: np.ndarray, *, maps: bool) -> dict[str, Any]:
+    scores = scorer.score([pixels], quality_maps=maps)
+    return {
+        "name": name, "raw": float(scores.raw[0]), "mos": float(scores.mos[0]),
+        "width": pixels.shape[1], "height": pixels.shape[0],
+        "map": map_image(scores.maps[0]) if maps else None,
+    }  # fmt: skip
+
+
 async def _uploads(request: "Request", max_bytes: int, max_files: int) -> list[tuple[str, bytes | str]]:
     """Return the name of every image of a request, with its bytes or its base64 text."""
+    from anyio import to_thread
     from fastapi import HTTPException, Request
 
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -132,7 +152,10 @@ async def _uploads(request: "Request", max_bytes: int, max_files: int) -> list[t
         raise HTTPException(415, f"Content-Type is {kind!r}, and should be multipart/form-data or application/json")
     body = await _body(request, max_bytes)
     if kind == "application/json":
-        found = [(f"images[{number}]", text) for number, text in enumerate(_json_images(body, max_files))]
+        found = [
+            (f"images[{number}]", text)
+            for number, text in enumerate(await to_thread.run_sync(_json_images, body, max_files))
+        ]
     else:
         if not body.rstrip().endswith(b"--"):  # the parser would pass over a last part that is cut off
             raise HTTPException(400, "the form ends before its last boundary")
@@ -144,14 +167,22 @@ async def _uploads(request: "Request", max_bytes: int, max_files: int) -> list[t
             step = next(steps, b"")
             return {"type": "http.request", "body": step, "more_body": bool(step)}
 
-        async with Request(request.scope, receive).form(max_files=max_files, max_fields=max_files) as form:
-            for field, value in form.multi_items():
-                if isinstance(value, str):
-                    raise HTTPException(422, f"the field {field!r} is text, and should be an image file")
-            found = [(upload.filename or field, await upload.read()) for field, upload in form.multi_items()]
+        try:
+            async with Request(request.scope, receive).form(max_files=max_files, max_fields=max_files) as form:
+                for field, value in form.multi_items():
+                    if isinstance(value, str):
+                        raise HTTPException(422, f"the field {field!a} is text, and should be an image file")
+                found = [(_text(upload.filename or field), await upload.read()) for field, upload in form.multi_items()]
+        except ValueError as error:  # of a charset that cannot be
+            raise HTTPException(400, f"the form cannot be read: {str(error)!a}") from None
     if not found:
         raise HTTPException(422, "the request holds no image")
     return found
+
+
+def _text(name: str) -> str:
+    """Return a name as text that an answer can hold: some charsets give half characters."""
+    return name.encode("utf-8", "replace").decode()
 
 
 async def _body(request: "Request", max_bytes: int) -> bytes:
@@ -209,6 +240,24 @@ _BODY = {
 }
 
 
+def server_config(
+    app: "FastAPI", *, connections: int = CONNECTIONS, protocol: "type[Patient] | None" = None
+) -> "Config":
+    """Return how uvicorn serves an application; `protocol` None takes `Patient`."""
+    import uvicorn
+
+    from pipeline.serving.guard import Patient
+
+    return uvicorn.Config(
+        app,
+        http=protocol or Patient,
+        ws="none",
+        limit_concurrency=connections,
+        server_header=False,
+        log_level="warning",
+    )
+
+
 def serve(
     scorer: "Scorer",
     *,
@@ -217,6 +266,8 @@ def serve(
     max_bytes: int = MAX_BYTES,
     max_pixels: int = MAX_PIXELS,
     max_files: int = MAX_FILES,
+    max_windows: int = MAX_WINDOWS,
+    hosts: Sequence[str] = (),
 ) -> None:
     """Serve until Ctrl-C.
 
@@ -227,14 +278,19 @@ def serve(
         max_bytes: See `make_app`.
         max_pixels: Likewise.
         max_files: Likewise.
+        max_windows: Likewise.
+        hosts: Likewise; `host` is one of them.
 
     Raises:
         OSError: If the address cannot be had, such as a port that is taken.
     """
     import uvicorn
 
-    app = make_app(scorer, max_bytes=max_bytes, max_pixels=max_pixels, max_files=max_files)
-    config = uvicorn.Config(app, limit_concurrency=CONNECTIONS, server_header=False, log_level="warning")
+    app = make_app(
+        scorer, max_bytes=max_bytes, max_pixels=max_pixels, max_files=max_files, max_windows=max_windows,
+        hosts=[host, *hosts],
+    )  # fmt: skip
+    config = server_config(app)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as listener:
         shown = f"[{host}]" if ":" in host else host
@@ -256,6 +312,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="127.0.0.1",
         help="0.0.0.0 opens it to your network, without a password (default: %(default)s)",
     )
+    add(
+        "--allow-host",
+        metavar="NAME",
+        type=_host,
+        action="append",
+        default=[],
+        help="a name that clients call the server by; localhost, --host and the address that they reach pass anyway",
+    )
     add("--port", metavar="N", type=_port, default=8000, help="0 takes a free one (default: %(default)s)")
     add(
         "--max-megabytes",
@@ -272,12 +336,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of one image (default: %(default)s)",
     )
     add("--max-files", metavar="N", type=_positive, default=MAX_FILES, help="in a request (default: %(default)s)")
+    add(
+        "--max-windows",
+        metavar="N",
+        type=_positive,
+        default=MAX_WINDOWS,
+        help="of the images of a request in all (default: %(default)s)",
+    )
 
 
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to 65535")
     return int(text)
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"\[?[\w.:-]+\]?", text, re.ASCII) or re.fullmatch(r"[^:\[]*:[^:]*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no host's name: give it without scheme, port and path")
+    return text
 
 
 def _positive(text: str) -> int:
@@ -297,5 +374,7 @@ def run(arguments: argparse.Namespace) -> int:
         max_bytes=arguments.max_megabytes * 2**20,
         max_pixels=arguments.max_megapixels * 10**6,
         max_files=arguments.max_files,
+        max_windows=arguments.max_windows,
+        hosts=arguments.allow_host,
     )
     return 0

@@ -29,12 +29,13 @@ class ServedModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the program and what it says of itself."""
+        from pipeline.errors import AgiqaError
         from pipeline.serving.program import load_program
 
         self.program, self.record = load_program(context.artifacts["program"])
         self.read_paths = (context.model_config or {}).get("read_paths", "locally")
         if self.read_paths not in ("locally", "never", "always"):
-            raise ValueError(f"read_paths is {self.read_paths!r}, and should be locally, never or always")
+            raise AgiqaError(f"read_paths is {self.read_paths!r}, and should be locally, never or always")
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None

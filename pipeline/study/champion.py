@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from pipeline.errors import AgiqaError
-from pipeline.layout import validation_numbers
+from pipeline.layout import RECORD, RUNS, TRAIN, bars_champion, checkpoint_path, validation_numbers
 
 
 class ChampionError(AgiqaError):
@@ -15,8 +15,8 @@ class ChampionError(AgiqaError):
 def find_champion(root: str | Path, dataset: str | None = None, names: Collection[str] | None = None) -> Path:
     """Return the checkpoint with the best validation SRCC among a study's clean runs.
 
-    A run is clean if nothing leaked into it (no test-selected epoch, no random split) and its labels were not shuffled.
-    Of equal runs the first by name wins.
+    A run is clean if nothing leaked into it (no test-selected epoch, no random split), its labels were not shuffled and
+    it was trained: `layout.bars_champion`. Of equal runs the first by name wins.
 
     Args:
         root: The folder that holds `runs/`.
@@ -31,19 +31,19 @@ def find_champion(root: str | Path, dataset: str | None = None, names: Collectio
     """
     root = Path(root)
     found: dict[str, list[tuple[float, Path]]] = {}
-    for path in sorted(root.glob("runs/*/*/round-*/train/record.json")):
-        if names is not None and path.parents[1].relative_to(root / "runs").as_posix() not in names:
+    for path in sorted((root / RUNS).glob(f"*/*/round-*/{TRAIN}/{RECORD}")):
+        if names is not None and path.parents[1].relative_to(root / RUNS).as_posix() not in names:
             continue
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record["kind"] != "variant" or record["leaks"] or record["shuffled_labels"]:
+        if bars_champion(record):
             continue
         srcc = validation_numbers(path.parent, record["selected_epoch"]).get("srcc")
-        checkpoint = path.parent / "checkpoints" / f"epoch-{record['selected_epoch']:03d}.safetensors"
+        checkpoint = checkpoint_path(path.parent, record["selected_epoch"])
         if srcc is not None and checkpoint.is_file():
             found.setdefault(record["dataset"], []).append((srcc, checkpoint))
     if not found:
         raise ChampionError(
-            f"{root / 'runs'} holds no trained model, so there is no champion: run the study (`make study`), or name a "
+            f"{root / RUNS} holds no trained model, so there is no champion: run the study (`make study`), or name a "
             "checkpoint file"
         )
     if dataset is None and len(found) > 1:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from pipeline import metrics
 from pipeline.drawing import BLACK, BLUE, cycle_styles, house_style, put_title, save
-from pipeline.metrics import fit_logistic
+from pipeline.layout import StudyError
 
 LEAST_IN_GENERATOR = 5  # images below which a correlation within a generator says nothing
 
@@ -28,24 +28,28 @@ def predictions_table(
         target: The mean opinion score to compare with.
 
     Returns:
-        A row an image: image_id, generator, generation_prompt, group, mos, mos_std, predicted.
+        A row an image: image_id, generator, generation_prompt, group, mos, mos_std, predicted, and `fitted`, the
+        prediction on the MOS scale after the one logistic fit that everything downstream reads.
 
     Raises:
-        ValueError: If a score is not finite; names the first such image.
+        StudyError: If a score is not finite; names the first such image.
+        AgiqaError: If all scores, or all MOS, are equal.
     """
     if not np.isfinite(predicted).all():
         first = manifest["image_id"].iloc[rows[np.flatnonzero(~np.isfinite(predicted))[0]]]
-        raise ValueError(f"the score of {first} is not finite")
+        raise StudyError(f"the score of {first} is not finite")
     part = manifest.iloc[rows]
+    mos = part[target].to_numpy()
     return pd.DataFrame(
         {
             "image_id": part["image_id"].to_numpy(),
             "generator": part["generator"].to_numpy(),
             "generation_prompt": part["generation_prompt"].to_numpy(),
             "group": groups.iloc[rows].to_numpy(),
-            "mos": part[target].to_numpy(),
+            "mos": mos,
             "mos_std": part[f"{target}_std"].to_numpy(),
             "predicted": predicted,
+            "fitted": metrics.fit_logistic(predicted, mos),
         }
     )
 
@@ -58,12 +62,12 @@ def evaluate(predictions: pd.DataFrame, resamples: int, seed: int) -> dict[str, 
         resamples: Bootstrap resamples of whole prompt groups.
         seed: Of the bootstrap.
     """
-    predicted, mos = predictions["predicted"].to_numpy(), predictions["mos"].to_numpy()
-    groups = predictions["group"].to_numpy()
+    columns = ("predicted", "fitted", "mos", "group")
+    predicted, fitted, mos, groups = (predictions[column].to_numpy() for column in columns)
     return {
         "n": len(predictions),
         "groups": int(predictions["group"].nunique()),
-        **metrics.summary(predicted, mos),
+        **metrics.summary(predicted, fitted, mos),
         **metrics.bootstrap(predicted, mos, groups, resamples=resamples, seed=seed),
     }
 
@@ -93,14 +97,14 @@ def scatter(predictions: pd.DataFrame, path: str | Path, title: str, mos_label: 
     """Draw predicted score against MOS for every image, with the logistic fit that PLCC is computed after.
 
     Args:
-        predictions: Columns predicted (unitless, higher is better) and mos, a row per image; a generator column, if
-            there is one, gives each generator its colour and shape.
+        predictions: Columns predicted (unitless, higher is better), fitted and mos, a row per image; a generator
+            column, if there is one, gives each generator its colour and shape.
         path: File to write; its suffix (.png or .svg) says the format.
         title: Title of the figure.
         mos_label: Label of the MOS axis, with its scale: "quality MOS (0 to 5)".
 
     Raises:
-        ValueError: If the suffix is another, or the fit cannot be made (constant scores; see fit_logistic).
+        ValueError: If the suffix is another.
     """
     with house_style():
         figure = Figure(figsize=(6.4, 4.4), layout="constrained")
@@ -110,9 +114,8 @@ def scatter(predictions: pd.DataFrame, path: str | Path, title: str, mos_label: 
                 axes.scatter(rows["predicted"], rows["mos"], s=12, alpha=0.65, linewidths=0, label=str(name), **style)
         else:
             axes.scatter(predictions["predicted"], predictions["mos"], s=12, alpha=0.65, linewidths=0, color=BLUE)
-        order = np.argsort(predictions["predicted"].to_numpy(), kind="stable")
-        fitted = np.asarray(fit_logistic(predictions["predicted"].to_numpy(), predictions["mos"].to_numpy()))[order]
-        axes.plot(predictions["predicted"].to_numpy()[order], fitted, color=BLACK, lw=1.6, label="logistic fit")
+        line = predictions.sort_values("predicted", kind="stable")
+        axes.plot(line["predicted"], line["fitted"], color=BLACK, lw=1.6, label="logistic fit")
         axes.set(xlabel="predicted score", ylabel=mos_label)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", markerscale=1.6)
         put_title(figure, title)

@@ -9,7 +9,6 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.files import write_atomically
-from pipeline.metrics import fit_logistic
 
 SIDE = 256  # pixels of a picture's longer side
 LOW_COLOUR, HIGH_COLOUR = (213, 94, 0), (0, 114, 178)  # vermillion and blue, which colour-blind readers tell apart
@@ -29,9 +28,7 @@ def choose(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
         error in each of `count` equal parts of the images by MOS, so that it spans the scale; `over` and `under` hold
         the largest errors upwards and downwards.
     """
-    table = predictions.assign(
-        fitted=fit_logistic(predictions["predicted"].to_numpy(), predictions["mos"].to_numpy())
-    ).sort_values(["mos", "image_id"], kind="stable")
+    table = predictions.sort_values(["mos", "image_id"], kind="stable")
     error = table["fitted"] - table["mos"]
     parts = np.array_split(np.arange(len(table)), min(count, len(table))) if count else []
     best = [int(part[np.abs(error.to_numpy()[part]).argmin()]) for part in parts]

@@ -12,6 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
+from pipeline.claims import claim
 from pipeline.code import code_of
 from pipeline.files import file_md5, replaced_folder, write_json
 
@@ -76,12 +79,11 @@ def resumable(root: Path, out: Path, key: str) -> Iterator[Path]:
     Raises:
         RuntimeError: If the block ends without results.
     """
-    from filelock import FileLock
-
     work = root / ".work" / "train"
     work.mkdir(parents=True, exist_ok=True)
-    # A repro that was killed can leave its child at work; a second one waits for it and takes over its results.
-    with FileLock(work / f"{key}.lock"):
+    # One writer of the output, whatever it computes; and one of the key's folder, which working copies share. A second
+    # process of the same key waits for the first and takes over its results.
+    with claim(out), FileLock(work / f"{key}.lock"):
         for marker in work.glob("*/finished.json"):
             finished = json.loads(marker.read_text())
             if finished["lock_entries"] != _lock_entries(Path(finished["out"])):

@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pipeline import layout
 from pipeline.errors import AgiqaError
 from pipeline.tracking.store import tracking_uri
 
@@ -123,7 +124,12 @@ def create_run(
 
 def run_name(record: Mapping[str, Any]) -> str:
     """Return a run's name: <data set>/<method>/<split>-<round>."""
-    return f"{record['dataset']}/{record['method']}/{record.get('split') or 'round'}-{record['round']}"
+    return layout.run_folder(*which_run(record)).relative_to(layout.RUNS).as_posix()
+
+
+def which_run(record: Mapping[str, Any]) -> tuple[str, str, int, str]:
+    """Return data set, method, round and split of a record; a baseline's names no split, as it knows one alone."""
+    return record["dataset"], record["method"], record["round"], record.get("split") or "round"
 
 
 def identity_of(record: Mapping[str, Any]) -> str:
@@ -168,13 +174,15 @@ def write_description(client: "MlflowClient", run: "Run", record: Mapping[str, A
     )
     inputs = []
     images = json.dumps({"images": record["images"]}, sort_keys=True) if "images" in record else None
-    for kind, source in (("manifest", "data/prepared/{}/manifest.parquet"), ("splits", "data/splits/{}")):
+    dataset, _, round_index, split = which_run(record)
+    manifest_path, split_path = layout.input_paths(dataset, round_index, split)
+    for kind, source in (("manifest", manifest_path), ("splits", split_path.parent)):
         digest = record.get("inputs", {}).get(f"{kind}_md5")
         if digest:
-            source_json = json.dumps({"uri": source.format(record["dataset"])})
+            source_json = json.dumps({"uri": source.as_posix()})
             name = f"{record['dataset']}/{kind}"
-            dataset = Dataset(name, digest[:DIGEST_LENGTH], "local", source_json, profile=images)
-            inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", kind)]))
+            entity = Dataset(name, digest[:DIGEST_LENGTH], "local", source_json, profile=images)
+            inputs.append(DatasetInput(entity, [InputTag("mlflow.data.context", kind)]))
     if inputs:
         client.log_inputs(run.info.run_id, inputs)
 

@@ -6,23 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.tracking.entries import (
-    IDENTITY,
-    PROCESS,
-    TAG_LENGTH,
-    Epoch,
-    abandoned_run,
-    create_run,
-    find_run,
-    identity_of,
-    in_milliseconds,
-    run_name,
-    shortened,
-    study_ids,
-    this_process,
-    write_description,
-    write_epochs,
-)
+from pipeline.tracking import entries
 from pipeline.tracking.mirror import mirror_train
 from pipeline.tracking.store import open_store, or_warn
 
@@ -48,22 +32,22 @@ def start_run(
         The id for run.json. Where the store cannot be written, one made up here, under which `finish_run` and `mirror`
         file the run later.
     """
-    with or_warn(f"the run {run_name(record)}"), open_store(root) as client:
-        experiment_id, parent_id = study_ids(client, root, study)
-        found = find_run(client, resume_run_id, experiment_id) if resume_run_id else None
-        if found is not None and found.data.tags.get(IDENTITY) != identity_of(record):
+    with or_warn(f"the run {entries.run_name(record)}"), open_store(root) as client:
+        experiment_id, parent_id = entries.study_ids(client, root, study)
+        found = entries.find_run(client, resume_run_id, experiment_id) if resume_run_id else None
+        if found is not None and found.data.tags.get(entries.IDENTITY) != entries.identity_of(record):
             found = None
         if found is None:
-            found = abandoned_run(client, experiment_id, identity_of(record))
+            found = entries.abandoned_run(client, experiment_id, entries.identity_of(record))
         if found is None:
-            started = in_milliseconds(run["started"]) if run.get("started") else None
-            found = create_run(client, experiment_id, parent_id, record, resume_run_id, started)
+            started = entries.in_milliseconds(run["started"]) if run.get("started") else None
+            found = entries.create_run(client, experiment_id, parent_id, record, resume_run_id, started)
         else:
             client.update_run(found.info.run_id, status="RUNNING")
             if "error" in found.data.tags:
                 client.delete_tag(found.info.run_id, "error")
-        write_description(client, found, record, run)
-        client.set_tag(found.info.run_id, PROCESS, this_process())
+        entries.write_description(client, found, record, run)
+        client.set_tag(found.info.run_id, entries.PROCESS, entries.this_process())
         if client.get_run(parent_id).info.status != "RUNNING":
             client.update_run(parent_id, status="RUNNING")
         return found.info.run_id
@@ -95,10 +79,10 @@ def log_epoch(
     if checkpoint is not None and not checkpoint.is_file():
         raise FileNotFoundError(f"checkpoint {checkpoint} of epoch {history_row['epoch']} does not exist")
     with or_warn(f"epoch {int(float(history_row['epoch']))} of run {run_id}"), open_store(root) as client:
-        run = find_run(client, run_id)
+        run = entries.find_run(client, run_id)
         if run is not None:  # otherwise start_run has warned already
-            epoch = Epoch(history_row, timing_row or {}, checkpoint, time.time_ns() // 1_000_000)
-            write_epochs(client, run, [epoch])
+            epoch = entries.Epoch(history_row, timing_row or {}, checkpoint, time.time_ns() // 1_000_000)
+            entries.write_epochs(client, run, [epoch])
 
 
 def finish_run(root: str | Path, study: str, train_dir: str | Path) -> None:
@@ -111,7 +95,7 @@ def finish_run(root: str | Path, study: str, train_dir: str | Path) -> None:
             checkpoints. A run that was never started, such as a baseline's, is created here.
     """
     with or_warn(f"the end of {train_dir}"), open_store(root) as client:
-        mirror_train(client, *study_ids(client, root, study), Path(train_dir))
+        mirror_train(client, *entries.study_ids(client, root, study), Path(train_dir))
 
 
 def fail_run(root: str | Path, run_id: str, reason: str, status: str = "FAILED") -> None:
@@ -124,7 +108,7 @@ def fail_run(root: str | Path, run_id: str, reason: str, status: str = "FAILED")
         status: FAILED, or KILLED where the user stopped it.
     """
     with or_warn(f"the failure of run {run_id}"), open_store(root) as client:
-        run = find_run(client, run_id)
+        run = entries.find_run(client, run_id)
         if run is not None:
-            client.set_tag(run.info.run_id, "error", shortened(reason, TAG_LENGTH))
+            client.set_tag(run.info.run_id, "error", entries.shortened(reason, entries.TAG_LENGTH))
             client.set_terminated(run.info.run_id, status=status)

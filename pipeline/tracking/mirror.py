@@ -11,25 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from pipeline.tracking.entries import (
-    PROCESS,
-    Epoch,
-    create_run,
-    entry_key,
-    find_run,
-    finite_numbers,
-    in_milliseconds,
-    is_dead,
-    known_runs,
-    md5_of,
-    model_name,
-    put_metrics,
-    read_json,
-    search_models,
-    study_ids,
-    write_description,
-    write_epochs,
-)
+from pipeline import layout
+from pipeline.files import file_md5
+from pipeline.tracking import entries
 from pipeline.tracking.store import logger, open_store, or_warn
 
 if TYPE_CHECKING:
@@ -38,19 +22,8 @@ if TYPE_CHECKING:
 
 MIRRORED = "agiqa.mirrored_"  # + train, evaluate or report: hash of the files that are in MLflow completely
 
-TRAIN_FILES = ("record.json", "run.json", "history.csv", "timing.csv")
-
-
-def log_report(root: str | Path, study: str, report_dir: str | Path) -> None:
-    """Log a report's files into the study's parent run, with every number of its metrics.json, and close that run.
-
-    Args:
-        root: Of the main repository.
-        study: Name of the study.
-        report_dir: Such as reports/study.
-    """
-    with or_warn(f"the report {report_dir}"), open_store(root) as client:
-        _mirror_report(client, study_ids(client, root, study)[1], Path(report_dir))
+NEEDED = (layout.RECORD, layout.RUN, layout.HISTORY)
+TRAIN_FILES = (*NEEDED, layout.TIMING)  # a baseline has no epochs to time
 
 
 def mirror(
@@ -82,36 +55,36 @@ def mirror(
     """
     runs_dir = Path(runs_dir)
     counts: Counter[str] = Counter(dict.fromkeys(("runs", "created", "epochs", "evaluations", "reports", "skipped"), 0))
-    folders = [folder.parent for split in ("round", "random") for folder in runs_dir.glob(f"*/*/{split}-*/train")]
+    splits = ("round", "random")
+    folders = [folder.parent for split in splits for folder in runs_dir.glob(f"*/*/{split}-*/{layout.TRAIN}")]
     folders = [folder for folder in folders if names is None or folder.relative_to(runs_dir).as_posix() in names]
     stale, on_disk = _stale_evaluations(runs_dir), set()
     with or_warn("what is on disk", strict=strict):
         with open_store(root) as client:
-            experiment_id, parent_id = study_ids(client, root, study)
-            known = known_runs(client, experiment_id)
+            experiment_id, parent_id = entries.study_ids(client, root, study)
+            known = entries.known_runs(client, experiment_id)
         for folder in tqdm(
             sorted(folders, key=_natural), desc="mirror to MLflow", unit="run", delay=1, dynamic_ncols=True
         ):
-            missing = [name for name in TRAIN_FILES[:3] if not (folder / "train" / name).is_file()]
+            train, evaluation = folder / layout.TRAIN, folder / layout.EVALUATE
+            missing = [name for name in NEEDED if not (train / name).is_file()]
             if missing:
                 counts["skipped"] += 1
-                logger.warning("%s/train has no %s, so it is not mirrored: run `dvc repro`", folder, ", ".join(missing))
+                logger.warning("%s has no %s, so it is not mirrored: run `dvc repro`", train, ", ".join(missing))
                 continue
             with open_store(root) as client:  # taken anew for each run: a training that logs an epoch need not wait
-                run, written = mirror_train(client, experiment_id, parent_id, folder / "train", known)
-                if folder.resolve() in stale:
+                run, written = mirror_train(client, experiment_id, parent_id, train, known)
+                if evaluation.resolve() in stale:
                     written["skipped"] += 1
-                    logger.warning(
-                        "%s/evaluate is of an earlier training, so it is not mirrored: run `dvc repro`", folder
-                    )
-                elif (folder / "evaluate" / "metrics.json").is_file():
+                    logger.warning("%s is of an earlier training, so it is not mirrored: run `dvc repro`", evaluation)
+                elif (evaluation / layout.METRICS).is_file():
                     written["evaluations"] += _mirror_evaluation(client, run, folder)
             counts.update(written)
             on_disk.add(run.info.run_id)
         with open_store(root) as client:
             for run in known.values():
                 is_running = run.info.status == "RUNNING" and run.info.run_id not in on_disk
-                if is_running and is_dead(run.data.tags.get(PROCESS, "")):
+                if is_running and entries.is_dead(run.data.tags.get(entries.PROCESS, "")):
                     client.set_terminated(run.info.run_id, status="KILLED")
             if report_dir is not None and Path(report_dir).is_dir():
                 counts["reports"] += _mirror_report(client, parent_id, Path(report_dir))
@@ -130,40 +103,42 @@ def mirror_train(
 ) -> tuple["Run", Counter[str]]:
     """Bring a train folder into MLflow, and return its run and counts of what was written."""
     counts: Counter[str] = Counter(runs=1)
-    record = read_json(folder / "record.json", "dataset", "method", "round")
-    about = read_json(folder / "run.json", "run_id", "started", "ended")
-    history, weights = _read_csv(folder / "history.csv"), _weights(folder)
+    record = entries.read_json(folder / layout.RECORD, "dataset", "method", "round")
+    about = entries.read_json(folder / layout.RUN, "run_id", "started", "ended")
+    history, weights = _read_csv(folder / layout.HISTORY), layout.weights_files(folder)
     sizes = json.dumps({epoch: [path.name, path.stat().st_size] for epoch, path in weights.items()}, sort_keys=True)
     digest = _files_md5([folder / name for name in TRAIN_FILES], sizes)
-    started = in_milliseconds(about["started"])
-    run = (known or {}).get(about["run_id"]) or find_run(client, about["run_id"], experiment_id)
+    started = entries.in_milliseconds(about["started"])
+    run = (known or {}).get(about["run_id"]) or entries.find_run(client, about["run_id"], experiment_id)
     if run is None:
-        run = create_run(client, experiment_id, parent_id, record, about["run_id"], started)
+        run = entries.create_run(client, experiment_id, parent_id, record, about["run_id"], started)
         counts["created"] += 1
     elif run.data.tags.get(MIRRORED + "train") == digest and client.list_artifacts(run.info.run_id, "train"):
         return run, counts
 
     run_id = run.info.run_id
-    write_description(client, run, record, about)
+    if MIRRORED + "evaluate" in run.data.tags:  # the selected epoch's model may be new, and then lacks its numbers
+        client.delete_tag(run_id, MIRRORED + "evaluate")
+    entries.write_description(client, run, record, about)
     run = client.get_run(run_id)  # with the tags that its models take over
-    timing = {int(float(row["epoch"])): row for row in _read_csv(folder / "timing.csv")}
+    timing = {int(float(row["epoch"])): row for row in _read_csv(folder / layout.TIMING)}
     epochs, over = [], started
     for row in history:
         epoch = int(float(row["epoch"]))
         over += int(1000 * float(timing.get(epoch, {}).get("seconds") or 0))
-        epochs.append(Epoch(row, timing.get(epoch, {}), weights.get(epoch), over))
-    counts["epochs"] += write_epochs(client, run, epochs)
+        epochs.append(entries.Epoch(row, timing.get(epoch, {}), weights.get(epoch), over))
+    counts["epochs"] += entries.write_epochs(client, run, epochs)
     totals = {key: record.get(key) for key in ("trainable_parameters", "checkpoint_bytes")}
     totals |= {"train_seconds": about.get("seconds")}
     totals |= {f"images_{subset}": count for subset, count in record.get("images", {}).items()}
-    _put_totals(client, run, finite_numbers(totals), None, in_milliseconds(about["ended"]))
+    _put_totals(client, run, entries.finite_numbers(totals), None, entries.in_milliseconds(about["ended"]))
     selected = _selected_model(client, run, record)
     if selected is not None:
         client.set_logged_model_tags(selected.model_id, {"selected": "true"})
     for name in TRAIN_FILES:
         if (folder / name).is_file():
             client.log_artifact(run_id, str(folder / name), "train")
-    client.set_terminated(run_id, "FINISHED", end_time=in_milliseconds(about["ended"]))
+    client.set_terminated(run_id, "FINISHED", end_time=entries.in_milliseconds(about["ended"]))
     client.set_tag(run_id, MIRRORED + "train", digest)
     return client.get_run(run_id), counts
 
@@ -171,15 +146,16 @@ def mirror_train(
 def _mirror_evaluation(client: "MlflowClient", run: "Run", run_dir: Path) -> int:
     """Bring an evaluate folder into its run, its numbers to the selected epoch's model too; return whether it wrote.
 
-    metrics.json's `test` becomes test_srcc ..., `validation` selected_val_srcc ... (all windows, unlike the per-epoch
-    val_srcc), `cross` cross_<dataset>_srcc ..., `generator` generator_<name>_srcc ...
+    metrics.json's `test` becomes test_srcc ..., `generator` generator_<name>_srcc ... and `cross` cross_<dataset>_srcc
+    ..., all scored with all windows of an image. Its `validation` becomes selected_val_srcc ..., which is the selected
+    epoch's val_srcc once more, scored with as many windows as the param `validation.windows` says.
     """
-    folder = run_dir / "evaluate"
+    folder = run_dir / layout.EVALUATE
     digest = _files_md5(sorted(path for path in folder.rglob("*") if path.is_file()), run_dir.name)
     if run.data.tags.get(MIRRORED + "evaluate") == digest and client.list_artifacts(run.info.run_id, "evaluate"):
         return 0
-    numbers = finite_numbers(read_json(folder / "metrics.json"), renamed={"validation": "selected_val"})
-    selected = _selected_model(client, run, read_json(run_dir / "train" / "record.json"))
+    numbers = entries.finite_numbers(entries.read_json(folder / layout.METRICS), renamed={"validation": "selected_val"})
+    selected = _selected_model(client, run, entries.read_json(run_dir / layout.TRAIN / layout.RECORD))
     _put_totals(client, run, numbers, selected, run.info.end_time or time.time_ns() // 1_000_000)
     client.log_artifacts(run.info.run_id, str(folder), "evaluate")
     client.set_tag(run.info.run_id, MIRRORED + "evaluate", digest)
@@ -192,8 +168,8 @@ def _mirror_report(client: "MlflowClient", parent_id: str, folder: Path) -> int:
     digest = _files_md5(sorted(path for path in folder.rglob("*") if path.is_file()), "report")
     written = 0
     if parent.data.tags.get(MIRRORED + "report") != digest or not client.list_artifacts(parent_id, "report"):
-        path = folder / "metrics.json"
-        numbers = finite_numbers(read_json(path)) if path.is_file() else {}
+        path = folder / layout.METRICS
+        numbers = entries.finite_numbers(entries.read_json(path)) if path.is_file() else {}
         _put_totals(client, parent, numbers, None, time.time_ns() // 1_000_000)
         client.log_artifacts(parent_id, str(folder), "report")
         client.set_tag(parent_id, MIRRORED + "report", digest)
@@ -211,28 +187,27 @@ def _put_totals(
 
     models = {} if model is None else {model.model_id: model}
     model_id = None if model is None else model.model_id
-    wanted = [Metric(entry_key(key), value, milliseconds, 0, model_id=model_id) for key, value in numbers.items()]
-    put_metrics(client, run, wanted, models)
+    wanted = [
+        Metric(entries.entry_key(key), value, milliseconds, 0, model_id=model_id) for key, value in numbers.items()
+    ]
+    entries.put_metrics(client, run, wanted, models)
 
 
 def _selected_model(client: "MlflowClient", run: "Run", record: Mapping[str, Any]) -> "LoggedModel | None":
-    epoch = Epoch({"epoch": record.get("selected_epoch") or 0}, {}, None, 0)
-    filter_string = f"source_run_id = '{run.info.run_id}' AND name = '{model_name(run, epoch)}'"
-    models = search_models(client, run, filter_string)
+    epoch = entries.Epoch({"epoch": record.get("selected_epoch") or 0}, {}, None, 0)
+    filter_string = f"source_run_id = '{run.info.run_id}' AND name = '{entries.model_name(run, epoch)}'"
+    models = entries.search_models(client, run, filter_string)
     return models[0] if models else None
 
 
-def _weights(folder: Path) -> dict[int, Path]:
-    """Return the weights files of a train folder by epoch; a baseline's single one is epoch 0."""
-    found = {0: next(iter(sorted(folder.glob("baseline.*"))), None)}
-    for path in sorted((folder / "checkpoints").glob("epoch-*")):
-        if match := re.fullmatch(r"epoch-(\d+)\.\w+", path.name):
-            found[int(match[1])] = path
-    return {epoch: path for epoch, path in found.items() if path is not None}
-
-
 def _stale_evaluations(runs_dir: Path) -> set[Path]:
-    """Return the run folders whose evaluate folder was made from another train folder, as dvc.lock tells."""
+    """Return the evaluate folders that were made from another training than the one beside them, as dvc.lock tells.
+
+    `evaluate` depends on the training's record, which names the selected checkpoint's content, and `audit`, which
+    evaluates the trainings under random splits, on the whole train folder. Where a stage depends on neither, nothing
+    vouches for its evaluation. A baseline's is not judged: its one stage makes model and evaluation, after DVC has
+    removed what an earlier one left.
+    """
     lock = runs_dir.resolve().parent / "dvc.lock"
     if not lock.is_file():
         return set()
@@ -240,20 +215,27 @@ def _stale_evaluations(runs_dir: Path) -> set[Path]:
 
     safe_loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one takes a tenth of the time
     stages = (yaml.load(lock.read_bytes(), safe_loader) or {}).get("stages", {}).values()
-    trained = {out["path"]: out.get("md5") for stage in stages for out in stage.get("outs", [])}
+    made = {out["path"]: out.get("md5") for stage in stages for out in stage.get("outs", [])}
     stale = set()
     for stage in stages:
-        for out in stage.get("outs", []):
-            run = out["path"].removesuffix("/evaluate")
-            used = [entry.get("md5") for entry in stage.get("deps", []) if entry["path"] == f"{run}/train"]
-            if run != out["path"] and used and used[0] != trained.get(f"{run}/train"):
-                stale.add((lock.parent / run).resolve())
+        used = {entry["path"]: entry.get("md5") for entry in stage.get("deps", [])}
+        for folder in (Path(out["path"]) for out in stage.get("outs", [])):
+            if folder.name != layout.EVALUATE:
+                continue
+            train = folder.parent / layout.TRAIN
+            record, present = used.get((train / layout.RECORD).as_posix()), lock.parent / train / layout.RECORD
+            if record is not None:
+                fits = present.is_file() and file_md5(present) == record
+            else:
+                fits = train.as_posix() in used and used[train.as_posix()] == made.get(train.as_posix())
+            if not fits:
+                stale.add((lock.parent / folder).resolve())
     return stale
 
 
 def _files_md5(paths: Sequence[Path], also: str) -> str:
-    parts = [also] + [f"{path.name} {md5_of(path.read_bytes())}" for path in paths if path.is_file()]
-    return md5_of("\n".join(parts).encode())
+    parts = [also] + [f"{path.name} {entries.md5_of(path.read_bytes())}" for path in paths if path.is_file()]
+    return entries.md5_of("\n".join(parts).encode())
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

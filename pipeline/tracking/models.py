@@ -7,8 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from pipeline import layout
 from pipeline.errors import AgiqaError
-from pipeline.tracking.entries import as_text, file_sha256, find_run, read_json, run_name, study_ids
+from pipeline.tracking import entries
 from pipeline.tracking.store import client_of, open_store, tracking_uri
 
 if TYPE_CHECKING:
@@ -86,20 +87,20 @@ def log_champion(
         The version that has the alias.
 
     Raises:
-        FileNotFoundError: If the selected epoch has no checkpoint.
-        AgiqaError: If the training has no selected epoch, or has leaks or shuffled labels: such a model is no champion.
+        AgiqaError: If the training has no selected epoch or lacks its checkpoint, or if it may not be a champion: see
+            `layout.bars_champion`.
         Exception: Whatever MLflow raises about a store that cannot be written.
     """
     train_dir = Path(train_dir)
-    record = read_json(train_dir / "record.json", "dataset", "method", "round", "selected_epoch")
-    about = read_json(train_dir / "run.json", "run_id")
-    if record.get("leaks") or record.get("shuffled_labels"):
-        reason = "; ".join(record.get("leaks") or ["shuffled labels"])
-        raise AgiqaError(f"{train_dir} cannot be the champion: {reason}")
-    checkpoint = train_dir / "checkpoints" / f"epoch-{int(record['selected_epoch']):03d}.safetensors"
+    said = ("dataset", "method", "round", "selected_epoch", "kind", "leaks", "shuffled_labels")
+    record = entries.read_json(train_dir / layout.RECORD, *said)
+    about = entries.read_json(train_dir / layout.RUN, "run_id")
+    if bars := layout.bars_champion(record):
+        raise AgiqaError(f"{train_dir} cannot be the champion: {'; '.join(bars)}")
+    checkpoint = layout.checkpoint_path(train_dir, record["selected_epoch"])
     if not checkpoint.is_file():
-        raise FileNotFoundError(f"checkpoint {checkpoint} of the selected epoch does not exist: run `dvc repro`")
-    name, sha256 = f"agiqa-{record['dataset']}", file_sha256(checkpoint)
+        raise AgiqaError(f"checkpoint {checkpoint} of the selected epoch does not exist: run `dvc repro`")
+    name, sha256 = f"agiqa-{record['dataset']}", entries.file_sha256(checkpoint)
     with open_store(root) as client:
         champion = _champion(client, name)
         if champion is not None and champion.tags.get("sha256") == sha256:
@@ -108,11 +109,12 @@ def log_champion(
         make_program(checkpoint, Path(folder) / "scorer.pt2")
         _save_served_model(Path(folder) / "model", {"checkpoint": checkpoint, "program": Path(folder) / "scorer.pt2"})
         with open_store(root) as client:
-            experiment_id, _ = study_ids(client, root, study)
-            run = find_run(client, about["run_id"], experiment_id)
+            experiment_id, _ = entries.study_ids(client, root, study)
+            run = entries.find_run(client, about["run_id"], experiment_id)
             run_id = None if run is None else run.info.run_id
-            tags = {key: as_text(record[key]) for key in ("dataset", "method", "round", "target") if key in record}
-            tags |= {f"backbone_{key}": as_text(record["backbone"].get(key)) for key in ("name", "origin")}
+            told = [key for key in ("dataset", "method", "round", "target") if key in record]
+            tags = {key: entries.as_text(record[key]) for key in told}
+            tags |= {f"backbone_{key}": entries.as_text(record["backbone"].get(key)) for key in ("name", "origin")}
             tags |= {"sha256": sha256, "file": checkpoint.name}
             model = client.create_logged_model(
                 experiment_id, name=name, source_run_id=run_id, tags=tags, model_type="pyfunc",
@@ -124,7 +126,7 @@ def log_champion(
                 client.create_registered_model(name, description=f"Scorers trained on {record['dataset']}.")
             registered = client.create_model_version(
                 name, model.artifact_location, run_id=run_id, tags=tags, model_id=model.model_id,
-                description=f"{run_name(record)}, epoch {record['selected_epoch']}. Backbone "
+                description=f"{entries.run_name(record)}, epoch {record['selected_epoch']}. Backbone "
                 f"{record['backbone'].get('name')} with {record['backbone'].get('origin')} weights.",
             )  # fmt: skip
             client.set_registered_model_alias(name, "champion", registered.version)

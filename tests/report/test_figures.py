@@ -1,15 +1,13 @@
 """Which figures a report has, and that they name their backbone and stand on the right numbers."""
 
 import math
-import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from pipeline import drawing
 from pipeline.report import figures, plots
-from pipeline.report.results import Study, read_study
+from pipeline.report.results import Results, read_results
 from pipeline.report.significance import compare, resample
 from pipeline.report.summaries import summarise
 
@@ -17,9 +15,9 @@ METHODS = ("dcmpln", "no_mpa", "shuffled", "handcrafted")
 
 
 @pytest.fixture(scope="module")
-def study(reported: Path) -> Study:
+def results(reported: Path) -> Results:
     folders = (reported / "runs", reported / "data/splits", reported / "data/prepared")
-    return read_study(["agiqa3k", "demo"], METHODS, (0, 1, 2), *folders)
+    return read_results(["agiqa3k", "demo"], METHODS, (0, 1, 2), *folders)
 
 
 def test_every_figure_stands_in_both_formats(reported: Path) -> None:
@@ -33,7 +31,7 @@ def test_every_figure_stands_in_both_formats(reported: Path) -> None:
 
 
 def test_the_figures_show_the_studys_numbers(
-    reported: Path, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reported: Path, results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, dict] = {}
     for name in ("comparison", "cross_matrix", "outcomes", "generators", "scatters", "binned", "training_curves"):
@@ -43,16 +41,16 @@ def test_the_figures_show_the_studys_numbers(
             seen.setdefault(key, {"values": values, **more})
 
         monkeypatch.setattr(plots, name, note)
-    rows = study.rounds[study.rounds["dataset"] == "agiqa3k"]
-    pairs = compare(rows, resample(study.predictions[study.predictions["dataset"] == "agiqa3k"], resamples=50))
-    drawn = figures.draw(tmp_path, study, summarise(study.rounds), {"agiqa3k": pairs, "demo": pairs})
+    rows = results.runs[results.runs["dataset"] == "agiqa3k"]
+    pairs = compare(rows, resample(results.predictions[results.predictions["dataset"] == "agiqa3k"], resamples=50))
+    drawn = figures.draw(tmp_path, results, summarise(results.runs), {"agiqa3k": pairs, "demo": pairs})
     assert len(drawn) == 14
     for picture in drawn:
-        assert "demo-vit, in-house demo weights" in picture.alt
-        assert "demo-vit, in-house demo weights" in picture.caption
-    assert all("demo-vit, in-house demo weights" in found["title"] for found in seen.values())
+        assert "demo-vit (in-house weights)" in picture.alt
+        assert "demo-vit (in-house weights)" in picture.caption
+    assert all("demo-vit (in-house weights)" in found["title"] for found in seen.values())
     scores = seen["cross_matrix"]["values"][0].set_index(["method", "trained_on", "tested_on"])["srcc"]
-    own = study.rounds[(study.rounds["dataset"] == "demo") & (study.rounds["method"] == "dcmpln")]["srcc"]
+    own = results.runs[(results.runs["dataset"] == "demo") & (results.runs["method"] == "dcmpln")]["srcc"]
     assert scores["dcmpln", "demo", "demo"] == pytest.approx(own.mean())
     assert scores["dcmpln", "demo", "agiqa3k"] == pytest.approx(0.6 * own.mean())
     assert len(seen["scatters"]["values"][0]) == 60 * len(METHODS)
@@ -61,25 +59,10 @@ def test_the_figures_show_the_studys_numbers(
     assert seen["binned prediction"]["identity"]
 
 
-def test_a_data_set_without_opinions_spread_has_no_figure_of_it(study: Study, tmp_path: Path) -> None:
-    bare = study._replace(predictions=study.predictions.assign(mos_std=math.nan))
-    plan = figures._of(bare, summarise(study.rounds).query("dataset == 'demo'"), study.rounds[:0], "demo")
+def test_a_data_set_without_opinions_spread_has_no_figure_of_it(results: Results, tmp_path: Path) -> None:
+    bare = results._replace(predictions=results.predictions.assign(mos_std=math.nan))
+    plan = figures._of(bare, summarise(results.runs).query("dataset == 'demo'"), results.runs[:0], "demo")
     names = [picture.name for picture, _ in plan]
     assert "residuals-demo" not in names
     assert "outcomes-demo" not in names  # no pairs, no matrix
     assert len(names) == 4
-
-
-def test_an_inlined_figure_takes_the_pages_colours_and_keeps_its_ids_apart(reported: Path) -> None:
-    text = plots.inline((reported / "out/curves-demo.svg").read_text(), "curves-demo")
-    assert text.startswith("<svg ")
-    assert "<style" not in text
-    assert "currentColor" in text
-    assert not re.search(r"(fill|stroke): #(000000|333333|ffffff)", text)
-    ids = re.findall(r'\bid="([^"]+)"', text)
-    assert len(ids) == len(set(ids))
-    assert all(name.startswith("curves-demo-") for name in ids)
-    used = re.findall(r'(?:href="#|url\(#)([^")]+)', text)
-    assert used
-    assert set(used) <= set(ids)
-    assert drawing.BLUE.lower() in text

@@ -1,4 +1,4 @@
-"""The page: its numbers against its own tables, its words against what the tests carry, and a real browser."""
+"""The page: its numbers against its own tables, its marks, and a real browser."""
 
 import json
 import re
@@ -10,11 +10,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from made_study import make_study
 
-from pipeline.report import citation, page, significance
-from pipeline.report.report import write_report
-from pipeline.report.summaries import summarise
+from pipeline.report import page
 
 
 class Tables(HTMLParser):
@@ -83,7 +80,7 @@ def test_the_main_tables_cells_are_the_csvs_numbers(
 
 def test_the_answer_comes_first_and_names_what_it_rests_on(html: str) -> None:
     first = html[html.index('id="answer"') : html.index('id="results"')]
-    for word in ("demo-vit, in-house demo weights", "d" * 32, "a" * 40, "c" * 32, "no generation prompt", "cpu"):
+    for word in ("demo-vit (in-house weights)", "d" * 32, "a" * 40, "c" * 32, "no generation prompt", "cpu"):
         assert word in first
     assert first.count("<code>dcmpln</code> <span>SRCC 0.") == 2
     assert "Not shown:" in first
@@ -98,77 +95,13 @@ def test_leaking_and_published_rows_are_marked(html: str) -> None:
     assert "prompt-disjoint, best epoch on test" in html
 
 
-def verdict(srcc: dict[str, float], outcome: str, over_rounds: bool = False, leaks: str = "") -> str:
-    """The answer on made-up rows: variant a, baseline z, and one tested pair of them."""
-    kinds = {"a": "variant", "z": "baseline"}
-    rounds = pd.DataFrame(
-        {
-            **{"dataset": "demo", "method": method, "kind": kinds[method], "round": number, "leaks": leaks},
-            **dict.fromkeys(("srcc", "plcc", "plcc_raw", "krcc", "rmse"), value + 0.01 * number),
-            **{"srcc_low": 0, "srcc_high": 1, "selected_epoch": 1, "test_images": 40, "train_images": 160},
-            **{"backbone": "b", "backbone_origin": "pretrained", "trainable_parameters": 1, "checkpoint_bytes": 1},
-        }
-        for method, value in srcc.items()
-        for number in range(3)
+def test_plain_text_becomes_elements_and_cannot_break_the_page() -> None:
+    assert page._prose("`a_b` <b> **strong**, LEAKS in c") == (
+        '<code>a_b</code> &lt;b&gt; <strong>strong</strong>, <span class="leak">LEAKS</span> in c'
     )
-    pairs = pd.DataFrame([{"first": "a", "second": "z", "outcome": outcome, "over_rounds": over_rounds}])
-    draws = {method: {"srcc": pd.Series([value, value + 0.1]).to_numpy()} for method, value in srcc.items()}
-    return " ".join(page._verdict(summarise(rounds), significance.Evidence(draws, pairs), False)["sentences"])
-
-
-def test_the_answer_claims_what_the_tests_carry() -> None:
-    text = verdict({"a": 0.5, "z": 0.7}, "loss")
-    assert text.startswith("**The baseline `z` beats every variant**: SRCC 0.710 ± 0.010. Shown, whichever prompts")
-    assert "`a` is behind `z`. Of these, over other splits and trainings too: none." in text
-    text = verdict({"a": 0.5, "z": 0.7}, "tie")
-    assert "`z` scores higher than every variant**: SRCC 0.710 ± 0.010, a difference to the best that the tests" in text
-    assert "Shown: no difference to any other method. Not shown: any difference between `a` and `z`;" in text
-    text = verdict({"a": 0.8, "z": 0.7}, "win", over_rounds=True)
-    assert text.startswith("Shown, whichever prompts stand in test: `a` is ahead of `z`. Of these, over other splits")
-    assert "trainings too: `z`." in text
-    assert "baseline" not in text
-    text = verdict({"a": 0.8, "z": 0.7}, "win", leaks="random split")
-    assert text.startswith("The study has no variant without leaks here, so none is named best.")
-
-
-def test_a_small_study_has_a_page_too(tmp_path: Path) -> None:
-    make_study(tmp_path, ("demo",), ("dcmpln",), (0,), leaks=("random split",))
-    write_report(
-        tmp_path / "out", "<small>", ["demo"], ["dcmpln"], [0], audit=["dcmpln"],
-        runs=tmp_path / "runs", splits=tmp_path / "data/splits", prepared=tmp_path / "data/prepared",
-    )  # fmt: skip
-    html = (tmp_path / "out/index.html").read_text()
-    assert "<title>Study: &lt;small&gt;</title>" in html
-    for sentence in (
-        "The study has no variant without leaks here",
-        "One method alone has nothing to be compared with.",
-        "The study&#39;s own rounds leak, so there is no clean score to measure leaks from.",
-        "An ablation needs <code>dcmpln</code> and another variant",
-        "A study of one data set has nothing to transfer to.",
-        "The evaluations of demo left no pictures.",
-        "no dvc.lock",
-    ):
-        assert sentence in html
-    assert '<tr class="leaks">' in html
-
-
-def test_the_lock_is_named_without_the_reports_own_entry(tmp_path: Path) -> None:
-    lock = tmp_path / "dvc.lock"
-    assert citation.lock_md5(lock) is None
-    lock.write_text("schema: '2.0'\nstages:\n  train:\n    cmd: x\n  report:\n    cmd: y\n    outs: [1]\n")
-    name = citation.lock_md5(lock)
-    lock.write_text("schema: '2.0'\nstages:\n  report:\n    cmd: y\n    outs: [2]\n  train:\n    cmd: x\n")
-    assert citation.lock_md5(lock) == name
-    lock.write_text("schema: '2.0'\nstages:\n  train:\n    cmd: z\n")
-    assert citation.lock_md5(lock) != name
-
-
-def test_the_citation_names_software_and_paper() -> None:
-    text = citation.bibtex((Path(__file__).resolve().parents[2] / "CITATION.cff").read_text())
-    assert text.startswith("@software{agiqa_study,\n  title = {{AGIQA study")
-    assert "@article{lu2025," in text
-    assert "  author = {Lu and Han and Zhou and Yang and Zhang and Jin and Jiang and Xu}," in text
-    assert "  doi = {10.1016/j.displa.2025.103208}," in text
+    assert page._cell("0.5 ± 0.1 [0.4, 0.6]") == "0.5 ± 0.1<small>[0.4, 0.6]</small>"
+    assert page._cell("its paper [V]; comparable") == "its paper [V]; comparable"
+    assert "<title>Study: &lt;small&gt;</title>" in page.render("nowhere", "<small>", [])
 
 
 # In a browser

@@ -1,58 +1,162 @@
-"""Figures: they show every point they are given, and equal numbers give equal bytes."""
+"""Each figure shows the numbers that it is given, read back from the drawn figure."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from pipeline.data import card
-from pipeline.study import evaluation
+from pipeline import drawing
+from pipeline.report import plots
+
+Draw = Callable[..., Figure]
 
 
 @pytest.fixture
-def predictions() -> pd.DataFrame:
-    generator = np.random.default_rng(0)
-    mos = generator.uniform(0, 5, 60)
-    return pd.DataFrame(
-        {"mos": mos, "predicted": mos / 5 + generator.normal(0, 0.1, 60), "generator": np.repeat(["a", "b", "c"], 20)}
-    )
+def draw(monkeypatch: pytest.MonkeyPatch) -> Draw:
+    """Return what draws a plot and hands its figure back instead of writing it."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(plots, "save", lambda figure, *paths: figures.append(figure))
+
+    def run(plot: Callable[..., None], *values: Any, **more: Any) -> Figure:
+        plot(*values, paths=[], title="a title", **more)
+        return figures[-1]
+
+    return run
 
 
-def test_equal_numbers_give_equal_bytes(predictions: pd.DataFrame, tmp_path: Path) -> None:
-    for name in ("1.png", "2.png", "1.svg", "2.svg"):
-        evaluation.scatter(predictions, tmp_path / name, "title", "quality MOS (0 to 5)")
-    assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
-    assert (tmp_path / "1.svg").read_bytes() == (tmp_path / "2.svg").read_bytes()
-    with Image.open(tmp_path / "1.png") as picture:
-        assert min(picture.size) > 400
-        assert len(picture.convert("RGB").getcolors(1 << 24)) > 50
+def points(axes: Axes) -> list[list[list[float]]]:
+    """The x and y of every line and marker of a panel."""
+    return [[np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()] for line in axes.lines]
 
 
-def test_every_image_is_a_point(predictions: pd.DataFrame, tmp_path: Path) -> None:
-    evaluation.scatter(predictions, tmp_path / "s.svg", "title", "MOS")
-    text = (tmp_path / "s.svg").read_text()
-    groups = re.findall(r'<g id="PathCollection_\d+">(.*?)\n   </g>', text, re.S)
-    assert sum(group.count("<use ") for group in groups) >= 60
-    assert "Date" not in text
+def keys(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_an_unknown_format_is_refused(predictions: pd.DataFrame, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="jpeg"):
-        evaluation.scatter(predictions, tmp_path / "s.jpeg", "title", "MOS")
-
-
-def test_the_data_card_shows_pictures_of_any_size(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    manifest = pd.DataFrame(
+def test_the_comparison_shows_rounds_mean_and_interval(draw: Draw) -> None:
+    summary = pd.DataFrame(
         {
-            "generator": np.repeat(["a", "b"], 9), "quality": generator.uniform(0, 5, 18), "alignment": np.nan,
-            "authenticity": np.nan, "mos_low": 0.0, "mos_high": 5.0,
+            "dataset": "demo", "method": ["a", "b"], "kind": ["variant", "baseline"], "leaks": ["", "random split"],
+            "srcc_mean": [0.6, 0.5], "srcc_low": [0.4, 0.3], "srcc_high": [0.7, 0.8], "interval": "t",
         }
     )  # fmt: skip
-    images = [generator.integers(0, 255, (20 + k, 30, 3), dtype=np.uint8) for k in range(18)]
-    card.data_card(manifest, images, tmp_path / "card.png", "toy")
-    with Image.open(tmp_path / "card.png") as picture:
-        assert picture.width > 800
+    rounds = pd.DataFrame({"dataset": "demo", "method": ["a", "a", "b"], "srcc": [0.55, 0.65, 0.5]})
+    figure = draw(plots.comparison, summary, rounds)
+    (axes,) = figure.axes
+    assert [segment.get_segments()[0][:, 0].tolist() for segment in axes.collections] == [[0.4, 0.7], [0.3, 0.8]]
+    assert points(axes) == [[[0.55, 0.65], [0.25] * 2], [[0.6], [0]], [[0.5], [1.25]], [[0.5], [1]]]
+    assert [line.get_markerfacecolor() for line in axes.lines[1::2]] == [drawing.BLUE, "white"]  # what leaks is hollow
+    assert keys(figure) == ["variant, mean", "baseline, mean", "leaks", "one round", "95 % interval (t)"]
+
+
+def test_the_mean_curve_stops_where_the_first_round_stopped(draw: Draw) -> None:
+    history = pd.DataFrame(
+        {
+            "method": "a", "round": [0, 0, 0, 1, 1], "epoch": [1, 2, 3, 1, 2],
+            "train_srcc": [0.1, 0.2, 0.9, 0.3, 0.4], "validation_srcc": [0.2, 0.3, 0.1, 0.4, 0.5],
+        }
+    )  # fmt: skip
+    selected = pd.DataFrame({"method": "a", "round": [0, 1], "selected_epoch": [2, 2]})
+    (axes,) = draw(plots.training_curves, history, selected).axes
+    thick = [line for line in axes.lines if line.get_linewidth() == 2]
+    assert [np.asarray(line.get_xdata()).tolist() for line in thick] == [[1, 2], [1, 2]]
+    assert np.asarray(thick[0].get_ydata()) == pytest.approx([0.2, 0.3])
+    assert np.asarray(thick[1].get_ydata()) == pytest.approx([0.3, 0.4])
+    assert points(axes)[-2:] == [[[2], [0.3]], [[2], [0.5]]]  # the rings
+
+
+def test_generators_stand_by_their_means(draw: Draw) -> None:
+    means = pd.DataFrame(
+        {
+            "method": ["a", "a", "b", "b"], "generator": ["x", "y"] * 2, "mos_mean": [2.0, 4.0] * 2,
+            "fitted_mean": [2.5, 3.5, 3.0, 3.1],
+        }
+    )  # fmt: skip
+    figure = draw(plots.generators, means, mos_label="quality MOS (0 to 5)")
+    assert [axes.get_title("left") for axes in figure.axes] == ["a", "b"]
+    assert [points(axes)[1:] for axes in figure.axes] == [
+        [[[2.0], [2.5]], [[4.0], [3.5]]], [[[2.0], [3.0]], [[4.0], [3.1]]],
+    ]  # fmt: skip
+    assert keys(figure) == ["y", "x", "perfect agreement"]  # the best generator first
+    assert "Both axes: quality MOS (0 to 5)" in figure.get_suptitle()
+
+
+def test_every_pair_stands_from_both_sides(draw: Draw) -> None:
+    pairs = pd.DataFrame(
+        {
+            "first": ["a", "a", "b"], "second": ["b", "c", "c"], "difference": [0.2, -0.0001, -0.3], "low": 0.0,
+            "high": 0.0, "outcome": ["win", "tie", "loss"], "over_rounds": [True, False, False],
+        }
+    )  # fmt: skip
+    (axes,) = draw(plots.outcomes, pairs).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+    cells = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}  # column, row
+    assert cells == {
+        (1, 0): "win *\n+0.200", (0, 1): "loss *\n-0.200", (2, 0): "tie\n-0.000", (0, 2): "tie\n+0.000",
+        (2, 1): "loss\n-0.300", (1, 2): "win\n+0.300",
+    }  # fmt: skip
+
+
+def test_the_matrix_of_data_sets_leaves_untested_pairs_empty(draw: Draw) -> None:
+    scores = pd.DataFrame(
+        {"method": "a", "trained_on": ["d", "d", "e"], "tested_on": ["d", "e", "e"], "srcc": [0.9, 0.5, -0.1]}
+    )
+    (axes,) = draw(plots.cross_matrix, scores).axes
+    cells = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}  # tested on, trained on
+    assert cells == {(0, 0): "0.90", (1, 0): "0.50", (1, 1): "-0.10"}
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("tested on", "trained on")
+
+
+def test_every_image_is_a_point_and_the_fit_a_line_in_order(draw: Draw) -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"method": np.repeat(["a", "b"], 30), "generator": ["x", "y", "z"] * 20, "predicted": rng.normal(0, 1, 60)}
+    ).assign(mos=rng.uniform(0, 5, 60), fitted=lambda rows: 2 + rows["predicted"])
+    figure = draw(plots.scatters, table, mos_label="MOS")
+    for axes, method in zip(figure.axes, ("a", "b"), strict=True):
+        mine = table[table["method"] == method]
+        shown = np.concatenate([cloud.get_offsets() for cloud in axes.collections])
+        assert sorted(shown.tolist()) == sorted(mine[["predicted", "mos"]].to_numpy().tolist())
+        assert points(axes) == [[sorted(mine["predicted"]), sorted(mine["fitted"])]]
+
+
+@pytest.mark.parametrize("identity", [True, False])
+def test_bins_have_twice_their_standard_error(draw: Draw, identity: bool) -> None:
+    bins = pd.DataFrame({"method": "a", "x": [1.0, 2.0], "y": [1.5, 2.5], "error": [0.1, 0.2]})
+    figure = draw(plots.binned, bins, labels=("prediction", "MOS"), identity=identity)
+    (axes,) = figure.axes
+    bars = axes.collections[0].get_segments()
+    assert [bar[:, 1].tolist() for bar in bars] == [pytest.approx([1.3, 1.7]), pytest.approx([2.1, 2.9])]
+    assert points(axes)[-1] == [[1.0, 2.0], [1.5, 2.5]]
+    assert (points(axes)[0] == [[1.0, 2.5], [1.0, 2.5]]) == identity  # the line where both are equal
+    assert ("perfect calibration" in keys(figure)) == identity
+
+
+def test_places_left_over_in_a_grid_stay_empty(draw: Draw) -> None:
+    bins = pd.DataFrame({"method": list("abcdef"), "x": 1.0, "y": 1.0, "error": 0.1})
+    figure = draw(plots.binned, bins, labels=("x", "y"), identity=False)
+    assert [axes.get_title("left") for axes in figure.axes] == list("abcdef")
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "", *["x"] * 4]
+
+
+def test_an_inlined_figure_takes_the_pages_colours_and_keeps_its_ids_apart(tmp_path: Path) -> None:
+    bins = pd.DataFrame({"method": ["a", "b"], "x": 1.0, "y": 1.0, "error": 0.1})
+    plots.binned(bins, [tmp_path / "bins.svg"], "a title", ("x", "y"), identity=True)
+    text = plots.inline((tmp_path / "bins.svg").read_text(), "bins")
+    assert text.startswith("<svg ")
+    assert "<style" not in text
+    assert "currentColor" in text
+    assert not re.search(r"(fill|stroke): #(000000|333333|ffffff)", text)
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert all(name.startswith("bins-") for name in ids)
+    used = re.findall(r'(?:href="#|url\(#)([^")]+)', text)
+    assert used
+    assert set(used) <= set(ids)
+    assert drawing.BLUE.lower() in text

@@ -1,4 +1,4 @@
-"""The study's numbers against hand-worked values and against pandas and scipy on the predictions themselves."""
+"""What is read, from where, and what is refused; the numbers against pandas on the predictions themselves."""
 
 import json
 import math
@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from made_study import make_study
 
-from pipeline.report.results import Study, read_study
-from pipeline.report.summaries import mean_interval, metrics_tree, paired_differences, summarise
+from pipeline.layout import StudyError
+from pipeline.report.results import Results, read_results
+from pipeline.report.summaries import summarise
 
 FEW = ("clip_iqa", "shuffled", "no_mpa", "dcmpln")
 
@@ -25,8 +25,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(root: Path, methods: tuple[str, ...] = FEW, rounds: tuple[int, ...] = (0, 1, 2)) -> Study:
-    return read_study(["demo"], methods, rounds, root / "runs", root / "data/splits", root / "data/prepared")
+def read(root: Path, methods: tuple[str, ...] = FEW, rounds: tuple[int, ...] = (0, 1, 2)) -> Results:
+    return read_results(["demo"], methods, rounds, root / "runs", root / "data/splits", root / "data/prepared")
 
 
 def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
@@ -35,86 +35,8 @@ def change(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(value))
 
 
-def made_rounds(**srcc: list[float]) -> pd.DataFrame:
-    """Rows of `Study.rounds` with the given SRCCs; 40 test images, 160 to train."""
-    return pd.DataFrame(
-        {
-            **{"dataset": "demo", "method": method, "kind": "variant", "round": number, "leaks": ""},
-            **{metric: value for metric in ("srcc", "plcc", "plcc_raw", "krcc", "rmse")},
-            **{"srcc_low": value - 0.1, "srcc_high": value + 0.05, "selected_epoch": 2 + number},
-            **{"test_images": 40, "train_images": 160, "backbone": "b", "backbone_origin": "random"},
-            **{"trainable_parameters": 10, "checkpoint_bytes": 40},
-        }
-        for method, values in srcc.items()
-        for number, value in enumerate(values)
-    )
-
-
-def test_mean_std_median_by_hand() -> None:
-    row = summarise(made_rounds(dcmpln=[0.5, 0.7, 0.6, 0.8])).iloc[0]
-    assert row["rounds"] == 4
-    assert row["srcc_mean"] == pytest.approx(0.65)
-    assert row["srcc_std"] == pytest.approx(math.sqrt(0.05 / 3))  # deviations .15 .05 .05 .15, squares .05 in all
-    assert row["srcc_median"] == pytest.approx(0.65)
-    assert row["selected_epoch_mean"] == pytest.approx(3.5)
-    assert row["interval"] == "corrected t over rounds"
-
-
-def test_interval_by_hand() -> None:
-    # s = .01; variance of the mean .0001 (1/3 + 40/160) = 5.8333e-5; t(2, .975) = 4.302653
-    low, high = mean_interval(np.array([0.69, 0.70, 0.71]), 40 / 160)
-    assert (low, high) == (pytest.approx(0.667138, abs=1e-6), pytest.approx(0.732862, abs=1e-6))
-    # s^2 = .005; variance of the mean .005 (1/2 + .25) = .00375; t(1, .975) = 12.7062; .95 - 12.7062 x .0612372
-    assert mean_interval(np.array([0.9, 1.0]), 0.25) == (pytest.approx(0.171907, abs=1e-5), 1.0)
-    with pytest.raises(ValueError, match=re.escape("an interval over rounds needs at least 2 of them, got 1")):
-        mean_interval(np.array([0.5]), 0.25)
-
-
-def test_interval_covers_the_mean_of_overlapping_splits() -> None:
-    # Each round's score is a common part (the shared images) plus its own; plain t intervals cover far too rarely.
-    rng = np.random.default_rng(0)
-    count, ratio = 5, 0.25
-    share = ratio / (1 + ratio)  # correlation of two rounds that Nadeau and Bengio assume: test / (train + test)
-    covered = 0
-    for _ in range(2000):
-        values = math.sqrt(share) * rng.normal() + math.sqrt(1 - share) * rng.normal(size=count)
-        low, high = mean_interval(values, ratio, (-math.inf, math.inf))
-        covered += low <= 0 <= high
-    assert 0.93 < covered / 2000 < 0.97
-
-
-def test_a_single_round_has_no_std_and_the_bootstrap_interval() -> None:
-    summary = summarise(made_rounds(dcmpln=[0.6]))
-    row = summary.iloc[0]
-    assert math.isnan(row["srcc_std"])
-    assert (row["srcc_low"], row["srcc_high"]) == (pytest.approx(0.5), pytest.approx(0.65))
-    assert row["interval"] == "bootstrap over prompt groups"
-    assert metrics_tree(summary) == {"demo": {"dcmpln": {"srcc": 0.6, "plcc": 0.6, "krcc": 0.6, "rmse": 0.6}}}
-
-
-def test_metrics_tree_is_short() -> None:
-    tree = metrics_tree(summarise(made_rounds(dcmpln=[0.5, 0.7], no_mpa=[0.4, 0.4])))
-    assert list(tree["demo"]) == ["dcmpln", "no_mpa"]
-    expected = {"srcc": 0.6, "srcc_std": 0.141421, "plcc": 0.6, "krcc": 0.6, "rmse": 0.6}
-    assert tree["demo"]["dcmpln"] == expected
-    assert tree["demo"]["no_mpa"]["srcc_std"] == 0
-
-
-def test_paired_differences_by_hand() -> None:
-    # Differences -.1, +.2, +.2: mean .1, s = sqrt(.03), half = 4.302653 sqrt(.03 (1/3 + 1/4))
-    rounds = made_rounds(dcmpln=[0.6, 0.5, 0.4], no_mpa=[0.5, 0.7, 0.6])
-    row = paired_differences(rounds.sample(frac=1, random_state=3)).iloc[0]
-    assert (row["method"], row["rounds"], row["rounds_better"]) == ("no_mpa", 3, 2)
-    assert row["difference_mean"] == pytest.approx(0.1)
-    assert (row["difference_min"], row["difference_max"]) == (pytest.approx(-0.1), pytest.approx(0.2))
-    assert (row["low"], row["high"]) == (pytest.approx(0.1 - 0.569187, abs=1e-5), pytest.approx(0.669187, abs=1e-5))
-    alone = paired_differences(made_rounds(dcmpln=[0.6], no_mpa=[0.5]))
-    assert alone[["low", "high"]].isna().all(axis=None)
-    assert paired_differences(made_rounds(no_mpa=[0.5, 0.6])).empty
-
-
 def test_summary_equals_a_recomputation_from_the_predictions(root: Path) -> None:
-    summary = summarise(read(root).rounds).set_index("method")
+    summary = summarise(read(root).runs).set_index("method")
     for method in FEW:
         files = [root / f"runs/demo/{method}/round-{r}/evaluate/predictions.csv" for r in (0, 1, 2)]
         tables = [pd.read_csv(file) for file in files]
@@ -137,20 +59,17 @@ def test_generators_equal_a_recomputation_from_the_predictions(root: Path) -> No
         assert mine.loc[name, "srcc"] == pytest.approx(rows["predicted"].rank().corr(rows["mos"].rank()))
         assert mine.loc[name, "mos_mean"] == pytest.approx(rows["mos"].mean())
         assert mine.loc[name, "predicted_mean"] == pytest.approx(rows["predicted"].mean())
-    # A least-squares fit onto the MOS keeps the overall mean near that of the MOS.
-    assert (mine["fitted_mean"] * mine["n"]).sum() / mine["n"].sum() == pytest.approx(
-        predictions["mos"].mean(), abs=0.05
-    )
+        assert mine.loc[name, "fitted_mean"] == pytest.approx(rows["fitted"].mean())
 
 
 def test_methods_stand_in_the_papers_order_and_controls_after_variants(root: Path) -> None:
-    study = read(root)
-    assert list(dict.fromkeys(study.rounds["method"])) == ["dcmpln", "no_mpa", "shuffled", "clip_iqa"]
-    kinds = study.rounds.drop_duplicates("method").set_index("method")["kind"]
+    results = read(root)
+    assert list(dict.fromkeys(results.runs["method"])) == ["dcmpln", "no_mpa", "shuffled", "clip_iqa"]
+    kinds = results.runs.drop_duplicates("method").set_index("method")["kind"]
     assert kinds.to_dict() == {"dcmpln": "variant", "no_mpa": "variant", "shuffled": "control", "clip_iqa": "baseline"}
-    assert list(dict.fromkeys(study.history["method"])) == ["dcmpln", "no_mpa", "shuffled"]
-    assert list(study.history.columns[3:]) == ["epoch", "train_srcc", "validation_srcc", "loss"]
-    assert study.timing["seconds"].tolist() == [7.5] * 9
+    assert list(dict.fromkeys(results.history["method"])) == ["dcmpln", "no_mpa", "shuffled"]
+    assert list(results.history.columns[3:]) == ["epoch", "train_srcc", "validation_srcc", "loss"]
+    assert results.timing["seconds"].tolist() == [7.5] * 9
 
 
 def test_only_the_named_folders_are_read(root: Path) -> None:
@@ -159,10 +78,10 @@ def test_only_the_named_folders_are_read(root: Path) -> None:
     shutil.copytree(root / "runs/demo/dcmpln", root / "runs/demo/main_only")
     shutil.copytree(root / "runs/demo", root / "runs/agiqa1k")
     (stale / "train/record.json").write_text("not even JSON")
-    study = read(root)
-    assert set(study.rounds["round"]) == {0, 1, 2}
-    assert set(study.rounds["method"]) == set(FEW)
-    assert set(study.rounds["dataset"]) == {"demo"}
+    results = read(root)
+    assert set(results.runs["round"]) == {0, 1, 2}
+    assert set(results.runs["method"]) == set(FEW)
+    assert set(results.runs["dataset"]) == {"demo"}
 
 
 @pytest.mark.parametrize(
@@ -199,7 +118,7 @@ def test_a_round_beyond_the_audit_is_refused(root: Path) -> None:
 def test_a_record_in_the_wrong_place_is_refused(root: Path) -> None:
     path = root / "runs/demo/no_mpa/round-1/train/record.json"
     change(path, lambda record: record.update(round=0))
-    with pytest.raises(ValueError, match=re.escape(f"{path}: round is 0, its folder says 1")):
+    with pytest.raises(StudyError, match=re.escape(f"{path}: round is 0, its folder says 1")):
         read(root)
 
 
@@ -207,25 +126,33 @@ def test_a_record_in_the_wrong_place_is_refused(root: Path) -> None:
 def test_a_metric_that_is_no_number_is_refused(root: Path, value: object) -> None:
     path = root / "runs/demo/no_mpa/round-1/evaluate/metrics.json"
     change(path, lambda metrics: metrics["test"].update(srcc=value))
-    with pytest.raises(ValueError, match=re.escape(f"{path}: srcc is {value!r}, which is no finite number; rerun the")):
+    with pytest.raises(StudyError, match=re.escape(f"{path}: srcc is {value!r}, which is no finite number; rerun the")):
         read(root)
 
 
 def test_a_missing_key_and_broken_json_are_refused(root: Path) -> None:
     path = root / "runs/demo/no_mpa/round-0/evaluate/metrics.json"
     change(path, lambda metrics: metrics["test"].pop("krcc"))
-    with pytest.raises(ValueError, match=re.escape(f"{path}: no key 'krcc'; it has n, groups, srcc, plcc")):
+    with pytest.raises(StudyError, match=re.escape(f"{path}: no key 'krcc'; it has n, groups, srcc, plcc")):
         read(root)
     path.write_text("{")
-    with pytest.raises(ValueError, match=re.escape(f"{path}: not valid JSON (")):
+    with pytest.raises(StudyError, match=re.escape(f"{path}: not valid JSON (")):
         read(root)
 
 
 def test_a_missing_column_is_refused(root: Path) -> None:
     path = root / "runs/demo/dcmpln/round-0/evaluate/predictions.csv"
     path.write_text("image_id,generator,mos\na,b,1\n")
-    with pytest.raises(ValueError, match=re.escape(f"{path}: no column 'predicted'; it has image_id, generator, mos")):
+    with pytest.raises(StudyError, match=re.escape(f"{path}: no column 'group'; it has image_id, generator, mos. Run")):
         read(root)
+
+
+def test_predictions_without_the_fit_are_to_be_evaluated_anew(root: Path) -> None:
+    path = root / "runs/demo/dcmpln/round-0/evaluate/predictions.csv"
+    pd.read_csv(path).drop(columns="fitted").to_csv(path, index=False)
+    with pytest.raises(StudyError, match=re.escape(f"{path}: no column 'fitted'; it has image_id, ")) as caught:
+        read(root)
+    assert str(caught.value).endswith("Run `dvc repro`, which writes it anew")
 
 
 def test_methods_tested_on_other_images_are_refused(root: Path) -> None:
@@ -234,7 +161,7 @@ def test_methods_tested_on_other_images_are_refused(root: Path) -> None:
     table.loc[0, "image_id"] = "another.png"
     table.to_csv(path, index=False)
     message = f"{path}: other test images than clip_iqa in round 1 of demo (2 differ); rerun the older of the two"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(StudyError, match=re.escape(message)):
         read(root)
 
 
@@ -242,38 +169,35 @@ def test_rounds_of_two_backbones_are_refused(root: Path) -> None:
     path = root / "runs/demo/no_mpa/round-1/train/record.json"
     change(path, lambda record: record["backbone"].update(origin="random"))
     message = (
-        "no_mpa on demo mixes 2 backbones over its rounds (demo-vit, in-house demo weights and demo-vit, "
-        "random weights): train its rounds anew with one of them"
+        "no_mpa on demo mixes 2 backbones over its rounds (demo-vit (in-house weights) 00000000 and demo-vit "
+        "(random weights) 00000000): train its rounds anew with one of them"
     )
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(StudyError, match=re.escape(message)):
+        read(root)
+    change(path, lambda record: record["backbone"].update(origin="in-house", weights_sha256="1" * 64))
+    with pytest.raises(
+        StudyError, match=re.escape("(demo-vit (in-house weights) 00000000 and demo-vit (in-house weights) 1")
+    ):
         read(root)
     change(path, lambda record: record["backbone"].update(origin="borrowed"))
     message = f"{path}: backbone.origin is 'borrowed'; known are random, in-house, pretrained"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(StudyError, match=re.escape(message)):
         read(root)
-
-
-def test_backbone_labels(tmp_path: Path) -> None:
-    pretrained = {"name": "ViT-B-32", "pretrained": "openai", "weights_sha256": "1", "origin": "pretrained"}
-    make_study(tmp_path, methods=("dcmpln", "handcrafted"), rounds=(0,), backbone=pretrained)
-    rows = read(tmp_path, ("dcmpln", "handcrafted"), (0,)).rounds.set_index("method")
-    assert rows["backbone"].to_dict() == {"dcmpln": "ViT-B-32, pretrained weights (openai)", "handcrafted": "none"}
-    assert rows["backbone_origin"].to_dict() == {"dcmpln": "pretrained", "handcrafted": "none"}
 
 
 def test_leaks_of_any_round_mark_the_method(root: Path) -> None:
     path = root / "runs/demo/no_mpa/round-1/train/record.json"
     change(path, lambda record: record.update(leaks=["epoch selected on test"]))
-    leaks = summarise(read(root).rounds).set_index("method")["leaks"]
+    leaks = summarise(read(root).runs).set_index("method")["leaks"]
     assert leaks.to_dict() == {"dcmpln": "", "no_mpa": "epoch selected on test", "shuffled": "", "clip_iqa": ""}
 
 
 def test_the_audit_marks_what_a_record_does_not_admit(root: Path) -> None:
     change(root / "data/splits/demo/audit.json", lambda audit: audit["rounds"]["1"].update(shared_prompts=4))
-    assert set(summarise(read(root).rounds)["leaks"]) == {"test prompts or images shared"}
+    assert set(summarise(read(root).runs)["leaks"]) == {"test prompts or images shared"}
     for path in root.glob("runs/*/*/*/train/record.json"):
         change(path, lambda record: record.update(leaks=["random split"]))
-    assert set(summarise(read(root).rounds)["leaks"]) == {"random split"}
+    assert set(summarise(read(root).runs)["leaks"]) == {"random split"}
 
 
 def test_generators_may_have_names_that_look_like_numbers_or_nothing(tmp_path: Path) -> None:
@@ -289,5 +213,13 @@ def test_a_generator_without_srcc_stays_in_the_table(root: Path) -> None:
     assert table["srcc"].isna().sum() == 1
     change(path, lambda metrics: metrics["generator"].update(lost=metrics["generator"]["gan"]))
     message = f"{path}: generator 'lost' has no image in predictions.csv; rerun the evaluation"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(StudyError, match=re.escape(message)):
         read(root)
+
+
+def test_only_what_reads_a_network_has_a_backbone(tmp_path: Path) -> None:
+    pretrained = {"name": "ViT-B-32", "pretrained": "openai", "weights_sha256": "1", "origin": "pretrained"}
+    make_study(tmp_path, methods=("dcmpln", "handcrafted"), rounds=(0,), backbone=pretrained)
+    rows = read(tmp_path, ("dcmpln", "handcrafted"), (0,)).runs.set_index("method")
+    assert rows["backbone"].to_dict() == {"dcmpln": "ViT-B-32 (openai weights)", "handcrafted": "none"}
+    assert rows["backbone_origin"].to_dict() == {"dcmpln": "pretrained", "handcrafted": "none"}

@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from pipeline.layout import StudyError
 from pipeline.report import significance
-from pipeline.report.significance import bootstrap_p, compare, corrected_t_p, holm, interval, resample
+from pipeline.report.significance import against, bootstrap_p, compare, corrected_t_p, holm, interval, resample, turned
 
 
 def made(rounds: int = 3, images: int = 90, groups: int = 30, **noise: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Predictions of methods that see the MOS through so much noise, and their rows of `Study.rounds`."""
+    """Predictions of methods that see the MOS through so much noise, and their rows of `Results.runs`."""
     rng = np.random.default_rng(5)
     tables, rows = [], []
     for number in range(rounds):
@@ -66,9 +67,14 @@ def test_an_identical_pair_ties_and_a_shifted_one_wins() -> None:
     assert pairs.loc[("better", "worse"), "over_rounds"]
     outcomes = {("better", "same"): "tie", ("better", "worse"): "win", ("same", "worse"): "win"}
     assert pairs["outcome"].to_dict() == outcomes
-    turned = compare(rounds, resample(predictions), ["worse", "better", "same"]).set_index(["first", "second"])
-    assert turned.loc[("worse", "better"), "outcome"] == "loss"
-    assert turned.loc[("worse", "better"), "difference"] == -pairs.loc[("better", "worse"), "difference"]
+    other_way = compare(rounds, resample(predictions), ["worse", "better", "same"])
+    assert other_way.iloc[0].to_dict() == pytest.approx(turned(pairs.reset_index().iloc[1].to_dict()))
+    assert (other_way["first"][0], other_way["outcome"][0]) == ("worse", "loss")
+    seen = against(other_way, "same")
+    assert list(seen) == ["worse", "better"]
+    assert [(row["first"], row["second"], row["outcome"]) for row in seen.values()] == [
+        ("worse", "same", "loss"), ("better", "same", "tie"),
+    ]  # fmt: skip
 
 
 def test_a_win_over_prompts_need_not_hold_over_rounds() -> None:
@@ -120,7 +126,7 @@ def test_there_are_enough_resamples_to_find_a_difference(methods: int) -> None:
 
 def test_methods_of_unequal_rounds_are_refused() -> None:
     predictions, rounds = made(rounds=2, a=0.3, b=2.0)
-    with pytest.raises(ValueError, match="b lacks a round that another method has: a paired test needs the same"):
+    with pytest.raises(StudyError, match="b lacks a round that another method has: a paired test needs the same"):
         compare(rounds.iloc[:-1], resample(predictions))
 
 

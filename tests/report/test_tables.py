@@ -1,4 +1,4 @@
-"""Every table against a recomputation from predictions.csv alone, and its files against each other."""
+"""Every table against a recomputation from predictions.csv alone."""
 
 import re
 from pathlib import Path
@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from pipeline.report import formats, tables
-from pipeline.report.formats import Table
+from pipeline.report import tables
 
 METHODS = ("dcmpln", "no_mpa", "shuffled", "handcrafted")
 
@@ -45,8 +44,7 @@ def test_the_main_table_follows_from_the_predictions(reported: Path, dataset: st
             row = found.loc[method]
             assert row[metric] == pytest.approx(np.mean(values), rel=1e-5)
             assert row[f"{metric}_std"] == pytest.approx(np.std(values, ddof=1), rel=1e-4)
-            if metric in ("srcc", "krcc"):  # the resamples have the logistic fit, the made-up rounds a straight one
-                assert row[f"{metric}_low"] < row[metric] < row[f"{metric}_high"]
+            assert row[f"{metric}_low"] < row[metric] < row[f"{metric}_high"]
         assert "in-house" in found.loc[method, "backbone"] or method == "handcrafted"
     ours = found[found["kind"] != "published"]
     assert list(ours.index) == list(ours["srcc"].sort_values(ascending=False).index)
@@ -143,30 +141,13 @@ def test_bins_hold_equally_many_images_in_order() -> None:
     assert bins["error"].tolist() == pytest.approx([1.0] * 10)  # two values 2 apart: s = sqrt(2), over sqrt(2)
 
 
-def test_latex_is_balanced_and_escaped() -> None:
-    frame = pd.DataFrame({"a": [1]})
-    rows = [["no_mpa & co", "-0.035 ± 0.010", "at 50 % {x} #1 $ ~ ^ \\ sd-1.5"], ["b", "+0.1", ""]]
-    text = formats.latex(Table("t", "a_b: 95 %", ["Method", "SRCC", "Remarks"], rows, ["", ""], frame, "n_1"))
-    assert r"no\_mpa \& co & $-$0.035 $\pm$ 0.010 & at 50 \% \{x\} \#1 \$ " in text
-    assert r"\textasciitilde{} \textasciicircum{} \textbackslash{} sd-1.5 \\" in text
-    assert r"\caption{a\_b: 95 \%}" in text
-    assert r"\begin{tabular}{lrl}" in text
-
-
-def test_every_table_compiles_in_form_and_agrees_in_its_files(reported: Path) -> None:
-    files = sorted((reported / "out/tables").glob("*.tex"))
-    assert len(files) > 15
-    for path in files:
-        text = path.read_text()
-        assert text.count(r"\begin{") == text.count(r"\end{") == 2
-        plain = re.sub(r"\\[\\&%$#_{}]", "", text.split("\n", 1)[1])
-        assert plain.count("{") == plain.count("}")
-        assert not re.search(r"[_#%]", re.sub(r"\\label\{.*?\}", "", plain)), path
-        layout = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text).group(1)
-        body = re.search(r"\\toprule\n(.*)\\bottomrule", text, re.S).group(1).replace("\\midrule\n", "")
-        lines = body.splitlines()
-        assert all(line.endswith(r" \\") for line in lines)
-        assert {len(re.findall(r"(?<!\\)&", line)) + 1 for line in lines} == {len(layout)}
-        markdown = [line for line in path.with_suffix(".md").read_text().splitlines() if line.startswith("| ")]
-        assert len(markdown) == len(lines) + 1
-        assert path.with_suffix(".csv").stat().st_size > 20
+def test_the_best_row_leaks_nothing_and_is_no_control() -> None:
+    rows = pd.DataFrame(
+        {
+            "method": list("abcde"), "kind": ["variant", "variant", "control", "baseline", "variant"],
+            "leaks": ["", "random split", "", "", ""], "srcc_mean": [0.5, 0.9, 0.8, 0.7, 0.6],
+        }
+    )  # fmt: skip
+    assert tables.best_row(rows)["method"] == "d"
+    assert tables.best_row(rows, ["variant"])["method"] == "e"
+    assert tables.best_row(rows[1:3]) is None

@@ -22,10 +22,23 @@ def test_a_caption_names_backbones_and_leaks() -> None:
     rows = pd.DataFrame(
         {"method": ["a", "b", "c"], "backbone": ["ViT", "none", "ViT"], "leaks": ["", "", "random split"]}
     )
-    assert words.caption(rows) == "Backbone: ViT (none in b). LEAKS in c: random split"
-    assert words.caption(rows[:2]) == "Backbone: ViT (none in b)"
+    assert words.caption(rows) == "Backbone: ViT; none in b. LEAKS in c: random split"
+    assert words.caption(rows[:2]) == "Backbone: ViT; none in b"
     assert words.caption(rows[1:2]) == "No backbone"
 
 
 def test_a_table_cannot_be_broken_by_its_cells() -> None:
     assert words.markdown_table(["a", "b"], [["x|y", "1\n2"]], [1]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 2 |"
+
+
+def test_a_row_is_marked_by_its_leaks_and_its_kind() -> None:
+    assert words.remarks({"leaks": "", "kind": "variant"}) == ""
+    assert words.remarks({"leaks": "random split", "kind": "baseline"}) == "LEAKS: random split; baseline"
+    assert words.remarks({"leaks": "", "kind": "control"}) == "control: trained on shuffled labels"
+
+
+def test_caveats_are_those_of_the_weights_and_of_the_data() -> None:
+    in_house = pd.DataFrame({"backbone_origin": ["in-house", "none"]})
+    assert [line.split(" ")[1] for line in words.caveats(in_house, generated=True)] == ["in-house", "backbone's"]
+    assert words.caveats(in_house, generated=False)[0].startswith("The backbone's weights are in-house.")
+    assert words.caveats(pd.DataFrame({"backbone_origin": ["pretrained", "none"]}), generated=True) == []

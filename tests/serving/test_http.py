@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -18,8 +19,10 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -32,7 +35,7 @@ from pipeline.serving import http
 from pipeline.serving.http import make_app, map_image
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMITS = {"max_bytes": 400_000, "max_pixels": 200_000, "max_files": 6}
+LIMITS = {"max_bytes": 400_000, "max_pixels": 200_000, "max_files": 6, "max_windows": 100}
 
 
 @pytest.fixture(scope="module")
@@ -157,45 +160,100 @@ def test_no_damage_to_a_file_or_a_form_breaks_the_server(demo_scorer: Scorer, ki
 
 
 JSON, FORM = "application/json", "multipart/form-data; boundary=b"
-BODIES: dict[str, tuple[str, bytes, int, str]] = {
-    "no type": ("", b"x", 415, "Content-Type is '', and should be multipart/form-data or application/json"),
-    "text": ("text/plain", b"x", 415, "Content-Type is 'text/plain'"),
-    "urlencoded": ("application/x-www-form-urlencoded", b"images=a", 415, "Content-Type is"),
-    "half json": (JSON, b'{"images": [', 400, "the body is not JSON"),
-    "deep json": (JSON, b"[" * 100_000, 400, "the body is not JSON"),
-    "deep object": (JSON, b'{"images":' * 30_000, 400, "the body is not JSON"),
-    "not utf-8": (JSON, b'{"images": ["\xff"]}', 400, "the body is not JSON"),
-    "long number": (JSON, b'{"images": ' + b"9" * 50_000 + b"}", 400, "the body is not JSON"),
-    "list": (JSON, b"[]", 422, 'the JSON should be {"images": ["<base64>", ...]}'),
-    "null": (JSON, b"null", 422, "the JSON should be"),
-    "other key": (JSON, b'{"image": ["aaaa"]}', 422, "the JSON should be"),
-    "string": (JSON, b'{"images": "aaaa"}', 422, "the JSON should be"),
-    "numbers": (JSON, b'{"images": [1]}', 422, "the JSON should be"),
-    "nothing": (JSON, b'{"images": []}', 422, "the request holds no image"),
-    "many": (JSON, json.dumps({"images": ["aaaa"] * 7}).encode(), 422, "holds 7 images, and 6 are allowed"),
-    "not base64": (JSON, b'{"images": ["%%%"]}', 422, "images[0]: is not base64"),
-    "a path": (JSON, b'{"images": ["/etc/passwd"]}', 422, "images[0]: is not base64"),
-    "large json": (JSON, b'{"images": ["' + b"a" * 400_000 + b'"]}', 413, "larger than 400,000 bytes"),
-    "no boundary": ("multipart/form-data", b"x", 400, "boundary"),
-    "no form": (FORM, b"x" * 100, 400, ""),
-    "empty form": (FORM, b"--b--\r\n", 422, "the request holds no image"),
-    "half form": (FORM, b'--b\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\nabc', 400,
-                  "the form ends before its last boundary"),
-    "text field": (FORM, b'--b\r\nContent-Disposition: form-data; name="images"\r\n\r\nabc\r\n--b--\r\n', 422,
+
+
+def typed(kind: str, body: bytes, target: str = "/score", **headers: str) -> dict[str, Any]:
+    return {"method": "POST", "url": target, "content": body, "headers": {"content-type": kind, **headers}}
+
+
+def images(*texts: str) -> bytes:
+    return json.dumps({"images": texts}).encode()
+
+
+def part(data: bytes, head: bytes = b'name="i"; filename="a.png"') -> bytes:
+    return b"--b\r\nContent-Disposition: form-data; " + head + b"\r\n\r\n" + data + b"\r\n"
+
+
+END = b"--b--\r\n"
+GOOD = part(png(70, 70)) + END
+SHAPE = r'the JSON should be \{"images": \["<base64>", \.\.\.\]\}'
+BAD: dict[str, tuple[dict[str, Any], int, str]] = {
+    "no type": ({"method": "POST", "url": "/score", "content": b"x"}, 415,
+                "Content-Type is '', and should be multipart/form-data or application/json"),
+    "text": (typed("text/plain", b"x"), 415, "Content-Type is 'text/plain'"),
+    "urlencoded": (typed("application/x-www-form-urlencoded", b"images=a"), 415, "Content-Type is"),
+    "empty json": (typed(JSON, b""), 400, "the body is not JSON"),
+    "half json": (typed(JSON, b'{"images": ['), 400, "the body is not JSON"),
+    "deep json": (typed(JSON, b"[" * 100_000), 400, "the body is not JSON"),
+    "deep object": (typed(JSON, b'{"images":' * 30_000), 400, "the body is not JSON"),
+    "deep and whole": (typed(JSON, b'{"images": ' + b"[" * 5000 + b"]" * 5000 + b"}"), 400, "the body is not JSON"),
+    "not utf-8": (typed(JSON, b'{"images": ["\xff"]}'), 400, "the body is not JSON"),
+    "utf-16 half": (typed(JSON, b"\xff\xfe{"), 400, "the body is not JSON"),
+    "long number": (typed(JSON, b'{"images": ' + b"9" * 50_000 + b"}"), 400, "the body is not JSON"),
+    "huge number": (typed(JSON, b'{"images": [1e999999]}'), 422, SHAPE),
+    "nan": (typed(JSON, b'{"images": NaN}'), 422, SHAPE),
+    "list": (typed(JSON, b"[]"), 422, SHAPE),
+    "null": (typed(JSON, b"null"), 422, SHAPE),
+    "other key": (typed(JSON, b'{"image": ["aaaa"]}'), 422, SHAPE),
+    "string": (typed(JSON, b'{"images": "aaaa"}'), 422, SHAPE),
+    "numbers": (typed(JSON, b'{"images": [1]}'), 422, SHAPE),
+    "nested": (typed(JSON, b'{"images": [["aaaa"]]}'), 422, SHAPE),
+    "object": (typed(JSON, b'{"images": {"0": "aaaa"}}'), 422, SHAPE),
+    "nothing": (typed(JSON, b'{"images": []}'), 422, "the request holds no image"),
+    "many": (typed(JSON, images(*["aaaa"] * 7)), 422, "holds 7 images, and 6 are allowed"),
+    "empty image": (typed(JSON, images("")), 422, r"images\[0\]: is empty \(0 bytes\)"),
+    "not base64": (typed(JSON, images("%%%")), 422, r"images\[0\]: is not base64: '%' stands at character 0"),
+    "one over": (typed(JSON, images("aaaaa")), 422, r"images\[0\]: is not base64: 5 characters and 0 of padding"),
+    "mixed": (typed(JSON, images("aa/a", "a/-a")), 422, r"images\[0\]: is no image"),
+    "half character": (typed(JSON, b'{"images": ["\\ud800"]}'), 422, r"is not base64: '\\ud800' stands at"),
+    "url without base64": (typed(JSON, images("data:image/png,abc")), 422, "head should end in ;base64,"),
+    "a path": (typed(JSON, images("/etc/passwd")), 422, r"images\[0\]: is no image"),
+    "a path by name": (typed(JSON, images("../one.png")), 422, "is not base64: '.' stands at character 0"),
+    "a url": (typed(JSON, images("http://127.0.0.1/a.png")), 422, "is not base64: ':' stands at character 4"),
+    "large json": (typed(JSON, b'{"images": ["' + b"a" * 400_000 + b'"]}'), 413, "larger than 400,000 bytes"),
+    "many windows": (typed(FORM, part(png(440, 440)) * 2 + END), 413,
+                     "the request's images take 162 windows, and 100 are allowed in all"),
+    "windows claimed": (typed(FORM, part(claimed_png(440, 440)) * 6 + END), 413, "486 windows, and 100 are allowed"),
+    "no boundary": (typed("multipart/form-data", b"x"), 400, "boundary"),
+    "no form": (typed(FORM, b"x" * 100), 400, "the form ends before its last boundary"),
+    "empty form": (typed(FORM, END), 422, "the request holds no image"),
+    "half form": (typed(FORM, part(b"abc")), 400, "the form ends before its last boundary"),
+    "text field": (typed(FORM, part(b"abc", b'name="images"') + END), 422,
                    "the field 'images' is text, and should be an image file"),
-    "no name": (FORM, b'--b\r\nContent-Disposition: form-data; filename="a.png"\r\n\r\nabc\r\n--b--\r\n', 400, ""),
-    "many files": (FORM, b'--b\r\nContent-Disposition: form-data; name="i"; filename="a.png"\r\n\r\nabc\r\n' * 7
-                   + b"--b--\r\n", 400, "Maximum number of files is 6"),
-    "large form": (FORM, b'--b\r\nContent-Disposition: form-data; name="i"; filename="a.png"\r\n\r\n' + bytes(400_000),
-                   413, "larger than 400,000 bytes"),
+    "no name": (typed(FORM, part(b"abc", b'filename="a.png"') + END), 400, "name"),
+    "charset of halves": (typed(f"{FORM}; charset=utf-7", part(b"abc", b'name="i"; filename="+2AA-"') + END), 422,
+                          r"\?: is no image"),
+    "charset that fails": (typed(f"{FORM}; charset=undefined", part(b"abc", b'name="i"; filename="a"') + END), 400,
+                            "the form cannot be read"),
+    "charset unknown": (typed(f"{FORM}; charset=x", part(b"abc") + END), 422, r"a\.png: is no image"),
+    "many files": (typed(FORM, part(b"abc") * 7 + END), 400, "Maximum number of files is 6"),
+    "large form": (typed(FORM, part(bytes(400_000))), 413, "larger than 400,000 bytes"),
+    "flag": (typed(FORM, GOOD, "/score?maps=perhaps"), 422, "unable to interpret input"),
+    "flag of bytes": (typed(FORM, GOOD, "/score?maps=%ff%00"), 422, "unable to interpret input"),
+    "get": ({"method": "GET", "url": "/score"}, 405, "Method Not Allowed"),
+    "put": ({"method": "PUT", "url": "/score", "content": GOOD}, 405, "Method Not Allowed"),
+    "docs": ({"method": "GET", "url": "/docs"}, 404, "Not Found"),  # FastAPI's would load scripts from another host
+    "a file": ({"method": "GET", "url": "/%2e%2e/pyproject.toml"}, 404, "Not Found"),
+    "foreign origin": (typed(FORM, GOOD, origin="http://evil.example"), 403, "a page of another site asks"),
+    "no origin": (typed(FORM, GOOD, origin="null"), 403, r"a page of another site asks \(Origin 'null'\)"),
+    "other port": (typed(FORM, GOOD, origin="http://testserver:81"), 403, "a page of another site asks"),
+    "broken origin": (typed(FORM, GOOD, origin="http://[::"), 403, "a page of another site asks"),
+    "file's origin": (typed(FORM, GOOD, origin="file://testserver"), 403, "a page of another site asks"),
+    "foreign host": (typed(FORM, GOOD, host="evil.example"), 403, "the Host 'evil.example' is not known here"),
+    "rebound": (typed(FORM, GOOD, host="evil.example", origin="http://evil.example"), 403, "is not known here"),
+    "rebound page": ({"method": "GET", "url": "/", "headers": {"host": "evil.example:8000"}}, 403, "is not known here"),
+    "looks alike": (typed(FORM, GOOD, host="localhost.evil.example"), 403, "is not known here"),
+    "user at host": (typed(FORM, GOOD, host="evil@localhost"), 403, "is not known here"),
+    "other address": (typed(FORM, GOOD, host="192.0.2.7"), 403, "is not known here"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BODIES)
-def test_hostile_requests_get_a_reason(client: TestClient, case: str) -> None:
-    kind, body, status, reason = BODIES[case]
-    answer = client.post("/score", content=body, headers={"content-type": kind} if kind else {})
-    assert (answer.status_code, reason in answer.json()["detail"]) == (status, True), answer.json()
+@pytest.mark.parametrize("case", BAD)
+def test_bad_requests_get_a_reason(client: TestClient, case: str) -> None:
+    asked, status, reason = BAD[case]
+    answer = client.request(**asked)
+    assert answer.status_code == status, answer.text
+    assert re.search(reason, answer.text if status == 422 and "flag" in case else answer.json()["detail"]), answer.text
 
 
 @pytest.mark.parametrize("kind", [JSON, FORM])
@@ -218,29 +276,21 @@ def test_a_body_without_a_length_is_cut_off_where_the_limit_stands(demo_scorer: 
     assert sum(given) == 450_000
 
 
-def test_other_methods_and_places_get_a_4xx(client: TestClient) -> None:
-    assert client.get("/score").status_code == 405
-    assert client.get("/docs").status_code == 404  # FastAPI's would load scripts from another host
-    assert client.get("/../pyproject.toml").status_code == 404
-    assert client.post("/score?maps=perhaps", files={"images": png(70, 70)}).status_code == 422
-
-
-def test_the_server_answers_while_it_scores_one_image_at_a_time(demo_scorer: Scorer) -> None:
+def test_the_server_answers_while_it_scores_one_pass_at_a_time(demo_scorer: Scorer) -> None:
     started, release, at_work = threading.Event(), threading.Event(), []
 
     class Slow:
-        record, rule, mos_low, mos_high = demo_scorer.record, demo_scorer.rule, 1.0, 5.0
-        open = staticmethod(demo_scorer.open)
+        prepare = staticmethod(demo_scorer.folded.prepare)
 
-        def score(self, images: list[np.ndarray], **options: Any) -> Any:
+        def score_prepared(self, prepared: Any, **options: Any) -> Any:
             at_work.append(1)
             assert sum(at_work) == 1
             started.set()
             assert release.wait(20)
             at_work.pop()
-            return demo_scorer.score(images, **options)
+            return demo_scorer.folded.score_prepared(prepared, **options)
 
-    with TestClient(make_app(Slow())) as client:
+    with TestClient(make_app(replace(demo_scorer, folded=Slow()))) as client:
         answers: list[int] = []
         post = lambda: answers.append(client.post("/score", files={"images": png(70, 70)}).status_code)  # noqa: E731
         threads = [threading.Thread(target=post) for _ in range(3)]
@@ -254,11 +304,42 @@ def test_the_server_answers_while_it_scores_one_image_at_a_time(demo_scorer: Sco
         assert answers == [200] * 3
 
 
-def test_base64_by_itself() -> None:
-    text = base64.b64encode(b"any bytes").decode()
-    assert from_base64(text) == from_base64(f"data:image/png;base64,{text}") == b"any bytes"
-    with pytest.raises(ImageError, match="is not base64"):
-        from_base64("é")
+DATA = bytes(range(256)) + b"\xfb\xef\xbe"
+PLAIN, SAFE = base64.b64encode(DATA).decode(), base64.urlsafe_b64encode(DATA).decode()
+WRITTEN = {
+    "plain": PLAIN,
+    "broken into lines": base64.encodebytes(DATA).decode(),
+    "lines of Windows": base64.encodebytes(DATA).decode().replace("\n", "\r\n"),
+    "URL-safe": SAFE,
+    "unpadded": PLAIN.rstrip("="),
+    "URL-safe and unpadded": SAFE.rstrip("="),
+    "data URL": f"data:image/png;base64,{PLAIN}",
+    "data URL with more": f"DATA:image/png;name=a.png;BASE64,\n{PLAIN}",
+    "data URL with percent signs": f"data:;base64,{quote(PLAIN, safe='')}",
+}
+
+
+@pytest.mark.parametrize("case", WRITTEN)
+def test_base64_as_programs_write_it(case: str) -> None:
+    for cut in (0, 1, 2):
+        data = DATA[cut:]
+        text = WRITTEN[case] if not cut else base64.b64encode(data).decode().rstrip("=")
+        assert from_base64(text) == data
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("é", r"'\\xe9' stands at character 0"),
+        ("aa=a", "'=a' stands at character 2"),
+        ("a+-a", "mixes"),
+        ("aaaa====", "4 characters and 4 of padding"),
+        ("data:image/png", "head should end in ;base64,"),
+    ],
+)
+def test_what_is_no_base64_gets_a_reason(text: str, reason: str) -> None:
+    with pytest.raises(ImageError, match=rf"is not base64: .*{reason}"):
+        from_base64(text)
 
 
 def test_the_command_refuses_limits_that_make_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,7 +347,7 @@ def test_the_command_refuses_limits_that_make_no_sense(capsys: pytest.CaptureFix
     http.add_arguments(parser)
     assert vars(parser.parse_args([])) == {
         "checkpoint": "auto", "backbone_file": None, "device": "auto", "host": "127.0.0.1", "port": 8000,
-        "max_megabytes": 64, "max_megapixels": 64, "max_files": 32,
+        "allow_host": [], "max_megabytes": 64, "max_megapixels": 64, "max_files": 32, "max_windows": 6000,
     }  # fmt: skip
     with pytest.raises(SystemExit):
         parser.parse_args(["--max-files", "0"])
@@ -274,6 +355,12 @@ def test_the_command_refuses_limits_that_make_no_sense(capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         parser.parse_args(["--port", "65536"])
     assert "'65536' is no port: 0 to 65535" in capsys.readouterr().err
+    for text in ("http://a.example", "a.example:80", "a b", ""):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--allow-host", text])
+        assert "is no host's name" in capsys.readouterr().err
+    given = parser.parse_args(["--allow-host", "a.example", "--allow-host", "[::2]", "--allow-host", "::3"])
+    assert given.allow_host == ["a.example", "[::2]", "::3"]
 
 
 def test_a_port_that_is_taken_is_an_error(demo_scorer: Scorer) -> None:
@@ -281,27 +368,68 @@ def test_a_port_that_is_taken_is_an_error(demo_scorer: Scorer) -> None:
         http.serve(demo_scorer, port=taken.getsockname()[1])
 
 
-# The page
+# The server in a process of its own
 
 
 @pytest.fixture(scope="module")
-def address(demo_checkpoint: Path) -> Iterator[str]:
-    """Run `agiqa serve` in a process of its own and return where it listens."""
-    arguments = ["--checkpoint", str(demo_checkpoint), "--port", "0", "--max-megapixels", "1"]
-    server = subprocess.Popen(
+def server(demo_checkpoint: Path) -> Iterator[tuple[int, int]]:
+    """Run `agiqa serve` in a process of its own and return its id and its port."""
+    arguments = ["--checkpoint", str(demo_checkpoint), "--port", "0", "--max-megapixels", "16", "--max-windows", "7000"]
+    process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli", "serve", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
     try:
-        for line in server.stderr:
-            if found := re.match(r"Score images at (http://127\.0\.0\.1:\d+) and stop with Ctrl-C\.", line):
-                yield f"{found[1]}/"
+        for line in process.stderr:
+            if found := re.match(r"Score images at http://127\.0\.0\.1:(\d+) and stop with Ctrl-C\.", line):
+                yield process.pid, int(found[1])
                 break
         else:
             pytest.fail("the server ended")
     finally:
-        server.send_signal(signal.SIGINT)
-        assert server.wait(20) in (0, 130)
-        server.stderr.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) in (0, 130)
+        process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def address(server: tuple[int, int]) -> str:
+    return f"http://127.0.0.1:{server[1]}/"
+
+
+def posted(port: int, body: bytes) -> socket.socket:
+    """Return a connection with a form on its way, the answer not yet read."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    head = f"POST /score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {FORM}\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="CPU time is read from /proc")
+def test_a_small_request_passes_a_large_one_whose_work_ends_when_its_client_leaves(
+    server: tuple[int, int],
+) -> None:
+    """The large one takes 6,889 windows: some ten seconds of a core."""
+    process, port = server
+    with posted(port, GOOD) as first:
+        assert first.recv(15) == b"HTTP/1.1 200 OK"
+    begun = cpu_seconds(process)
+    with posted(port, part(png(4000, 4000)) + END) as large:
+        wait_for(lambda: cpu_seconds(process) > begun + 1)
+        with posted(port, GOOD) as small:
+            assert small.recv(15) == b"HTTP/1.1 200 OK"
+        assert not select.select([large], [], [], 0)[0]
+    left, last = cpu_seconds(process), -1.0
+    while last != (last := cpu_seconds(process)):
+        time.sleep(0.5)
+    assert last - left < 2
+
+
+# The page
 
 
 @pytest.fixture

@@ -1,27 +1,35 @@
-"""pipeline.registration: which checkpoint becomes the champion, and that it is registered once."""
+"""Which checkpoint becomes the champion, and that it is registered once."""
 
 from pathlib import Path
 
 import pytest
 
+from pipeline import layout
+from pipeline.files import write_json
 from pipeline.serving import register
+from pipeline.study import runs
 
 
 def test_every_data_set_with_a_clean_variant_has_its_champion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for run, srcc in (("demo/dcmpln/round-0", 0.5), ("demo/dcmpln/round-1", 0.7), ("demo/old/round-0", 0.9)):
-        folder = tmp_path / "runs" / run / "train"
-        (folder / "checkpoints").mkdir(parents=True)
-        method = run.split("/")[1]
-        (folder / "record.json").write_text(
-            f'{{"dataset": "demo", "method": "{method}", "kind": "variant", "leaks": [], "shuffled_labels": false, '
-            '"selected_epoch": 1}'
-        )
-        (folder / "history.csv").write_text(f"epoch,validation_srcc\n1,{srcc}\n")
-        (folder / "checkpoints" / "epoch-001.safetensors").touch()
+    for method, number, srcc, changes in (
+        ("dcmpln", 0, 0.5, {}),
+        ("dcmpln", 1, 0.7, {}),
+        ("leaking", 0, 0.9, {"leaks": ["epoch selected on test"]}),
+        ("shuffled", 0, 0.9, {"shuffled_labels": True}),
+        ("old", 0, 0.9, {}),
+    ):
+        folder = tmp_path / layout.run_folder("demo", method, number) / "train"
+        record = {"dataset": "demo", "method": method, "kind": "variant", "leaks": [], "shuffled_labels": False}
+        write_json(folder / "record.json", {**record, "selected_epoch": 1, **changes})
+        runs.write_table(folder / "history.csv", [{"epoch": 1, "validation_srcc": srcc}])
+        layout.checkpoint_path(folder, 1).parent.mkdir()
+        layout.checkpoint_path(folder, 1).touch()
     given = []
     monkeypatch.setattr(register, "log_champion", lambda *words: given.append(words) or "3")
-    names = {"demo/dcmpln/round-0", "demo/dcmpln/round-1"}  # what an earlier study left behind is no candidate
-    found = register.register_champions("root", "study", ["demo", "bare"], names, folder=tmp_path)
+    names = {f"demo/{run}" for run in ("dcmpln/round-0", "dcmpln/round-1", "leaking/round-0", "shuffled/round-0")}
+    found = register.register_champions(
+        "root", "study", ["demo", "bare"], names, folder=tmp_path
+    )  # `old` is of another study
     assert found == {"agiqa-demo": "3"}
     assert [words[:3] for words in given] == [("root", "study", tmp_path / "runs/demo/dcmpln/round-1/train")]
 

@@ -1,4 +1,4 @@
-"""pipeline.served_model through MLflow alone: loaded in Python, and served by another process far from here."""
+"""pipeline.serving.served through MLflow alone: loaded in Python, and served by another process far from here."""
 
 import base64
 import contextlib
@@ -24,6 +24,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pipeline import layout
+from pipeline.files import write_json
 from pipeline.scoring.scorer import Scorer
 from pipeline.tracking import models
 
@@ -34,12 +36,12 @@ RECORD = {
 }  # fmt: skip
 
 
-def write_train(root: Path, checkpoint: Path, **changes: object) -> Path:
-    folder = root / "runs" / "demo" / "dcmpln" / "round-0" / "train"
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    shutil.copy(checkpoint, folder / "checkpoints" / "epoch-001.safetensors")
-    (folder / "record.json").write_text(json.dumps({**RECORD, **changes}))
-    (folder / "run.json").write_text(json.dumps({"run_id": "0" * 32}))
+def write_train(root: Path, checkpoint: Path) -> Path:
+    folder = root / layout.run_folder("demo", "dcmpln", 0) / "train"
+    write_json(folder / "record.json", RECORD)
+    write_json(folder / "run.json", {"run_id": "0" * 32})
+    layout.checkpoint_path(folder, 1).parent.mkdir(exist_ok=True)
+    shutil.copy(checkpoint, layout.checkpoint_path(folder, 1))
     return folder
 
 
@@ -107,13 +109,17 @@ def test_it_says_what_it_needs_and_holds_it(model: Any, study: Path, demo_checkp
 def test_what_cannot_be_scored_is_named(model: Any, pictures: list[Path]) -> None:
     from mlflow.exceptions import MlflowException
 
-    good = pictures[0].read_bytes()
+    from pipeline.serving.served import MAX_PIXELS  # imported here: brings in MLflow, which warns
+
+    good, narrow = pictures[0].read_bytes(), io.BytesIO()
+    Image.new("RGB", (1, MAX_PIXELS // 64**2 + 1)).save(narrow, "PNG")  # 64 wide, it is 64 times as long
     for image, reason in (
         (b"<html>", "is a web page saved under an image's name, not an image of pixels"),
         ("no-such-file.png", "is neither base64 nor the path of a file"),
         ("%%%", "is neither base64 nor the path of a file"),
         (None, "is NoneType: give bytes, base64 or a path"),
         (good[:500], "is cut off"),
+        (narrow.getvalue(), f"is too narrow: {MAX_PIXELS:,} pixels are allowed once it is enlarged to a window"),
     ):
         with pytest.raises(MlflowException, match=re.escape(f"image in row 1: {reason}")):
             model.predict(pd.DataFrame({"image": [good, image]}))
@@ -135,22 +141,6 @@ def test_paths_are_read_only_where_they_may_be(
         model.predict(table)
     with pytest.raises(ValueError, match="read_paths is 'maybe', and should be locally, never or always"):
         mlflow.pyfunc.load_model("models:/agiqa-demo@champion", model_config={"read_paths": "maybe"})
-
-
-def never(checkpoint: Path, path: Path) -> None:
-    raise AssertionError("no program is made of what is no champion")
-
-
-def test_no_leaking_or_shuffled_model_becomes_champion(study: Path, demo_checkpoint: Path, tmp_path: Path) -> None:
-    leaking = write_train(tmp_path, demo_checkpoint, leaks=["epoch selected on test"])
-    with pytest.raises(ValueError, match="cannot be the champion: epoch selected on test"):
-        models.log_champion(study, "small", leaking, never)
-    shuffled = write_train(tmp_path, demo_checkpoint, shuffled_labels=True)
-    with pytest.raises(ValueError, match="cannot be the champion: shuffled labels"):
-        models.log_champion(study, "small", shuffled, never)
-    missing = write_train(tmp_path, demo_checkpoint, selected_epoch=2)
-    with pytest.raises(FileNotFoundError, match=r"epoch-002\.safetensors of the selected epoch does not exist"):
-        models.log_champion(study, "small", missing, never)
 
 
 def test_another_checkpoint_becomes_the_next_version(
@@ -215,10 +205,3 @@ def test_mlflow_serves_it_outside_the_repository(
         with contextlib.suppress(ProcessLookupError):  # it ended by itself
             os.killpg(server.pid, signal.SIGTERM)
         server.wait(20)
-
-
-def test_the_example_image_is_a_picture() -> None:
-    (png,) = models.input_example()["image"]
-    assert len(png) < 3000
-    with Image.open(io.BytesIO(png)) as image:
-        assert (image.format, image.size, image.mode) == ("PNG", (96, 96), "RGB")

@@ -1,27 +1,29 @@
 """The champion is chosen on validation numbers alone, among clean runs."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
+from pipeline import layout
+from pipeline.files import write_json
+from pipeline.study import runs
 from pipeline.study.champion import ChampionError, find_champion
 
 
 def run(
     root: Path, dataset: str, variant: str, number: int, srcc: list[float], selected: int = 1, **changed: object
 ) -> Path:
-    folder = root / "runs" / dataset / variant / f"round-{number}" / "train"
-    (folder / "checkpoints").mkdir(parents=True)
+    folder = root / layout.run_folder(dataset, variant, number) / "train"
     record = {
         "dataset": dataset, "method": variant, "kind": "variant", "leaks": [], "shuffled_labels": False,
         "selected_epoch": selected, **changed,
     }  # fmt: skip
-    (folder / "record.json").write_text(json.dumps(record))
-    rows = [f"{epoch},{value}" for epoch, value in enumerate(srcc, 1)]
-    (folder / "history.csv").write_text("\n".join(["epoch,validation_srcc", *rows]))
-    checkpoint = folder / "checkpoints" / f"epoch-{selected:03d}.safetensors"
+    write_json(folder / "record.json", record)
+    rows = [{"epoch": epoch, "validation_srcc": value} for epoch, value in enumerate(srcc, 1)]
+    runs.write_table(folder / "history.csv", rows)
+    checkpoint = layout.checkpoint_path(folder, selected)
+    checkpoint.parent.mkdir()
     checkpoint.touch()
     return checkpoint
 

@@ -1,10 +1,13 @@
 """From scores to one run's numbers, against pandas and scipy."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import linregress, spearmanr
 
+from pipeline.layout import StudyError
 from pipeline.study import evaluation
 
 
@@ -32,8 +35,23 @@ def test_predictions_are_the_asked_rows_in_order(manifest: pd.DataFrame) -> None
     assert found["predicted"].tolist() == [0.1, 0.2, 0.3]
 
 
+def test_the_fit_is_a_column_that_the_numbers_rest_on(manifest: pd.DataFrame) -> None:
+    groups = pd.Series([f"g{k % 10}" for k in range(40)])
+    predicted = 7 - 2 * manifest["quality"].to_numpy() + np.random.default_rng(1).normal(0, 1, 40)
+    table = evaluation.predictions_table(manifest, groups, np.arange(40), predicted, "quality")
+    fitted, mos = table["fitted"], table["mos"]
+    # The curve may fall, and no straight line fits better than the best of all logistics, which are nearly straight.
+    assert spearmanr(fitted, predicted).statistic == pytest.approx(-1)
+    line = linregress(predicted, mos)
+    assert ((fitted - mos) ** 2).mean() <= ((line.intercept + line.slope * predicted - mos) ** 2).mean() + 1e-6
+    found = evaluation.evaluate(table.assign(fitted=mos + 1), 100, 0)
+    assert found["plcc_logistic"] == pytest.approx(1)  # of the column, whatever it holds
+    assert found["rmse"] == pytest.approx(1)
+    assert found["plcc"] == pytest.approx(line.rvalue)
+
+
 def test_a_score_that_is_not_finite_names_its_image(manifest: pd.DataFrame) -> None:
-    with pytest.raises(ValueError, match=r"the score of 8\.png is not finite"):
+    with pytest.raises(StudyError, match=r"the score of 8\.png is not finite"):
         evaluation.predictions_table(
             manifest, pd.Series(["g"] * 40), np.array([3, 8]), np.array([0.1, np.nan]), "quality"
         )
@@ -62,3 +80,23 @@ def test_numbers_equal_scipys_overall_and_by_generator(manifest: pd.DataFrame) -
         "mos_mean": pytest.approx(manifest["quality"][37:].mean()),
         "predicted_mean": pytest.approx(predicted[37:].mean()),
     }
+
+
+def test_the_scatter_shows_every_image_and_the_fit_in_order(
+    tmp_path: Path, manifest: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted = np.random.default_rng(2).normal(0, 1, 40)
+    table = manifest.assign(mos=manifest["quality"], predicted=predicted, fitted=3 + predicted)
+    figures = []
+    monkeypatch.setattr(evaluation, "save", lambda figure, path: figures.append(figure))
+    for columns in (list(table), [name for name in table if name != "generator"]):
+        evaluation.scatter(table[columns], tmp_path / "s.svg", "title", "quality MOS (0 to 5)")
+    for figure, clouds in zip(figures, (3, 1), strict=True):
+        (axes,) = figure.axes
+        assert len(axes.collections) == clouds
+        points = np.concatenate([cloud.get_offsets() for cloud in axes.collections])
+        assert sorted(points.tolist()) == sorted(table[["predicted", "mos"]].to_numpy().tolist())
+        (line,) = axes.lines
+        assert line.get_xdata().tolist() == sorted(predicted)
+        assert line.get_ydata().tolist() == [3 + value for value in sorted(predicted)]
+        assert axes.get_ylabel() == "quality MOS (0 to 5)"

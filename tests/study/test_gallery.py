@@ -24,6 +24,7 @@ def table(count: int = 40) -> pd.DataFrame:
             "generation_prompt": "a hill",
             "mos": mos,
             "predicted": predicted,
+            "fitted": 5 * predicted,
         }
     )
 

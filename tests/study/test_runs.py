@@ -1,4 +1,4 @@
-"""Runs on disk: what leaks, what a state is keyed by, and how a killed computation goes on."""
+"""Runs on disk: what a state is keyed by, and how a killed computation goes on."""
 
 import json
 import subprocess
@@ -7,14 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import layout
 from pipeline.study import runs
-
-
-def test_leaks_are_said_in_words() -> None:
-    assert layout.leaks("grouped", "validation") == []
-    assert layout.leaks("random", "test") == ["random split", "epoch selected on test"]
-    assert layout.leaks("random", None) == ["random split"]
 
 
 def test_used_params_are_flat() -> None:

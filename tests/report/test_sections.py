@@ -1,0 +1,106 @@
+"""What the report says: its words against what the tests carry, and sentences where there is nothing to show."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+from made_study import made_runs, make_study
+
+from pipeline.report import page, sections, significance, text
+from pipeline.report.results import read_results
+from pipeline.report.sections import Section, arrange
+from pipeline.report.summaries import summarise
+
+SIDES = ("difference", "low", "high")
+
+
+def verdict(srcc: dict[str, float], outcome: str, over_rounds: bool = False, leaks: str = "") -> str:
+    """The answer on made-up rows: variant a, baseline z, and one tested pair of them."""
+    kinds = {"a": "variant", "z": "baseline"}
+    rounds = made_runs(**{method: [value + 0.01 * number for number in range(3)] for method, value in srcc.items()})
+    rounds = rounds.assign(kind=rounds["method"].map(kinds), leaks=leaks, backbone_origin="pretrained")
+    pairs = pd.DataFrame(
+        [{"first": "a", "second": "z", "outcome": outcome, "over_rounds": over_rounds} | dict.fromkeys(SIDES, 0.1)]
+    )
+    draws = {method: {"srcc": pd.Series([value, value + 0.1]).to_numpy()} for method, value in srcc.items()}
+    return " ".join(sections._verdict(summarise(rounds), significance.Evidence(draws, pairs), False).sentences)
+
+
+def test_a_pair_reads_from_either_side() -> None:
+    """The tests list a pair once, and the best variant may be its second method."""
+    pair = {"first": "a", "second": "z", "outcome": "loss", "over_rounds": False} | dict.fromkeys(SIDES, 0.0)
+    draws = {method: {"srcc": pd.Series([0.4, 0.8]).to_numpy()} for method in "az"}
+    evidence = significance.Evidence(draws, pd.DataFrame([pair]))
+    found = sections._verdict(summarise(made_runs(a=[0.5], z=[0.7])), evidence, False)
+    assert found.method == "z"
+    assert "`z` is ahead of `a`" in found.sentences[0]
+
+
+def test_the_answer_claims_what_the_tests_carry() -> None:
+    text = verdict({"a": 0.5, "z": 0.7}, "loss")
+    assert text.startswith("**The baseline `z` beats every variant**: SRCC 0.710 ± 0.010. Shown, whichever prompts")
+    assert "`a` is behind `z`. Of these, over other splits and trainings too: none." in text
+    text = verdict({"a": 0.5, "z": 0.7}, "tie")
+    assert "`z` scores higher than every variant**: SRCC 0.710 ± 0.010, a difference to the best that the tests" in text
+    assert "Shown: no difference to any other method. Not shown: any difference between `a` and `z`;" in text
+    text = verdict({"a": 0.8, "z": 0.7}, "win", over_rounds=True)
+    assert text.startswith("Shown, whichever prompts stand in test: `a` is ahead of `z`. Of these, over other splits")
+    assert "trainings too: `z`." in text
+    assert "baseline" not in text
+    text = verdict({"a": 0.8, "z": 0.7}, "win", leaks="random split")
+    assert text.startswith("The study has no variant without leaks here, so none is named best.")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Section]:
+    """The sections, by name, of a study of one leaking variant, without tables and figures."""
+    root = tmp_path_factory.mktemp("small")
+    make_study(root, ("demo",), ("dcmpln",), (0,), leaks=("random split",))
+    folders = (root / "runs", root / "data/splits", root / "data/prepared")
+    results = read_results(["demo"], ["dcmpln"], [0], *folders, ["dcmpln"])
+    draws = significance.resample(results.predictions, 20)
+    evidence = {"demo": significance.Evidence(draws, significance.compare(results.runs, draws))}
+    found = arrange(results, summarise(results.runs), evidence, [], [], audited=["dcmpln"], lock="c" * 32)
+    return {section.name: section for section in found}
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("answer", "The study has no variant without leaks here"),
+        ("tests", "One method alone has nothing to be compared with."),
+        ("leaks", "The study's own rounds leak, so there is no clean score to measure leaks from."),
+        ("ablation", "An ablation needs `dcmpln` and another variant"),
+        ("cross", "A study of one data set has nothing to transfer to."),
+        ("pictures", "The evaluations of demo left no pictures."),
+        ("answer", "1 trainings or fits and the scoring of their test images"),
+    ],
+)
+def test_where_there_is_nothing_to_show_a_sentence_says_why(
+    small: dict[str, Section], name: str, sentence: str
+) -> None:
+    assert sentence in text.render("small", [small[name]])
+
+
+def test_both_forms_have_the_same_sections_in_the_same_order(small: dict[str, Section], tmp_path: Path) -> None:
+    titles = [section.title for section in small.values()]
+    html, written = page.render(tmp_path, "s", list(small.values())), text.render("s", list(small.values()))
+    assert [re.sub(r"^\d+\. ", "", title) for title in re.findall("<h2>(.*?)</h2>", html)] == titles
+    assert re.findall("^## (.*)$", written, re.M) == titles
+
+
+def test_the_command_that_checks_the_lock_runs(small: dict[str, Section], tmp_path: Path) -> None:
+    """It is printed for readers, and nothing else would notice that what it imports has moved."""
+    commands = next(content for kind, content in small["rerun"].blocks if kind == "code")
+    (code,) = re.findall(r'^python -c "(.*)"   # c{32}$', commands, re.M)
+    (tmp_path / "dvc.lock").write_text(json.dumps({"stages": {"train": {"cmd": "x"}}}))
+    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert re.fullmatch("[0-9a-f]{32}\n", done.stdout)

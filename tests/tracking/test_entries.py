@@ -1,0 +1,107 @@
+"""MLflow through its own client as the oracle: what it shows of a run, an epoch and a checkpoint."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from made_runs import ABOUT, STUDY, client_of, experiment_of, history_of, make_record, runs_of, train_live
+
+from pipeline.tracking import entries, live, store
+
+
+def test_a_run_shows_everything_about_it(root: Path) -> None:
+    run_id, _ = train_live(root, make_record())
+    run = client_of(root).get_run(run_id)
+    assert run.info.run_name == "demo/dcmpln/round-0"
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {
+        "train.learning_rate": "0.0001", "train.flip": "true", "texts.main": '["good photo.", "bad photo."]'
+    }  # fmt: skip
+    expected = {
+        "git_commit": ABOUT["git_commit"], "git_dirty": "true", "dvc_exp_name": "none", "dataset": "demo",
+        "method": "dcmpln", "kind": "variant", "round": "0", "leaks": "random split", "manifest_md5": "a" * 32,
+        "splits_md5": "b" * 32, "backbone_name": "tiny", "backbone_weights_sha256": "5" * 64,
+        "backbone_origin": "in-house", "mlflow.source.git.commit": ABOUT["git_commit"],
+        "mlflow.note.content": "Backbone tiny with in-house weights. LEAKS: random split.",
+        "params_md5": hashlib.md5(json.dumps(make_record()["params"], sort_keys=True).encode()).hexdigest(),
+    }  # fmt: skip
+    assert {key: run.data.tags.get(key) for key in expected} == expected
+    assert {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs} == {
+        "demo/manifest": "a" * 32, "demo/splits": "b" * 32
+    }  # fmt: skip
+    history = history_of(root, run)
+    assert history["val_srcc"] == [(1, 0.4), (2, 0.8), (3, 0.6)]
+    assert history["loss"] == [(1, 0.31), (2, 1 / 7), (3, 0.13)]
+    assert history["images_per_second"] == [(1, 41.0), (2, 42.0), (3, 43.0)]
+    assert {key: run.data.metrics[key] for key in ("test_srcc", "test_n", "selected_val_srcc", "cross_other_srcc")} == {
+        "test_srcc": 0.71, "test_n": 120, "selected_val_srcc": 0.8, "cross_other_srcc": 0.31
+    }  # fmt: skip
+    assert dict(history["val_srcc"])[2] == run.data.metrics["selected_val_srcc"]  # the same number, from few windows
+    assert run.data.metrics["generator_sd1.5_srcc"] == 0.5
+    assert run.data.metrics["trainable_parameters"] == 1234
+    parent = runs_of(root)[STUDY]
+    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    local = client_of(root).download_artifacts(run_id, "evaluate/predictions.csv")
+    assert Path(local).read_text().startswith("image_id,predicted")
+
+
+def test_a_checkpoint_is_found_by_its_metrics_and_downloaded(root: Path) -> None:
+    import mlflow
+
+    train_live(root, make_record())
+    mlflow.set_tracking_uri(store.tracking_uri(root))
+    found = mlflow.search_logged_models(
+        experiment_ids=[experiment_of(root)], filter_string="metrics.val_srcc > 0.5", output_format="list"
+    )
+    assert {model.name for model in found} == {"demo-dcmpln-round-0-epoch-002", "demo-dcmpln-round-0-epoch-003"}
+    (best,) = mlflow.search_logged_models(
+        experiment_ids=[experiment_of(root)],
+        filter_string="metrics.test_srcc > 0.7 AND tags.selected = 'true' AND params.epoch = '2'",
+        output_format="list",
+    )
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{best.model_id}"))
+    assert (folder / "epoch-002.safetensors").read_bytes() == b"weights of dcmpln 0 2"
+    assert best.tags["leaks"] == "random split"
+    assert mlflow.register_model(f"models:/{best.model_id}", "scorer").version == 1
+
+
+def test_values_beyond_mlflows_limits_are_shortened(root: Path) -> None:
+    record = make_record()
+    record["params"] = {"k" * 300: 1, "long": "x" * 7000, "odd key: 50%": 2}
+    run_id = live.start_run(root, STUDY, record, ABOUT)
+    params = client_of(root).get_run(run_id).data.params
+    assert params["odd key: 50_"] == "2"
+    assert params["long"].startswith("xxx")
+    assert params["long"].endswith(f"... md5 {hashlib.md5(b'x' * 7000).hexdigest()}")
+    assert sorted(len(key) for key in params) == [4, 12, 250]
+
+
+def test_a_run_is_named_by_its_folder() -> None:
+    record = make_record()
+    assert entries.run_name(record) == "demo/dcmpln/round-0"
+    assert entries.run_name(make_record(round_index=3, split="random")) == "demo/dcmpln/random-3"
+    del record["split"]  # as a baseline's
+    assert entries.run_name(record) == "demo/dcmpln/round-0"
+
+
+def test_numbers_lose_their_nesting_and_words_are_left_out() -> None:
+    values = {
+        "epoch": 3, "validation_srcc": "0.5", "validation": {"srcc": 1}, "loss": float("nan"), "note": "good",
+        "empty": "", "none": None, "test": {"deep": {"n": 4}},
+    }  # fmt: skip
+    assert entries.finite_numbers(values, renamed={"validation": "val"}) == {
+        "val_srcc": 1.0, "test_deep_n": 4.0
+    }  # fmt: skip
+    assert entries.finite_numbers({"validated": 1}, renamed={"validation": "val"}) == {"validated": 1.0}
+
+
+def test_only_a_process_of_this_machine_is_known_to_be_dead() -> None:
+    host = entries.this_process().rpartition(":")[0]
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    assert entries.is_dead(f"{host}:{dead.pid}")
+    assert not entries.is_dead(entries.this_process())
+    assert not entries.is_dead(f"elsewhere:{dead.pid}")
+    assert not entries.is_dead("")

@@ -1,0 +1,64 @@
+"""The files behind URIs, and what may not become the champion; tests/serving has the one that does."""
+
+import io
+from pathlib import Path
+
+import pytest
+from made_runs import STUDY, client_of, experiment_of, make_record, train_live, write_train
+from PIL import Image
+
+from pipeline.errors import AgiqaError
+from pipeline.tracking import models
+
+
+def test_a_checkpoint_comes_back_by_every_kind_of_uri(root: Path) -> None:
+    run_id, run_dir = train_live(root, make_record())
+    client = client_of(root)
+    model = client.search_logged_models([experiment_of(root)], "name = 'demo-dcmpln-round-0-epoch-002'")[0]
+    expected = (run_dir / "train" / "checkpoints" / "epoch-002.safetensors").read_bytes()
+    client.create_registered_model("agiqa-demo")
+    version = client.create_model_version("agiqa-demo", model.artifact_location, run_id, model_id=model.model_id)
+    client.set_registered_model_alias("agiqa-demo", "champion", version.version)
+    client.log_artifact(run_id, str(run_dir / "train" / "checkpoints" / "epoch-002.safetensors"), "kept")
+    for uri in (
+        f"models:/{model.model_id}",
+        f"models:/agiqa-demo/{version.version}",
+        "models:/agiqa-demo@champion",
+        f"runs:/{run_id}/kept",
+        f"runs:/{run_id}/kept/epoch-002.safetensors",
+    ):
+        assert models.fetch_checkpoint(uri, root).read_bytes() == expected, uri
+    for uri, message in {
+        "models:/nobody@champion": "leads to nothing in the MLflow store",
+        f"runs:/{run_id}/nothing": "leads to nothing in the MLflow store",
+        f"runs:/{run_id}/train": r"must hold one checkpoint \(.safetensors\), and holds 0: none",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            models.fetch_checkpoint(uri, root)
+
+
+def never(checkpoint: Path, path: Path) -> None:
+    raise AssertionError("no program is made of what is no champion")
+
+
+def test_no_leaking_shuffled_or_incomplete_training_becomes_champion(tmp_path: Path) -> None:
+    clean = make_record() | {"leaks": []}
+
+    def refused(record: dict[str, object], reason: str) -> None:
+        folder = write_train(tmp_path, record, "a" * 32, epochs=1) / "train"
+        with pytest.raises(AgiqaError, match=reason):
+            models.log_champion(tmp_path, STUDY, folder, never)
+
+    refused(clean | {"leaks": ["epoch selected on test"]}, "train cannot be the champion: epoch selected on test$")
+    refused(clean | {"shuffled_labels": True}, "cannot be the champion: shuffled labels$")
+    refused(clean | {"kind": "baseline"}, "cannot be the champion: a baseline, and no trained variant$")
+    refused(clean | {"leaks": None}, r"record\.json has no 'leaks'; run the stage that writes it again")
+    refused(clean, r"epoch-002\.safetensors of the selected epoch does not exist: run `dvc repro`")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]  # no store is made for it
+
+
+def test_the_example_image_is_a_picture() -> None:
+    (png,) = models.input_example()["image"]
+    assert len(png) < 3000
+    with Image.open(io.BytesIO(png)) as image:
+        assert (image.format, image.size, image.mode) == ("PNG", (96, 96), "RGB")
