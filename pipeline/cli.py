@@ -1,4 +1,4 @@
-"""The command `agiqa`: score, rank and compare images of your own, check a data set, bring in a released checkpoint.
+"""The command `agiqa`: score, rank and compare images of your own, check a data set, bring in what others trained.
 
 Output is a table where it goes to a terminal and CSV or JSON where it goes to a pipe or a file; progress and messages
 go to standard error. Exit status: 0 all well, 1 some images have no score or the data have problems (each is named),
@@ -10,6 +10,7 @@ time to import is imported by the command that needs it.
 
 import argparse
 import importlib
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -135,7 +136,7 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     check = add("check", "say what is wrong with a data set of your own, row by row", run_check)
     check.add_argument("data", type=Path, metavar="FOLDER_OR_CSV", help="a folder with images and one CSV, or that CSV")
     check.add_argument(
-        "--scale", type=float, nargs=2, metavar=("LOW", "HIGH"), help="lowest and highest possible score, such as 1 5"
+        "--scale", type=_number, nargs=2, metavar=("LOW", "HIGH"), help="lowest and highest possible score, such as 1 5"
     )
 
     verify = add("verify", "compute every hash of a finished study anew, and say what no longer matches", run_verify)
@@ -149,7 +150,7 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     bring.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
     bring.add_argument("--dataset", required=True, metavar="NAME", help="what it was trained on, such as agiqa3k")
     bring.add_argument(
-        "--scale", type=float, nargs=2, required=True, metavar=("LOW", "HIGH"), help="of that data set's MOS: 0 5"
+        "--scale", type=_number, nargs=2, required=True, metavar=("LOW", "HIGH"), help="of that data set's MOS: 0 5"
     )
     bring.add_argument("--backbone-file", type=Path, metavar="FILE", help="OpenAI's ViT-B-32.pt; else it is downloaded")
 
@@ -169,6 +170,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
     return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return number
 
 
 def _add_scorer(parser: argparse.ArgumentParser) -> None:
@@ -335,7 +346,7 @@ def _name_failures(rows: Sequence["Row"]) -> None:
             _say(f"{printable(row.image)}: {row.error}")
 
 
-# Data sets and releases
+# Data sets, and checkpoints that others published
 
 
 def run_check(options: argparse.Namespace) -> int:
@@ -377,7 +388,7 @@ def run_verify(options: argparse.Namespace) -> int:
 
 
 def run_fetch(options: argparse.Namespace) -> int:
-    """Download the released checkpoint."""
+    """Download the checkpoint that DCMPLN's authors released."""
     from pipeline.scoring.released import fetch_release
 
     _say(f"the release lies in {fetch_release(options.out)}")
@@ -385,7 +396,7 @@ def run_fetch(options: argparse.Namespace) -> int:
 
 
 def run_import(options: argparse.Namespace) -> int:
-    """Turn a released checkpoint into one that scores."""
+    """Turn checkpoints that CLIP-AGIQA's code saved into one that scores."""
     from pipeline.model.loading import load_backbone
     from pipeline.scoring.released import import_release
 

@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.errors import AgiqaError
 from pipeline.files import file_md5
 
 # MLflow mirrors the files and changes none of them, so an edit of the mirror makes no result stale.
@@ -22,14 +23,14 @@ def imported(path: Path, root: Path, *, typing: bool = False) -> set[str]:
         typing: Also what stands under `if TYPE_CHECKING`, which never runs.
 
     Raises:
-        ValueError: If the file imports ours in a way that cannot be followed (relative, or a name that is no module).
+        AgiqaError: If the file imports ours in a way that cannot be followed (relative, or a name that is no module).
     """
     found: set[str] = set()
     for node in _imports(ast.parse(path.read_text(encoding="utf-8"), str(path)), typing):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif node.level:
-            raise ValueError(f"{path}, line {node.lineno}: relative import; write `from pipeline import ...`")
+            raise AgiqaError(f"{path}, line {node.lineno}: relative import; write `from pipeline import ...`")
         else:
             # `from pipeline.data import demo` means a module, `from pipeline.data.demo import draw` a name in one.
             within = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -39,7 +40,7 @@ def imported(path: Path, root: Path, *, typing: bool = False) -> set[str]:
                 module = _file_of(name, root)
                 if module is None or (module.endswith("__init__.py") and isinstance(node, ast.ImportFrom)):
                     asked = name if module is None else f"{name}.{node.names[0].name}"
-                    raise ValueError(f"{path}, line {node.lineno}: {asked} is no module of ours")
+                    raise AgiqaError(f"{path}, line {node.lineno}: {asked} is no module of ours")
                 found.add(module)
     return found
 

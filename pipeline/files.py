@@ -46,6 +46,11 @@ def replaced_folder(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path as a shell would: `~` is the home folder, unless it names nobody's; then there is no such file."""
+    return Path(os.path.expanduser(path))
+
+
 def file_md5(path: str | Path) -> str:
     """Return a file's md5, the name that DVC gives it."""
     with Path(path).open("rb") as stream:

@@ -1,8 +1,11 @@
 """Typed, strict view of params.yaml, and its only reader.
 
 Every stage loads its values here and hands plain arguments to the library, so no other module knows the file. A key
-that is unknown, missing, wrongly typed or out of range stops the study at once: DVC itself accepts any key, and a
+that is unknown, missing, wrongly typed or out of range stops a stage at once: DVC itself accepts any key, and a
 misspelt `lrr: 0.001` would otherwise train silently with the old rate.
+
+The file is read by ruamel.yaml, as DVC reads it (YAML 1.2): `1e-4` is a number, `off` is a word and not False, and a
+key that stands twice is refused. Another reader could see other values than those by which DVC knows what is stale.
 """
 
 import difflib
@@ -11,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.constructor import DuplicateKeyError
 
 from pipeline.errors import AgiqaError
 
@@ -28,24 +32,28 @@ BASELINES: tuple[str, ...] = get_args(BaselineName)
 
 
 class ParamsError(AgiqaError):
-    """params.yaml holds a key or value that the study cannot use."""
+    """params.yaml holds a key or value that no stage can use."""
 
 
 class Section(BaseModel):
-    """A section of params.yaml: keys are fixed, types are not guessed, values do not change."""
+    """A section of params.yaml: keys are fixed, types are not guessed, values do not change, numbers are finite."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Study(Section):
-    """What is run: every data set x method x round."""
+    """What is run, every data set x method x round: what "the study" means everywhere."""
 
-    name: Name
-    datasets: Annotated[list[Name], Field(min_length=1)]
-    variants: list[Name]
-    baselines: list[BaselineName]
-    rounds: Annotated[list[NonNegative], Field(min_length=1)]
-    audit: list[Name]
+    name: Name = Field(description="What the experiment in MLflow and the report are called.")
+    datasets: Annotated[list[Name], Field(min_length=1)] = Field(description="Entries of `datasets` to study.")
+    variants: list[Name] = Field(description="Entries of `variants` to train.")
+    baselines: list[BaselineName] = Field(description="Methods that train no prompts, to compare with.")
+    rounds: Annotated[list[NonNegative], Field(min_length=1)] = Field(
+        description="Numbers of the rounds; each has a split and seeds of its own."
+    )
+    audit: list[Name] = Field(
+        description="Variants on which to measure what random splits and test-picked epochs are worth."
+    )
 
     @property
     def methods(self) -> list[str]:
@@ -74,14 +82,20 @@ class Study(Section):
 class Dataset(Section):
     """Where one data set comes from and who reads it."""
 
-    reader: Reader
-    source: str | None
-    archive: str | None
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
-    google_drive_id: str | None
-    labels: str | None
-    scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None
-    allow_problems: list[ProblemKind]
+    reader: Reader = Field(description="Which layout of labels to expect; `folder` takes a data set of one's own.")
+    source: str | None = Field(
+        description="A folder or archive of one's own; null: $AGIQA_DATA is searched, then Google Drive."
+    )
+    archive: str | None = Field(description="File name of the published archive.")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        description="Of the archive; null: recorded at first sight."
+    )
+    google_drive_id: str | None = Field(description="Of the published archive, to download it.")
+    labels: str | None = Field(description="For `reader: folder`: the CSV, relative to the folder; null: the only one.")
+    scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(
+        description="For `reader: folder`: lowest and highest possible score; null: columns of the CSV say."
+    )
+    allow_problems: list[ProblemKind] = Field(description="Kinds of problems to go on with; any other stops the stage.")
 
     @model_validator(mode="after")
     def _keys_fit_reader(self) -> "Dataset":
@@ -96,30 +110,34 @@ class Dataset(Section):
 class Demo(Section):
     """The generator of the embedded demo data set."""
 
-    seed: NonNegative
-    prompts: Annotated[int, Field(ge=10)]
-    size: Annotated[int, Field(ge=64)]
+    seed: NonNegative = Field(description="Of all that is drawn and rated.")
+    prompts: Annotated[int, Field(ge=10)] = Field(
+        description="Captions; each of eight generators draws each of them once."
+    )
+    size: Annotated[int, Field(ge=64)] = Field(description="Side of the pictures in pixels.")
 
 
 class Split(Section):
     """The split rule; `random` leaks generation prompts between subsets, and exists to measure what that is worth."""
 
-    rule: Literal["grouped", "random"]
-    test_fraction: Fraction
-    validation_fraction: Fraction
-    seed: NonNegative
+    rule: Literal["grouped", "random"] = Field(
+        description="grouped: no generation prompt and no image in two subsets; random: leaks."
+    )
+    test_fraction: Fraction = Field(description="Of the prompt groups.")
+    validation_fraction: Fraction = Field(description="Of the groups that do not test.")
+    seed: NonNegative = Field(description="Of all rounds.")
 
 
 class Backbone(Section):
     """The frozen CLIP: an open_clip name with a pretrained tag, a weights file, or neither (random weights)."""
 
-    name: str
-    config: str | None
-    pretrained: str | None
-    file: str | None
-    origin: Literal["pretrained", "in-house"] | None
-    activation: Literal["quickgelu", "gelu"] | None
-    seed: NonNegative
+    name: str = Field(description="open_clip's name of the towers, such as ViT-B-32.")
+    config: str | None = Field(description="An open_clip model configuration; null: one that open_clip knows by name.")
+    pretrained: str | None = Field(description="An open_clip tag such as openai.")
+    file: str | None = Field(description="A weights file.")
+    origin: Literal["pretrained", "in-house"] | None = Field(description="Whose weights the file holds.")
+    activation: Literal["quickgelu", "gelu"] | None = Field(description="Null: as the tag or the config says.")
+    seed: NonNegative = Field(description="Of random weights, when neither pretrained nor file is given.")
 
     @model_validator(mode="after")
     def _one_source(self) -> "Backbone":
@@ -140,71 +158,83 @@ class Backbone(Section):
 class Texts(Section):
     """The two class texts of each task: the better one first."""
 
-    main: Annotated[list[str], Field(min_length=2, max_length=2)]
-    auxiliary: Annotated[list[str], Field(min_length=2, max_length=2)]
+    main: Annotated[list[str], Field(min_length=2, max_length=2)] = Field(description="Of the main task.")
+    auxiliary: Annotated[list[str], Field(min_length=2, max_length=2)] = Field(description="Of the auxiliary task.")
 
 
 class Mpa(Section):
     """Multi-modal Prompt Attention."""
 
-    shared: bool
+    shared: bool = Field(description="One attention for all depths.")
 
 
 class Adapter(Section):
     """Image Adapter."""
 
-    reduction: Positive
-    residual_ratio: Annotated[float, Field(ge=0, le=1)]
-    shared: bool
+    reduction: Positive = Field(description="How much narrower its middle is than the features.")
+    residual_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="Share of the adapted features; the rest are the tower's own."
+    )
+    shared: bool = Field(description="One adapter for both tasks.")
 
 
 class Model(Section):
     """Sizes of what is learned; which parts a variant uses stands in `variants`."""
 
-    prompt_depth: Positive
-    prompt_length: Positive
-    prompt_std: Annotated[float, Field(gt=0)]
-    texts: Texts
-    mpa: Mpa
-    adapter: Adapter
+    prompt_depth: Positive = Field(description="Transformer layers that receive prompts; 12 in the paper.")
+    prompt_length: Positive = Field(description="Learned tokens a layer.")
+    prompt_std: Annotated[float, Field(gt=0)] = Field(description="Standard deviation of the first, random prompts.")
+    texts: Texts = Field(description="What an image is compared with.")
+    mpa: Mpa = Field(description="See Mpa.")
+    adapter: Adapter = Field(description="See Adapter.")
 
 
 class Images(Section):
     """How pixels become model input, in training, validation and scoring alike."""
 
-    normalisation: Literal["clip", "imagenet"]
-    stride: Positive
-    cover: Literal["all", "reference"]
+    normalisation: Literal["clip", "imagenet"] = Field(description="imagenet reproduces the predecessor.")
+    stride: Positive = Field(description="Of the scoring windows, in pixels; 64 in the paper's lineage.")
+    cover: Literal["all", "reference"] = Field(
+        description="reference drops what the stride does not reach, as the predecessor does."
+    )
 
 
 class Targets(Section):
     """Which mean opinion score each task learns."""
 
-    main: Attribute
-    auxiliary: Attribute
-    fallback: Literal["none", "main"]
+    main: Attribute = Field(description="Of the main task: what every result is about.")
+    auxiliary: Attribute = Field(description="Of the auxiliary task.")
+    fallback: Literal["none", "main"] = Field(
+        description="Where a data set has no auxiliary score: none masks the term, main learns the main score."
+    )
 
 
 class Train(Section):
     """Optimisation; any key here may be overridden for one variant under `variants.<name>.train`."""
 
-    optimiser: Literal["adam"]
-    learning_rate: Annotated[float, Field(gt=0, lt=1)]
-    schedule: Literal["constant", "cosine"]
-    warmup_epochs: NonNegative
-    weight_decay: Annotated[float, Field(ge=0)]
-    batch_size: Annotated[int, Field(ge=2)]
-    micro_batch: Literal["auto"] | Positive
-    epochs: Positive
-    patience: Positive | None
-    auxiliary_weight: Annotated[float, Field(ge=0)]
-    flip: bool
-    seed: NonNegative
-    device: Literal["auto", "cpu", "cuda"]
-    amp: Literal["auto", "off"]
-    compile: Literal["auto", "off"]
-    threads: Positive | None
-    select_on: Literal["validation", "test"]
+    optimiser: Literal["adam"] = Field(description="The paper's.")
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = Field(description="At its highest.")
+    schedule: Literal["constant", "cosine"] = Field(description="How the rate runs after the warm-up.")
+    warmup_epochs: NonNegative = Field(description="In which the rate rises to its highest.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(description="Of the optimiser.")
+    batch_size: Annotated[int, Field(ge=2)] = Field(description="Images a step.")
+    micro_batch: Literal["auto"] | Positive = Field(
+        description="Images a pass; auto fits the device. The gradient is the whole batch's either way."
+    )
+    epochs: Positive = Field(description="At most.")
+    patience: Positive | None = Field(
+        description="Epochs without a better validation SRCC that end a training; null: none do."
+    )
+    auxiliary_weight: Annotated[float, Field(ge=0)] = Field(description="Of the auxiliary task's loss.")
+    flip: bool = Field(description="Mirror half of the crops.")
+    seed: NonNegative = Field(description="Of prompts, order and crops.")
+    device: Literal["auto", "cpu", "cuda"] = Field(description="auto: a GPU if there is one.")
+    amp: Literal["auto", "off"] = Field(description="auto: bfloat16 on GPUs; float32 on CPUs either way.")
+    compile: Literal["auto", "off"] = Field(description="auto: torch.compile on GPUs, at a minute's start.")
+    threads: Positive | None = Field(description="Of the CPU; null: all.")
+    select_on: Literal["validation", "test"] = Field(
+        description="test reproduces a common published habit and is labelled as leaking."
+    )
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> "Train":
@@ -216,18 +246,18 @@ class Train(Section):
 class Validation(Section):
     """How the validation images are scored after each epoch."""
 
-    windows: Positive
+    windows: Positive = Field(description="Windows of each image, evenly spread.")
 
 
 class Variant(Section):
     """One model of the study by its switches."""
 
-    auxiliary: bool
-    mpa: bool
-    layer_f: bool
-    adapter: bool
-    shuffle_labels: bool
-    train: dict[str, Any]
+    auxiliary: bool = Field(description="Learn the auxiliary task, too.")
+    mpa: bool = Field(description="The auxiliary prompts come from MPA; false: they are learned freely.")
+    layer_f: bool = Field(description="Fuse the auxiliary visual prompts into the main task's.")
+    adapter: bool = Field(description="Adapt the image features.")
+    shuffle_labels: bool = Field(description="Learn scores of other images, a control that must fail.")
+    train: dict[str, Any] = Field(description="Values that replace those of section `train`.")
 
     @model_validator(mode="after")
     def _switches_fit(self) -> "Variant":
@@ -242,84 +272,68 @@ class Variant(Section):
 class LinearProbe(Section):
     """Ridge regression on frozen image features."""
 
-    alphas: Annotated[list[float], Field(min_length=1)]
+    alphas: Annotated[list[float], Field(min_length=1)] = Field(
+        description="Penalties to choose from on the validation images."
+    )
 
 
 class Handcrafted(Section):
     """Gradient boosting on hand-crafted statistics."""
 
-    learning_rate: Annotated[float, Field(gt=0)]
-    max_iterations: Positive
-    max_depth: Positive
+    learning_rate: Annotated[float, Field(gt=0)] = Field(description="Of the boosting.")
+    max_iterations: Positive = Field(description="Trees at most.")
+    max_depth: Positive = Field(description="Of a tree.")
 
 
 class Baselines(Section):
     """The baselines' own values."""
 
-    seed: NonNegative
-    clip_iqa_texts: Annotated[list[str], Field(min_length=2, max_length=2)]
-    linear_probe: LinearProbe
-    handcrafted: Handcrafted
+    seed: NonNegative = Field(description="Of the boosting.")
+    clip_iqa_texts: Annotated[list[str], Field(min_length=2, max_length=2)] = Field(
+        description="The better text, then the worse."
+    )
+    linear_probe: LinearProbe = Field(description="See LinearProbe.")
+    handcrafted: Handcrafted = Field(description="See Handcrafted.")
 
 
 class Evaluate(Section):
     """Scoring of the test images and the intervals."""
 
-    bootstrap: Annotated[int, Field(ge=100)]
-    gallery: NonNegative
-    seed: NonNegative
+    bootstrap: Annotated[int, Field(ge=100)] = Field(description="Resamples of the prompt groups for the intervals.")
+    gallery: NonNegative = Field(description="Images of each kind: best predicted, most over- and most underrated.")
+    seed: NonNegative = Field(description="Of the resamples.")
 
 
 class Params(Section):
     """All of params.yaml."""
 
-    study: Study
-    datasets: dict[Name, Dataset]
-    demo: Demo
-    split: Split
-    backbone: Backbone
-    model: Model
-    images: Images
-    targets: Targets
-    train: Train
-    validation: Validation
-    variants: dict[Name, Variant]
-    baselines: Baselines
-    evaluate: Evaluate
+    study: Study = Field(description="What is run.")
+    datasets: dict[Name, Dataset] = Field(description="Data sets to choose from, by name.")
+    demo: Demo = Field(description="The embedded data set.")
+    split: Split = Field(description="Who trains and who tests.")
+    backbone: Backbone = Field(description="The frozen towers.")
+    model: Model = Field(description="What is learned.")
+    images: Images = Field(description="From pixels to model input.")
+    targets: Targets = Field(description="The scores to learn.")
+    train: Train = Field(description="How to learn.")
+    validation: Validation = Field(description="The look at held-out images after each epoch.")
+    variants: dict[Name, Variant] = Field(description="Models to choose from, by name.")
+    baselines: Baselines = Field(description="Methods without prompts.")
+    evaluate: Evaluate = Field(description="Numbers on the test images.")
+
+    def dataset(self, name: str) -> Dataset:
+        """Return the section of one data set.
+
+        Raises:
+            ParamsError: If there is none of this name.
+        """
+        if name not in self.datasets:
+            raise ParamsError(f"section 'datasets' holds no {name!r}" + _nearest(name, list(self.datasets)))
+        return self.datasets[name]
 
     def train_for(self, variant: str) -> Train:
         """Return the training section with the variant's own overrides applied."""
         return Train.model_validate({**self.train.model_dump(), **self.variants[variant].train})
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads words as YAML 1.2 and DVC do: `1e-4` is a number, and `off` is a word, not False.
-
-    YAML 1.1 would have both the other way round, and DVC drops the quotes of `"off"` when `dvc exp run -S` writes the
-    file. It also refuses a key that stands twice, of which YAML would silently keep the last.
-    """
-
-
-_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOL, re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver(_FLOAT, re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
-
-
-def _mapping_without_repeats(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if key in seen:
-            raise ParamsError(f"key {key!r} stands twice (again in line {key_node.start_mark.line + 1}): keep one")
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats)
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
@@ -340,11 +354,13 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     if not path.is_file():
         raise ParamsError(f"{path} does not exist: run from the repository root, where params.yaml stands")
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path} is not valid YAML: {error}") from None
-    except ParamsError as error:
-        raise ParamsError(f"{path}: {error}") from None
+        raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except DuplicateKeyError as error:
+        key = re.sub(r'^found duplicate key "(.*)" with value ".*$', r"\1", str(error.problem), flags=re.S)
+        line = error.problem_mark.line + 1
+        raise ParamsError(f"{path}: key {key!r} stands twice (again in line {line}): keep one") from None
+    except (YAMLError, ValueError) as error:  # ValueError: bytes that are no UTF-8, or a date that there never was
+        raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     return parse_params(raw, str(path))
 
 
@@ -355,12 +371,15 @@ def parse_params(raw: Any, origin: str = "params.yaml") -> Params:
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
-        faults = [_fault(raw, dict(item)) for item in error.errors()]
-        raise ParamsError(f"{origin}:\n  " + "\n  ".join(faults)) from None
-    faults = _cross_faults(params)
-    if faults:
-        raise ParamsError(f"{origin}:\n  " + "\n  ".join(faults))
+        raise _refusal(origin, [_fault(raw, dict(item)) for item in error.errors()]) from None
+    if faults := _cross_faults(params):
+        raise _refusal(origin, faults)
     return params
+
+
+def _refusal(origin: str, faults: list[str]) -> ParamsError:
+    """Return the error that tells one fault in a line, and several in a line each below a heading."""
+    return ParamsError(f"{origin}: " + faults[0] if len(faults) == 1 else "\n  ".join([f"{origin}:", *faults]))
 
 
 def _nearest(word: str, known: list[str]) -> str:
@@ -370,11 +389,11 @@ def _nearest(word: str, known: list[str]) -> str:
 
 def _fault(raw: Any, item: dict[str, Any]) -> str:
     """Turn one pydantic finding into a sentence that names key, value and remedy."""
-    # pydantic marks a bad table key as `[key]`, and the branch of a choice of types as `literal[...]` or such
-    location = [part for part in item["loc"] if re.fullmatch(r"[\w.]+", str(part))]
-    key = ".".join(str(part) for part in location)
     if item["type"] == "extra_forbidden":
-        return f"unknown key {key!r}" + _nearest(str(location[-1]), _known_keys(location[:-1]))
+        *section, word = item["loc"]
+        return f"unknown key {'.'.join(map(str, item['loc']))!r}" + _nearest(str(word), _known_keys(section))
+    # pydantic marks a bad table key as `[key]`, and the branch of a choice of types as `literal[...]` or such
+    key = ".".join(str(part) for part in item["loc"] if re.fullmatch(r"[\w.]+", str(part)))
     if item["type"] == "missing":
         return f"missing key {key!r}"
     message = item["msg"].removeprefix("Value error, ")

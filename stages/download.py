@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
     params, dataset = load_params(arguments.params), arguments.dataset
-    settings, out = params.datasets[dataset], Path("data", "raw", dataset)
+    settings, out = params.dataset(dataset), Path("data", "raw", dataset)
     if settings.reader == "demo" and settings.source is None:
         with replaced_folder(out) as folder:
             demo.generate(folder, **params.demo.model_dump())

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
-    settings = load_params(arguments.params).datasets[arguments.dataset]
+    settings = load_params(arguments.params).dataset(arguments.dataset)
     out = Path("data", "prepared", arguments.dataset)
     with claim(out):  # and not a folder that replaces it: problems.csv must stay for its reader where the stage stops
         prepare(

@@ -258,10 +258,84 @@ def test_a_released_checkpoint_that_is_not_whole_is_refused(folders: Path, capsy
     assert "backbone.file is none.pt, which does not exist" in capsys.readouterr().err
 
 
-def test_help_reads_well_and_costs_no_torch() -> None:
-    code = "import sys\nfrom pipeline.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-    code += "assert not {'torch', 'pandas', 'mlflow'} & set(sys.modules)"
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["score", "~no such user/a.png", "--checkpoint", "~no such user/c"], "~no such user/c does not exist"),
+        (["compare", "a", "c"], "c has no image with a score"),
+        (["check", "table.csv"], "table.csv is no UTF-8 text"),
+        (["check", "folder"], "mos_low must hold one value in all rows"),
+        (["export", "out.txt"], "out.txt ends in '.txt': name it .pt2 (torch.export) or .onnx"),
+    ],
+)
+def test_a_users_mistake_is_one_line(
+    folders: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    for name in ("c", "folder"):
+        Path(name).mkdir()
+    Path("c/empty.png").touch()
+    Path("table.csv").write_bytes(b"\xff")
+    Path("folder/labels.csv").write_text("image,mos,mos_low,mos_high\na.png,2,1,5\nb.png,2,0,5\n")
+    if arguments[0] == "compare":
+        arguments = [*arguments, "--checkpoint", str(tiny_checkpoint), "--device", "cpu"]
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    told = [line for line in captured.err.splitlines() if line.startswith("agiqa: error: ")]
+    assert len(told) == 1
+    assert message in told[0]
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("fault", [ValueError("shapes differ"), RuntimeError("shapes differ"), KeyError("ctx")])
+def test_a_fault_of_ours_keeps_its_traceback(folders: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr("pipeline.data.prepare.check", fail)
+    with pytest.raises(type(fault)) as error:
+        main(["check", "a"])
+    assert error.value is fault
+
+
+def test_numbers_are_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("inf", "nan", "five"):
+        with pytest.raises(SystemExit) as stop:
+            main(["check", "a", "--scale", "0", text])
+        assert stop.value.code == 2
+        assert f"argument --scale: '{text}' is no number" in capsys.readouterr().err
+
+
+HEAVY = {"numpy", "torch", "pandas", "PIL", "scipy", "mlflow", "matplotlib", "pydantic"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"], ["check", "--help"], ["nonsense"]])
+def test_help_costs_nothing_that_is_slow_to_import(arguments: list[str]) -> None:
+    """Help may take a fifth of a second of the processor, which any two of HEAVY pass."""
+    code = "import runpy, sys, atexit\n"
+    code += "atexit.register(lambda: print('imported', *sys.modules))\n"
+    code += f"sys.argv[1:] = {arguments}\nrunpy.run_module('pipeline.cli', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == (2 if arguments == ["nonsense"] else 0), done.stderr
+    imported = done.stdout.splitlines()[-1].split()
+    assert imported[0] == "imported"
+    assert not HEAVY & set(imported)
+    assert {name for name in imported if name.startswith("pipeline.")} == {"pipeline.errors", "pipeline.startup"}
+
+
+def test_the_package_imports_nothing_but_itself() -> None:
+    code = "import sys; before = set(sys.modules); import pipeline; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = done.stdout.split()
+    assert "pipeline" in imported
+    assert len(imported) < 60  # of the standard library
+    assert not HEAVY & set(imported)
+
+
+def test_help_reads_well() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     for word in (
         "score",
         "rank",

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import ROOT
+from dvc.utils.serialize import parse_yaml
 
-from pipeline.params import ParamsError, load_params, parse_params
-
-ROOT = Path(__file__).resolve().parent.parent
+from pipeline.params import ParamsError, Section, load_params, parse_params
 
 
 @pytest.fixture
@@ -23,6 +23,21 @@ def test_every_ready_made_set_loads(path: Path) -> None:
     params = load_params(path)
     assert params.train.select_on == "validation"
     assert params.split.rule == "grouped"
+
+
+def test_params_yaml_is_valid() -> None:
+    """Whichever data set a user has switched to; that a clone starts with the demo is a check of CI."""
+    load_params(ROOT / "params.yaml")
+
+
+def sections(kind: type[Section] = Section) -> list[type[Section]]:
+    return [found for child in kind.__subclasses__() for found in (child, *sections(child))]
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
+def test_every_key_has_a_description(section: type[Section]) -> None:
+    for name, field in section.model_fields.items():
+        assert re.fullmatch(r"[^.].{5,110}\.", field.description or ""), name
 
 
 def test_the_full_study_has_the_papers_values() -> None:
@@ -58,6 +73,11 @@ def test_a_data_set_of_ones_own_has_labels_and_scale(raw: dict[str, Any]) -> Non
     [
         (lambda raw: put(raw, "train.lrr", 0.1), "unknown key 'train.lrr'; did you mean"),
         (lambda raw: put(raw, "train.learning_rates", 0.1), "did you mean 'learning_rate'?"),
+        (lambda raw: put(raw, "train.learning-rate", 0.1), "'train.learning-rate'; did you mean 'learning_rate'?"),
+        (
+            lambda raw: put(raw, "train.weight_decay", float("inf")),
+            "train.weight_decay = inf: input should be a finite",
+        ),
         (lambda raw: raw["train"].pop("epochs"), "missing key 'train.epochs'"),
         (lambda raw: put(raw, "train.epochs", "6"), "train.epochs = '6': input should be a valid integer"),
         (lambda raw: put(raw, "train.epochs", 0), "train.epochs = 0: input should be greater than or equal to 1"),
@@ -87,31 +107,87 @@ def test_all_faults_come_at_once(raw: dict[str, Any]) -> None:
     put(raw, "evaluate.bootstrp", 5)
     with pytest.raises(ParamsError) as error:
         parse_params(raw)
-    assert "train.epochs" in str(error.value)
-    assert "did you mean 'bootstrap'?" in str(error.value)
+    heading, *lines = str(error.value).splitlines()
+    assert heading == "params.yaml:"
+    assert [line.split(" ", 3)[2] for line in lines] == ["train.epochs", "unknown"]
+    assert lines[1] == "  unknown key 'evaluate.bootstrp'; did you mean 'bootstrap'?"
 
 
-def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
-    """YAML 1.1 would read 1e-4 as text."""
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train.epoch", 3, "params.yaml: unknown key 'train.epoch'; did you mean 'epochs'?"),
+        ("study.datasets", ["dem"], "params.yaml: study.datasets names 'dem', which section 'datasets' does not hold; "
+         "did you mean 'demo'?"),
+    ],
+)  # fmt: skip
+def test_one_fault_is_one_line(raw: dict[str, Any], key: str, value: Any, message: str) -> None:
+    put(raw, key, value)
+    with pytest.raises(ParamsError) as error:
+        parse_params(raw)
+    assert str(error.value) == message
+
+
+def test_a_data_set_is_asked_for_by_its_name(raw: dict[str, Any]) -> None:
+    params = parse_params(raw)
+    assert params.dataset("agiqa3k") == params.datasets["agiqa3k"]
+    with pytest.raises(ParamsError, match="section 'datasets' holds no 'agiqa3'; did you mean 'agiqa3k'"):
+        params.dataset("agiqa3")
+
+
+def written(tmp_path: Path, old: str, new: str) -> Path:
+    """Return params in which one place of the demo's is written otherwise."""
     text = (ROOT / "params" / "demo.yaml").read_text()
-    assert "learning_rate: 0.005" in text
-    (tmp_path / "params.yaml").write_text(text.replace("learning_rate: 0.005", "learning_rate: 5e-4"))
-    assert load_params(tmp_path / "params.yaml").train.learning_rate == 5e-4
+    assert text.count(old) == 1
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace(old, new))
+    return path
+
+
+RATE = "learning_rate: 0.005"
+
+
+@pytest.mark.parametrize("text", ["1e-4", "5E-4", "1_0e-3", "+.5", "0.5e-2", "4.e-3"])
+def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path, text: str) -> None:
+    """YAML 1.1 would read 1e-4 as text."""
+    path = written(tmp_path, RATE, f"learning_rate: {text}")
+    assert load_params(path).train.learning_rate == parse_yaml(path.read_text(), path)["train"]["learning_rate"]
+
+
+def test_the_number_that_yaml_1_1_has_for_text(tmp_path: Path) -> None:
+    assert load_params(written(tmp_path, RATE, "learning_rate: 5e-4")).train.learning_rate == 5e-4
+    with pytest.raises(ParamsError, match=r"train\.learning_rate = '1e': input should be a valid number"):
+        load_params(written(tmp_path, RATE, "learning_rate: 1e"))
+
+
+@pytest.mark.parametrize(("text", "seed"), [("010", 10), ("0o10", 8), ("0x10", 16), ("1_000", 1000)])
+def test_whole_numbers_are_those_of_yaml_1_2(tmp_path: Path, text: str, seed: int) -> None:
+    assert load_params(written(tmp_path, "  seed: 7", f"  seed: {text}")).demo.seed == seed
 
 
 def test_off_is_a_word_and_true_is_not(tmp_path: Path) -> None:
     """YAML 1.1 would read off as false; `dvc exp run -S` writes the file without quotes."""
-    text = (ROOT / "params" / "demo.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(text.replace("  amp: auto", "  amp: off"))
-    train = load_params(tmp_path / "params.yaml").train
+    train = load_params(written(tmp_path, "  amp: auto", "  amp: off")).train
     assert (train.amp, train.compile, train.flip) == ("off", "off", True)
 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
-    text = (ROOT / "params" / "demo.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(text.replace("  epochs: 4\n", "  epochs: 4\n  epochs: 7\n"))
-    with pytest.raises(ParamsError, match="key 'epochs' stands twice"):
-        load_params(tmp_path / "params.yaml")
+    path = written(tmp_path, "  epochs: 4\n", "  epochs: 4\n  epochs: 7\n")
+    line = path.read_text().splitlines().index("  epochs: 7") + 1
+    with pytest.raises(ParamsError) as error:
+        load_params(path)
+    assert str(error.value) == f"{path}: key 'epochs' stands twice (again in line {line}): keep one"
+
+
+@pytest.mark.parametrize(
+    "content", [b"a: [", b"a: \xff", b"a: 2024-13-45", b"a: \x01", b"a: !!python/object:os.system x", b"--- 1\n--- 2"]
+)
+def test_what_is_no_yaml_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ParamsError) as error:
+        load_params(path)
+    assert re.fullmatch(rf"{re.escape(str(path))} is not valid YAML: \S.*", str(error.value))
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from pipeline.code import imported
-from pipeline.params import load_params
 
 ROOT = Path(__file__).resolve().parent.parent
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -146,15 +145,6 @@ def test_every_room_has_its_test(name: str) -> None:
     package, room = dotted.rsplit(".", 1)
     found = re.search(rf"{re.escape(dotted)}\b|from {re.escape(package)} import [^\n]*\b{room}\b", test.read_text())
     assert found, f"{test.relative_to(ROOT)} never imports {dotted}"
-
-
-def test_the_default_params_are_the_demo() -> None:
-    assert (ROOT / "params.yaml").read_text() == (ROOT / "params" / "demo.yaml").read_text()
-
-
-def test_every_key_of_params_is_explained_where_it_first_stands() -> None:
-    sections = yaml.safe_load((ROOT / "params.yaml").read_text())
-    assert set(sections) == set(load_params(ROOT / "params.yaml").model_dump())
 
 
 def test_no_machine_path_registry_or_weights_in_the_repository() -> None:

@@ -58,13 +58,14 @@ def test_a_users_mistake_is_one_line_and_ours_a_traceback(raised: str, lines: li
 
 
 def test_a_stage_tells_a_misspelt_key_in_a_line(tmp_path: Path) -> None:
-    text = (ROOT / "params.yaml").read_text().replace("learning_rate:", "learning_rat:")
+    text = (ROOT / "params" / "demo.yaml").read_text().replace("learning_rate:", "learning_rat:")
     (tmp_path / "params.yaml").write_text(text)
     done = subprocess.run(
         [sys.executable, "-m", "stages.split", "--dataset", "demo", "--params", str(tmp_path / "params.yaml")],
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {tmp_path / 'params.yaml'}:")
-    assert "unknown key 'train.learning_rat'; did you mean 'learning_rate'?" in done.stderr
+    heading, *faults = done.stderr.splitlines()
+    assert heading == f"error: {tmp_path / 'params.yaml'}:"
+    assert "  unknown key 'train.learning_rat'; did you mean 'learning_rate'?" in faults
     assert "Traceback" not in done.stderr

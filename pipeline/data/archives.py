@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from pipeline.data.unpacking import ArchiveError, is_side_file, progress_bar, unpack
-from pipeline.files import replaced_folder, write_json
+from pipeline.files import expanded, replaced_folder, write_json
 
 CHECKSUMS = "checksums.json"
 _BLOCK = 1 << 20
@@ -26,7 +26,7 @@ def locate(dataset: str, source: str | None, archive: str | None, data_folder: s
         ArchiveError: If `source` or `data_folder` is given and does not exist.
     """
     if source is not None:
-        path = Path(source).expanduser()
+        path = expanded(source)
         if not path.exists():
             raise ArchiveError(
                 f"datasets.{dataset}.source is {source!r}, which does not exist: correct the path, or null"
@@ -34,7 +34,7 @@ def locate(dataset: str, source: str | None, archive: str | None, data_folder: s
         return path
     if not data_folder:
         return None
-    base = Path(data_folder).expanduser()
+    base = expanded(data_folder)
     if not base.is_dir():
         raise ArchiveError(f"AGIQA_DATA is {data_folder!r}, which is no folder: correct or unset it")
     candidates = [place / archive for place in (base, base / dataset)] if archive else []

@@ -1,4 +1,4 @@
-"""An image file of anyone's, or pixels of any kind, as RGB bytes: the same function for the study and for scoring.
+"""An image file of anyone's, or pixels of any kind, as RGB bytes: the same function for training and for scoring.
 
 Without torch: a tensor is known by its methods, so that no stage imports torch to decode.
 """
@@ -9,14 +9,13 @@ import io
 import os
 import re
 import stat
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import unquote
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from pipeline.errors import AgiqaError
 
@@ -69,7 +68,7 @@ def open_image(
     if isinstance(source, np.ndarray) or _is_tensor(source):
         return _from_array(source, max_pixels)
     if isinstance(source, Image.Image):
-        return _decoded(source, max_pixels, None)
+        return _decoded(source, max_pixels, None, ours=False)
     if isinstance(source, str | Path):
         return _from_path(Path(source), max_bytes, max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -138,7 +137,7 @@ def _formats() -> tuple[str, ...]:
 def _from_stream(stream: IO[bytes], max_pixels: int | None, name: str | None) -> np.ndarray:
     try:
         with Image.open(stream, formats=_formats()) as opened:
-            return _decoded(opened, max_pixels, name)
+            return _decoded(opened, max_pixels, name, ours=True)
     except Image.UnidentifiedImageError:
         stream.seek(0)
         raise ImageError(_what_it_is(stream.read(512)), name) from None
@@ -167,12 +166,12 @@ def _what_it_is(start: bytes) -> str:
     return "is no image in a format that is read here, or its beginning is damaged"
 
 
-def _decoded(image: Image.Image, max_pixels: int | None, name: str | None) -> np.ndarray:
+def _decoded(image: Image.Image, max_pixels: int | None, name: str | None, *, ours: bool) -> np.ndarray:
     width, height = image.size
     if max_pixels is not None and width * height > max_pixels:
         raise ImageError(f"has {width:,} x {height:,} pixels, and {max_pixels:,} are allowed in all", name)
     try:
-        return _rgb(image)
+        return _rgb(image, ours=ours)
     except Image.DecompressionBombError:
         raise
     except MemoryError:
@@ -187,24 +186,27 @@ def _damage(error: Exception) -> str:
     return f"is damaged or cut off: {type(error).__name__}: {error}"
 
 
-# How EXIF's orientations 2 to 8 turn stored pixels (H, W, 3) into what a viewer shows.
-_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.transpose(1, 0, 2),
-    6: lambda pixels: pixels[::-1].transpose(1, 0, 2),
-    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
-    8: lambda pixels: pixels[:, ::-1].transpose(1, 0, 2),
-}
+def _upright(image: Image.Image, *, ours: bool) -> Image.Image:
+    """Return a loaded PIL image as a viewer shows it; one that is `ours` is turned in place, another stays as it is."""
+    try:
+        if ours:
+            ImageOps.exif_transpose(image, in_place=True)
+        elif image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:
+        pass  # damaged EXIF data: it tells no orientation, or the pixels are turned by now and it alone is not
+    return image
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
+def _rgb(image: Image.Image, *, ours: bool) -> np.ndarray:
     """Return a PIL image's pixels, converted strip by strip: copies of a huge image would double its memory."""
-    width, height = image.size
-    if not width or not height:
+    if 0 in image.size:
         raise ImageError("has no pixel")
     image.load()
+    image = _upright(image, ours=ours)
+    width, height = image.size
     top = 65535.0
     if image.mode == "F":
         top = max(float(image.getextrema()[1]), 1.0)
@@ -213,11 +215,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
     for start in range(0, height, rows):
         strip = image.crop((0, start, width, min(start + rows, height)))
         pixels[start : start + rows] = _rgb_strip(strip, top)
-    try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # damaged EXIF data says nothing of the orientation, and a viewer shows the pixels as they are
-        turn = None
-    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+    return pixels
 
 
 def _rgb_strip(image: Image.Image, top: float) -> np.ndarray:
@@ -255,7 +253,7 @@ def _from_array(values: "np.ndarray | Tensor", max_pixels: int | None) -> np.nda
     if values.dtype != np.uint8:
         raise ImageError(f"holds {values.dtype}: give uint8, or floats in 0..1")
     if values.shape[2] == 4:
-        return _rgb(Image.fromarray(np.ascontiguousarray(values)))
+        return _rgb(Image.fromarray(np.ascontiguousarray(values)), ours=True)
     return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
 
 

@@ -1,6 +1,6 @@
 """The embedded demo data set: drawn scenes with captions, imperfect 'generators', and simulated raters.
 
-Lives here so that the whole study runs offline on data the project makes itself. What is drawn stands in `scenes`; here
+Lives here so that a whole study runs offline on data the project makes itself. What is drawn stands in `scenes`; here
 are the flaws, the raters and the files.
 """
 
@@ -380,7 +380,7 @@ def generate(
         progress: Whether to show a progress bar on stderr.
 
     Raises:
-        ValueError: If prompts < 1, size < 64, or a generator is unknown, repeated or missing.
+        AgiqaError: If prompts < 1, size < 64, or a generator is unknown, repeated or missing.
     """
     if prompts < 1:
         raise AgiqaError(f"prompts is {prompts}; the demo needs at least 1")

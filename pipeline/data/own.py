@@ -186,9 +186,14 @@ def _own_files(names: pd.Series, folder: Path, base: Path) -> tuple[dict[int, st
             wrong[row] = "no image is named"
             continue
         path = base / name.replace("\\", "/")
-        if not path.resolve().is_relative_to(inside):
+        try:
+            is_inside, is_file = path.resolve().is_relative_to(inside), path.is_file()
+        except (OSError, ValueError, RuntimeError):  # too long, a zero byte, or links that lead in a circle
+            wrong[row] = f"{name!r} cannot be opened as a path"
+            continue
+        if not is_inside:
             wrong[row] = f"{name} lies outside the data set's folder: name images relative to the CSV"
-        elif path.is_file():
+        elif is_file:
             files[row] = path.resolve().relative_to(inside).as_posix()
         elif len(found := known.get(name, [])) == 1:
             files[row] = found[0].relative_to(folder).as_posix()

@@ -3,11 +3,14 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.data.labels import IMAGE_SUFFIXES, DatasetError, Labels
+
+_TEXTS = ("name", "Image", "prompt", "Prompt", "generator")
 
 
 def _only(folder: Path, name: str) -> Path:
@@ -20,15 +23,36 @@ def _only(folder: Path, name: str) -> Path:
     return found[0]
 
 
+def _opened(read: Callable[[], Any], path: Path) -> Any:
+    """Return what `read` makes of a file; whatever libraries raise of a damaged one becomes one kind of error."""
+    try:
+        return read()
+    except OSError:
+        raise
+    except Exception as error:
+        raise DatasetError(f"{path} is damaged, or not what its name says: {type(error).__name__}: {error}") from error
+
+
 def _table(path: Path, columns: list[str]) -> pd.DataFrame:
-    table = pd.read_excel(path) if path.suffix == ".xlsx" else pd.read_csv(path)
+    """Return a table with whole text columns and numbers in all others, which may be missing."""
+    read = pd.read_excel if path.suffix.lower() == ".xlsx" else pd.read_csv
+    table = _opened(lambda: read(path), path)
     missing = [column for column in columns if column not in table]
     if missing:
         raise DatasetError(f"{path} lacks column {missing[0]!r}; it has {', '.join(map(str, table.columns))}")
-    texts = ("name", "Image", "prompt", "Prompt")
     for column in columns:
-        if column in texts and table[column].isna().any():
-            raise DatasetError(f"{path}: row {int(np.flatnonzero(table[column].isna())[0]) + 2} has no {column}")
+        empty = table[column].isna()
+        if column in _TEXTS:
+            if empty.any():
+                raise DatasetError(f"{path}: row {int(np.flatnonzero(empty)[0]) + 2} has no {column}")
+            continue
+        numbers = pd.to_numeric(table[column], errors="coerce")
+        if (strange := numbers.isna() & ~empty).any():
+            row = int(np.flatnonzero(strange)[0])
+            raise DatasetError(
+                f"{path}: row {row + 2} has the {column} {table[column].iloc[row]!r}, which is no number"
+            )
+        table[column] = numbers
     return table
 
 
@@ -171,7 +195,7 @@ def _read_aigciqa2023(folder: Path) -> Labels:
 def _matrix(path: Path) -> np.ndarray:
     from scipy.io import loadmat
 
-    content = loadmat(path)
+    content = _opened(lambda: loadmat(path), path)
     if "MOSz" not in content or content["MOSz"].size != _AIGCIQA_COUNT:
         found = {key: value.shape for key, value in content.items() if not key.startswith("__")}
         raise DatasetError(f"{path} must hold MOSz with {_AIGCIQA_COUNT} scores; it holds {found}")
@@ -181,17 +205,18 @@ def _matrix(path: Path) -> np.ndarray:
 def _aigciqa_prompts(folder: Path, tables: list[Path], notes: list[str]) -> list[str]:
     count = _AIGCIQA_PER_GENERATOR // _AIGCIQA_PER_PROMPT
     if tables:
-        table = _table(tables[0], ["name", "prompt"]).assign(
-            number=lambda t: t["name"].str.split(".").str[0].astype(int)
-        )
-        by_index = table.groupby(table["number"] % _AIGCIQA_PER_GENERATOR // _AIGCIQA_PER_PROMPT)["prompt"]
+        table = _table(tables[0], ["name", "prompt"])
+        number = table["name"].astype(str).str.extract(r"^(\d+)\.")[0]
+        if number.isna().any():
+            raise DatasetError(f"{tables[0]}: {table.loc[number.isna(), 'name'].iloc[0]!r} is not named <number>.png")
+        by_index = table.groupby(number.astype(int) % _AIGCIQA_PER_GENERATOR // _AIGCIQA_PER_PROMPT)["prompt"]
         unequal = by_index.nunique()
         if (unequal != 1).any():
             raise DatasetError(f"{tables[0]}: prompt {int(unequal.index[unequal != 1][0])} has several texts")
         return by_index.first().astype(str).tolist()
     sheets = sorted(path for path in folder.rglob("*.xlsx") if path.name.lower() == "aigciqa2023_prompts.xlsx")
     if sheets:
-        table = pd.read_excel(sheets[0], header=None)  # the file has no header row
+        table = _opened(lambda: pd.read_excel(sheets[0], header=None), sheets[0])  # the file has no header row
         if len(table) != count:
             raise DatasetError(f"{sheets[0]} has {len(table)} rows, not {count} prompts")
         return table.iloc[:, -1].astype(str).tolist()

@@ -76,7 +76,7 @@ def split_round(
     Raises:
         SplitError: If a subset would be empty.
 
-    Source: the 80/20 split by prompt of the paper's lineage; validation groups carved out of train are this study's
+    Source: the 80/20 split by prompt of the paper's lineage; validation groups carved out of train are this project's
         addition, so that the test set picks nothing.
     """
     if rule not in ("grouped", "random"):
@@ -144,13 +144,13 @@ def audit_rounds(
         settings: test_fraction, validation_fraction and seed, as `split_round`.
 
     Raises:
-        SplitError: If a grouped split shares anything at all: that would be a fault of this program.
+        RuntimeError: If a grouped split shares anything at all: that would be a fault of this program.
     """
     groups = find_groups(manifest)
     rounds = {str(number): audit(manifest, split) for number, split in splits.items()}
     leaking = any(value for counts in rounds.values() for key, value in counts.items() if "shared" in key)
     if rule == "grouped" and leaking:
-        raise SplitError(f"the grouped split of {dataset} shares prompts or images between its subsets: {rounds}")
+        raise RuntimeError(f"the grouped split of {dataset} shares prompts or images between its subsets: {rounds}")
     random = {}
     for number in splits:
         drawn = audit(manifest, split_round(manifest, groups, number, rule="random", **settings))

@@ -1,12 +1,13 @@
 """What a long scoring has done so far, so that it goes on where it was killed."""
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import lock_descriptor
 
 from pipeline.errors import AgiqaError
 from pipeline.scoring.gather import Item
@@ -54,11 +55,9 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._stream: IO[bytes] = path.open("a+b")
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not lock_descriptor(self._stream.fileno(), blocking=False):  # the system unlocks it when a run is killed
             self._stream.close()
-            raise JournalError(f"{path}: another run writes to the same output; wait for it") from None
+            raise JournalError(f"{path}: another run writes to the same output; wait for it")
         self._rows: dict[tuple[str, tuple[int, int] | None], Row] = {}
         head = {"journal": 1, "settings": dict(settings)}
         good = self._read(head)

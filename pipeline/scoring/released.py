@@ -88,7 +88,7 @@ _TOKENS = ("token_prefix", "token_suffix")
 
 
 def fetch_release(folder: Path) -> Path:
-    """Download the released checkpoint from Google Drive into `folder`, unless it is there; a broken download goes on.
+    """Download what DCMPLN's authors released into `folder`, unless it is there; a broken download goes on.
 
     Raises:
         ArchiveError: If it cannot be downloaded; says where to get it by hand.
@@ -127,7 +127,7 @@ def _parts(path: Path) -> dict[str, dict[str, Tensor]]:
         raise CheckpointError(f"{path} is not a plain torch state dict: {error}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(f"{path} is not a plain torch state dict of tensors")
     for prefix in _PREFIXES:
         state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -196,7 +196,7 @@ def load_released(files: Sequence[Path], model: DCMPLN) -> list[str]:
 def import_release(
     files: Sequence[Path], out: Path, backbone: Backbone, *, dataset: str, scale: tuple[float, float]
 ) -> list[str]:
-    """Turn published prompts into a checkpoint that scores as the published code does.
+    """Turn prompts that CLIP-AGIQA's code saved into a checkpoint of ours that scores as that code does.
 
     Args:
         files: As `read_released`.
@@ -215,12 +215,13 @@ def import_release(
         raise CheckpointError(f"the scale is {scale[0]:g} to {scale[1]:g}: give the lowest MOS, then the highest")
     parts = read_released(files)
     prompts = next(iter(parts.values()))
+    context = prompts.get("ctx")
     model = DCMPLN(
         backbone,
         mpa=False,
         adapter=False,
         prompt_depth=sum(key.startswith("prompts_vis.") for key in prompts) or 12,
-        prompt_length=len(prompts["ctx"]),
+        prompt_length=len(context) if context is not None and context.ndim and len(context) else 8,
         main_texts=TEXTS,
     )
     unused = load_released(files, model)

@@ -6,7 +6,7 @@
     scores = scorer.score(["one.png", "two.jpg"], quality_maps=True)
 
 A checkpoint says by itself which towers, windows and texts it needs and on which scale its scores are, so that nothing
-else of the study must be at hand but the towers' weights.
+else of what trained it must be at hand but the towers' weights.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pipeline.data.decoding import MOST_PIXELS, ImageError, open_image
 from pipeline.errors import AgiqaError
+from pipeline.files import expanded
 from pipeline.layout import repository_root
 from pipeline.model.checkpoint import load_checkpoint, read_record
 from pipeline.model.folded import SCORING_BATCH, FoldedScorer, lay_out, quantise, window_scores
@@ -164,15 +165,26 @@ class Scorer:
             map_side: Longest side of a map: of a larger image it holds every n-th row and column, with the least n that
                 suffices. None: every pixel.
             batch: Windows a forward pass; None takes what suits the device.
+
+        Raises:
+            ScoringError: If the memory does not suffice for so many windows.
         """
         batch = batch or SCORING_BATCH[self.device.type]
         group: list[np.ndarray] = []
         held = 0
 
         def results() -> deque[tuple[float, np.ndarray | None]]:
-            found = window_scores(
-                self.folded, group, self.rule, device=self.device, batch=batch, autocast=self.autocast
-            )
+            try:
+                found = window_scores(
+                    self.folded, group, self.rule, device=self.device, batch=batch, autocast=self.autocast
+                )
+            except (MemoryError, RuntimeError) as error:
+                if not _lacks_memory(error):
+                    raise
+                raise ScoringError(
+                    f"the memory of the {self.device.type} does not suffice for {batch} windows a forward pass: ask "
+                    "for a smaller batch"
+                ) from error
             drawn = [self._map(*pair, map_side) if quality_maps else None for pair in zip(found, group, strict=True)]
             group.clear()
             return deque(zip((float(scores.mean()) for scores in found), drawn, strict=True))
@@ -214,12 +226,12 @@ def load_scorer(
     """Load a scorer.
 
     Args:
-        checkpoint: A checkpoint file; an MLflow URI (`models:/...` or `runs:/...`); `auto` for the champion of this
-            study, or `auto:<data set>` where the study has several data sets.
+        checkpoint: A checkpoint file; an MLflow URI (`models:/...` or `runs:/...`); `auto` for the champion among the
+            runs under `root`, or `auto:<data set>` where they are of several data sets.
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
         backbone_file: The towers' weights, where they lie elsewhere than the checkpoint says.
-        root: Folder of the study, with `runs/` and MLflow's store; None takes the working folder, or this repository
-            if the working folder has no study.
+        root: Of a repository, with `runs/` and MLflow's store; None takes the working folder, or the repository that
+            this code lies in if the working folder has neither.
         bfloat16: Run the image tower in bfloat16: faster on GPUs, and scores drift in the third decimal.
         int8: Run the image tower in int8: faster on CPUs with int8 units, and scores drift in the third decimal; they
             depend a little on what is scored in the same forward pass, too.
@@ -256,9 +268,9 @@ def find_checkpoint(checkpoint: str | Path, root: str | Path | None = None) -> P
     if text.startswith(("models:/", "runs:/")):
         try:
             return fetch_checkpoint(text, base)
-        except ValueError as error:
+        except AgiqaError as error:
             raise ScoringError(str(error)) from error
-    return Path(checkpoint).expanduser()
+    return expanded(checkpoint)
 
 
 def _root(root: str | Path | None) -> Path:
@@ -266,6 +278,11 @@ def _root(root: str | Path | None) -> Path:
         return Path(root).resolve()
     here = repository_root()
     return here if (here / "runs").is_dir() or (here / "mlflow.db").is_file() else REPOSITORY
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Return whether memory ran out, which torch's allocator of the CPU tells in its words alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _device(device: str) -> torch.device:

@@ -9,6 +9,8 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
+from pipeline.errors import AgiqaError
+
 SCALES = (1, 2, 4)
 _DIRECTIONS = ("right", "down", "falling", "rising")
 _CHANNELS = ("luma", "red_green", "yellow_blue", "saturation")
@@ -37,14 +39,14 @@ def features(pixels: np.ndarray) -> np.ndarray:
         Statistics in the order of NAMES, shape (len(NAMES),), float64, all finite.
 
     Raises:
-        ValueError: If the image is smaller.
+        AgiqaError: If the image is smaller.
 
     Source: mean-subtracted contrast-normalised coefficients and their neighbour products after BRISQUE (Mittal,
         Moorthy, Bovik, IEEE TIP 2012), with moments in place of fitted distributions; colourfulness after Hasler and
         Suesstrunk (SPIE 2003). The set as a whole is this study's own.
     """
     if min(pixels.shape[:2]) < 16:
-        raise ValueError(f"image of {pixels.shape[1]}x{pixels.shape[0]} pixels: the statistics need 16 a side")
+        raise AgiqaError(f"image of {pixels.shape[1]}x{pixels.shape[0]} pixels: the statistics need 16 a side")
     rgb = pixels.astype(np.float32) / 255
     luma = rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     found: list[float] = []

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image, ImageOps, features
+from PIL import ExifTags, Image, features
 
 from pipeline.data import decoding
 from pipeline.data.decoding import ImageError, image_size, open_image
@@ -166,14 +166,53 @@ def encoded(image: Image.Image, form: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientations_are_those_of_a_viewer(orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+# What EXIF's orientations say, after its standard: where the stored rows and columns are to be seen.
+SEEN = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: np.rot90(stored),
+}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "1", "I;16"])
+@pytest.mark.parametrize("orientation", SEEN)
+def test_orientations_are_those_of_a_viewer(orientation: int, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "STRIP_PIXELS", 100)  # several strips
+    if mode == "I;16":
+        stored = Image.fromarray(picture()[..., 0].astype(np.uint16) * 257)
+    else:
+        stored = Image.fromarray(picture()).convert(mode)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
+    content = encoded(stored, "PNG", exif=exif)
+    seen = open_image(content)
+    np.testing.assert_array_equal(seen, SEEN[orientation](open_image(encoded(stored, "PNG"))))
+    assert seen.flags.c_contiguous
+    with Image.open(io.BytesIO(content)) as theirs:
+        before = theirs.copy()
+        np.testing.assert_array_equal(open_image(theirs), seen)
+        assert theirs.copy() == before  # the caller's own image stays as it is
+
+
+def test_damaged_exif_data_turns_an_image_where_it_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
     content = encoded(Image.fromarray(picture()), "PNG", exif=exif)
-    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))))
-    np.testing.assert_array_equal(open_image(content), expected)
+
+    def fail(*_: object) -> None:
+        raise ValueError("damaged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Exif, "tobytes", fail)  # it can be read, but not be written anew
+        np.testing.assert_array_equal(open_image(content), SEEN[6](picture()))
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    for source in (content, Image.fromarray(picture())):
+        np.testing.assert_array_equal(open_image(source), picture())
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM"])

@@ -1,8 +1,5 @@
 """Many files: nothing depends on what was decoded ahead, on bad neighbours, or on a run that broke."""
 
-import io
-import json
-import re
 import weakref
 from pathlib import Path
 
@@ -10,20 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import load_scorer
 from pipeline.scoring import batch
 from pipeline.scoring.batch import score_files
 from pipeline.scoring.gather import Item
-from pipeline.scoring.journal import Journal, JournalError, Row
-from pipeline.scoring.maps import draw_map
+from pipeline.scoring.journal import Journal
 from pipeline.scoring.scorer import Scorer
 
 SETTINGS = {"checkpoint": "abc"}
-
-
-@pytest.fixture(scope="module")
-def scorer(tiny_checkpoint: Path) -> Scorer:
-    return load_scorer(tiny_checkpoint, device="cpu")
 
 
 @pytest.fixture
@@ -98,49 +88,12 @@ def test_finished_blocks_are_not_scored_again_unless_a_file_changed(
     assert [row.image for row, old in zip(again, first, strict=True) if row != old] == ["05.png"]
 
 
-def test_a_journal_belongs_to_one_run(in_tmp: Path) -> None:
-    journal = Journal(Path("j"), SETTINGS)
-    with pytest.raises(JournalError, match="another run writes to the same output"):
-        Journal(Path("j"), SETTINGS)
-    journal.add([Row("a.png", error="x")], [None])
-    journal.close(delete=False)
-    with pytest.raises(JournalError, match="holds an unfinished run with another checkpoint or other settings"):
-        Journal(Path("j"), {"checkpoint": "def"})
-    journal = Journal(Path("j"), SETTINGS)
-    assert journal.rows_of([Item("a.png")]) == [Row("a.png", error="x")]
-    journal.close(delete=True)
-
-
 def test_maps_are_drawn_beside_each_other_under_their_folders(scorer: Scorer, items: list[Item]) -> None:
     Path("deep").mkdir()
     Image.new("RGB", (50, 40)).save("deep/00.png")
     rows = list(score_files(scorer, [items[0], items[3], Item("deep/00.png")], maps=Path("maps")))
     assert [row.quality_map for row in rows] == ["maps/00.png.png", None, "maps/deep/00.png.png"]
     assert all(Path(row.quality_map).is_file() for row in rows if row.quality_map)
-
-
-def test_a_maps_colours_run_from_its_worst_to_its_best(scorer: Scorer) -> None:
-    drawn = np.full((100, 300), 0.25, np.float32)
-    drawn[:, 200:] = 0.75
-    drawn[:, :10] = np.nan
-    whole = np.asarray(Image.open(io.BytesIO(draw_map(np.zeros((100, 300, 3), np.uint8), drawn, scorer.to_mos))))
-    assert whole.shape == (128, 300, 3)
-    assert (whole[50, 5] == 0).all()  # no window reaches there
-    assert whole[50, 100].argmax() == 2  # the dark end of viridis is blue
-    assert whole[50, 250, 0] > 100 > whole[50, 250, 2]  # its bright end yellow
-
-
-def test_the_journal_takes_any_name(in_tmp: Path) -> None:
-    journal = Journal(Path("j"), SETTINGS)
-    row = Row("a\udcff\n.png", 1.0, 0.1, 3, 4)
-    journal.add([row], [None])
-    journal.close(delete=False)
-    lines = Path("j").read_bytes().splitlines()
-    assert [list(json.loads(line)) for line in lines] == [["journal", "settings"], ["rows", "states"]]
-    journal = Journal(Path("j"), SETTINGS)
-    assert journal.rows_of([Item(row.image)]) == [row]
-    journal.close(delete=False)
-    assert re.fullmatch(rb"[ -~\n]+", Path("j").read_bytes())
 
 
 def test_a_huge_image_is_gone_before_the_next_is_opened(

@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline import load_scorer
 from pipeline.scoring.compare import compare, rank
 from pipeline.scoring.journal import Row
 from pipeline.scoring.output import OutputError, check_target, summary, write_comparison, write_ranks, write_scores
@@ -22,11 +21,6 @@ ROWS = [
     Row("d.png", 5.0, 1.0, 10, 10),
 ]
 LABEL = "dcmpln trained on photos: quality, MOS 1 to 5; backbone tiny-vit (random weights)"
-
-
-@pytest.fixture(scope="module")
-def scorer(tiny_checkpoint: Path) -> Scorer:
-    return load_scorer(tiny_checkpoint, device="cpu")
 
 
 def check_records(records: list[dict[str, object]]) -> None:

@@ -119,10 +119,14 @@ def test_files_that_are_no_release_are_refused(tiny_backbone: Backbone, files: l
     (tmp_path / "page.pth").write_bytes(b"<html>")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
     torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({7: torch.zeros(1)}, tmp_path / "numbered.pth")
+    torch.save({"prompt_learner_tar.prompts_vis.0": torch.zeros(LENGTH, IMAGE)}, tmp_path / "bare.pth")
     for paths, message in {
         (tmp_path / "none.pth",): "none.pth does not exist",
         (tmp_path / "page.pth",): "page.pth is not a plain torch state dict",
         (tmp_path / "list.pth",): "list.pth is not a plain torch state dict of tensors",
+        (tmp_path / "numbered.pth",): "numbered.pth is not a plain torch state dict of tensors",
+        (tmp_path / "bare.pth",): "the target part lacks 3 tensors: ctx, proj.weight, proj.bias",
         (tmp_path / "other.pth",): "other.pth holds no prompts of CLIP-AGIQA's layout (such as `ctx`); it holds weight",
         (files[0], files[0]): "holds the auxiliary prompts, and so does a file before it",
     }.items():

@@ -18,6 +18,7 @@ from PIL import Image
 import pipeline
 from pipeline import load_scorer
 from pipeline.data.decoding import ImageError
+from pipeline.errors import AgiqaError
 from pipeline.model.backbone import BackboneError
 from pipeline.model.checkpoint import CheckpointError
 from pipeline.model.folded import image_scores, quality_map
@@ -25,11 +26,6 @@ from pipeline.model.windows import WindowRule
 from pipeline.scoring.scorer import Scorer, ScoringError
 
 RULE = WindowRule(32, 24, "all", "clip", mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
-
-
-@pytest.fixture(scope="module")
-def scorer(tiny_checkpoint: Path) -> Scorer:
-    return load_scorer(tiny_checkpoint, device="cpu")
 
 
 def pictures(count: int = 5) -> list[np.ndarray]:
@@ -151,3 +147,27 @@ def test_int8_stays_close_and_is_refused_beside_bfloat16(tiny_checkpoint: Path, 
     assert 0 < np.abs(exact - found).max() < 0.01
     with pytest.raises(ScoringError, match="int8 is for CPUs and goes without bfloat16"):
         load_scorer(tiny_checkpoint, device="cpu", int8=True, bfloat16=True)
+
+
+@pytest.mark.parametrize("raised", [MemoryError(), torch.OutOfMemoryError("tried to allocate"), None])
+def test_a_batch_beyond_the_memory_is_told(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, raised: Exception | None
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        if raised is None:
+            torch.empty(2**60)  # as torch itself says it
+        raise raised
+
+    monkeypatch.setattr("pipeline.scoring.scorer.window_scores", fail)
+    with pytest.raises(ScoringError, match="the memory of the cpu does not suffice for 7 windows a forward pass: ask"):
+        scorer.score(pictures(), batch=7)
+
+
+def test_a_fault_of_ours_while_scoring_stays_one(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("pipeline.scoring.scorer.window_scores", fail)
+    with pytest.raises(RuntimeError, match="shapes differ") as error:
+        scorer.score(pictures())
+    assert not isinstance(error.value, AgiqaError)
