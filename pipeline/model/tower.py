@@ -26,7 +26,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from pipeline.errors import AgiqaError
 from pipeline.model.backbone import Backbone, LayerWeights
-from pipeline.model.linear import frozen_linear, pack
+from pipeline.model.linear import frozen_linear, int8_linear, pack
 
 QUICK = 1.702
 
@@ -123,11 +123,11 @@ class _Int8Layer(_Layer):
     else is scored in the same pass.
     """
 
-    def __init__(self, weights: LayerWeights) -> None:
+    def __init__(self, weights: LayerWeights, bits: int) -> None:
         super().__init__(weights)
         width, everything = self.width, slice(None)
         self._packed = {
-            (name, *_ends(rows)): pack(getattr(self, f"{name}_weight")[rows], getattr(self, f"{name}_bias")[rows])
+            (name, *_ends(rows)): pack(getattr(self, f"{name}_weight")[rows], getattr(self, f"{name}_bias")[rows], bits)
             for name, rows in [
                 ("attention_in", everything), ("attention_in", slice(0, width)),
                 ("attention_out", everything), ("expand", everything), ("contract", everything),
@@ -135,16 +135,7 @@ class _Int8Layer(_Layer):
         }  # fmt: skip
 
     def _map(self, name: str, x: Tensor, rows: slice = slice(None)) -> Tensor:
-        packed, scales, zeros, bias = self._packed[(name, *_ends(rows))]
-        flat = x.reshape(-1, x.shape[-1])
-        low, high = (float(end) for end in flat.aminmax())
-        scale = max(max(high, 0.0) - min(low, 0.0), 1e-12) / 255
-        zero = round(-min(low, 0.0) / scale)
-        small = flat.mul(1 / scale).round_().add_(zero).clamp_(0, 255).to(torch.uint8)
-        found = torch.ops.onednn.qlinear_pointwise(
-            small, scale, zero, packed, scales, zeros, bias, 1.0, 0, torch.float32, "none", [], ""
-        )
-        return found.view(*x.shape[:-1], -1)
+        return int8_linear(x, self._packed[(name, *_ends(rows))])
 
 
 def _ends(rows: slice) -> tuple[int | None, int | None]:
@@ -167,29 +158,30 @@ class FastTower(nn.Module):
     Source: equal to `Backbone.encode_image` up to float rounding.
     """
 
-    def __init__(self, backbone: Backbone, *, int8: bool = False) -> None:
+    def __init__(self, backbone: Backbone, *, weight_bits: int | None = None) -> None:
         """Fold the tower's weights.
 
         Args:
             backbone: Its image tower is copied.
-            int8: Hold and apply the layers' matrices in int8: for scoring on a CPU, and not exact.
+            weight_bits: Hold and apply the layers' matrices in int8, of so many bits (see `pipeline.model.linear`): for
+                scoring on a CPU, and not exact. None keeps float32.
 
         Raises:
-            ValueError: If the tower's layers are not CLIP's plain ones (see `fast_tower`), or int8 is asked for on a
-                GPU or in a torch without oneDNN.
+            AgiqaError: If the tower's layers are not CLIP's plain ones (see `fast_tower`), or int8 is asked for on a
+                GPU.
         """
         super().__init__()
         weights = backbone.image_tower()
-        if int8 and not torch.backends.mkldnn.is_available():
-            raise AgiqaError("int8 needs a torch with oneDNN, which this one is built without: score in float32")
-        if int8 and backbone.logit_scale.device.type != "cpu":
+        if weight_bits is not None and backbone.logit_scale.device.type != "cpu":
             raise AgiqaError(
                 f"int8 is for CPUs, and the backbone is on {backbone.logit_scale.device}: use bfloat16 there"
             )
         if weights is None:
             raise AgiqaError(f"the image tower of {backbone.name} has layers that cannot be folded")
         with torch.no_grad():
-            self.layers = nn.ModuleList((_Int8Layer if int8 else _Layer)(layer) for layer in weights.layers)
+            self.layers = nn.ModuleList(
+                _Layer(layer) if weight_bits is None else _Int8Layer(layer, weight_bits) for layer in weights.layers
+            )
             flat = weights.patches.flatten(1)  # (D, 3 P P)
             for name, tensor in {
                 "patches": flat,

@@ -11,6 +11,7 @@ from pipeline.model import folded
 from pipeline.model.backbone import Backbone
 from pipeline.model.dcmpln import DCMPLN
 from pipeline.model.folded import fold, image_scores, lay_out, quality_map, quantise, window_scores
+from pipeline.model.linear import int8_bits
 from pipeline.model.windows import WindowRule, cut, normalise, spread, window_origins
 
 RULE = WindowRule(32, 24, "all", "clip", mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
@@ -139,13 +140,16 @@ def test_a_quality_map_is_the_mean_over_the_windows_of_a_pixel(tiny_backbone: Ba
         np.testing.assert_allclose(lay_out(scores, 70, 90, rule, step), expected[::step, ::step], atol=1e-6)
 
 
+@pytest.mark.parametrize("bits", [8, 7])
 @pytest.mark.parametrize("depth", [1, 3])
-def test_int8_drifts_little_and_ranks_alike(tiny_backbone: Backbone, depth: int) -> None:
+def test_int8_drifts_little_and_ranks_alike(tiny_backbone: Backbone, depth: int, bits: int) -> None:
+    if bits > int8_bits():
+        pytest.skip("products of eight bits saturate on this processor")
     torch.manual_seed(0)
     scorer = fold(DCMPLN(tiny_backbone, prompt_depth=depth, prompt_length=2))
     generator = np.random.default_rng(0)
     images = [(generator.integers(0, 256, (40, 48, 3)) * level).astype(np.uint8) for level in np.linspace(0.1, 1, 24)]
-    exact, found = (image_scores(one, images, len(images), RULE) for one in (scorer, quantise(scorer)))
+    exact, found = (image_scores(one, images, len(images), RULE) for one in (scorer, quantise(scorer, bits)))
     assert 0 < np.abs(exact - found).max() < 0.01
     assert spearmanr(exact, found).statistic > 0.98
     np.testing.assert_array_equal(image_scores(scorer, images, len(images), RULE), exact)  # it is left as it was

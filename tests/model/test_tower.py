@@ -10,7 +10,6 @@ import torch
 from pipeline.model.backbone import Backbone
 from pipeline.model.dcmpln import DCMPLN, Constants
 from pipeline.model.folded import fold, image_scores
-from pipeline.model.linear import frozen_linear
 from pipeline.model.loading import load_backbone
 from pipeline.model.tower import FastTower
 from pipeline.model.windows import WindowRule, cut, normalise, window_origins
@@ -136,22 +135,6 @@ def test_both_passes_of_a_training_step_trace_without_a_break(tiny_backbone: Bac
     found = torch.compile(score_tasks, backend="eager", fullgraph=True)(model, tower, images, *expected)
     expected = score_tasks(model, tower, images, *expected)
     torch.testing.assert_close(tuple(found), tuple(expected), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("shape", [(6, 12), (4, 7, 12), (0, 12)])
-@pytest.mark.parametrize("biased", [True, False])
-def test_a_frozen_linear_map_and_its_gradient_are_torchs(shape: tuple[int, ...], biased: bool) -> None:
-    torch.manual_seed(0)
-    weight, bias = torch.randn(20, 12)[4:], torch.randn(16) if biased else None
-    ends = []
-    for linear in (frozen_linear, torch.nn.functional.linear):
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
-        found = linear(x[::2], weight, bias)  # not contiguous
-        found.square().sum().backward()
-        ends.append((found, x.grad))
-    torch.testing.assert_close(*ends, atol=1e-5, rtol=1e-5)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert frozen_linear(torch.randn(shape), weight, bias).dtype == torch.bfloat16
 
 
 def test_one_task_alone(tiny_backbone: Backbone) -> None:
