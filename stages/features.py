@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from pipeline.data.pixels import open_prepared
 from pipeline.files import write_atomically
-from pipeline.model.dcmpln import antonym_score
+from pipeline.model.dcmpln import score_features
 from pipeline.model.folded import image_scores
 from pipeline.params import load_params
 from pipeline.study import build
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def features_and_score(windows: Tensor) -> Tensor:  # (N, 3, H, W) -> (N, E + 1)
         features = backbone.encode_image(windows)
-        return torch.cat([features, antonym_score(features, texts, backbone.logit_scale)[:, None]], dim=1)
+        return torch.cat([features, score_features(features, texts, backbone.logit_scale)[:, None]], dim=1)
 
     found = image_scores(
         features_and_score, (pack[row] for row in range(len(pack))), len(pack), rule, device=device,

@@ -53,7 +53,7 @@ def test_features_equal_the_plain_tower(tmp_path: Path, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(3, 3, backbone.image_size, backbone.image_size, generator=generator)
     prompts = torch.randn(2, depth, length, backbone.image_width, generator=generator)
-    tower = FastTower(backbone)
+    tower = FastTower(backbone.image_tower())
     tokens = tower.tokens(tower.embed(images))
     with torch.no_grad():
         found = tower(tokens, prompts)
@@ -72,7 +72,7 @@ def test_windows_share_patches_exactly(tmp_path: Path, seed: int) -> None:
     stride = int(draw.choice([backbone.patch_size, 2 * backbone.patch_size, 5]))
     rule = WindowRule(size, stride, "all", "clip", mean=(0.5,) * 3, std=(0.25,) * 3)
     origins = window_origins(*pixels.shape[:2], rule)
-    tower = FastTower(backbone)
+    tower = FastTower(backbone.image_tower())
     image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
     windows = torch.from_numpy(cut(pixels, origins, size)).permute(0, 3, 1, 2).float() / 255
     torch.testing.assert_close(
@@ -95,7 +95,7 @@ def test_scores_and_gradients_equal_the_plain_models(tmp_path: Path, seed: int, 
         return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
 
     plain = model(images)
-    fast = score_tasks(model, FastTower(backbone), images, *model.constants())
+    fast = score_tasks(model, FastTower(backbone.image_tower()), images, *model.constants())
     for one, other in zip(plain, fast, strict=True):
         torch.testing.assert_close(other, one, atol=1e-5, rtol=0)
     expected, found = gradients(plain), gradients(fast)
@@ -127,7 +127,7 @@ def test_both_passes_of_a_training_step_trace_without_a_break(tiny_backbone: Bac
     """What torch.compile makes of them on a GPU is one graph; here only the tracing is tried, without a compiler."""
     torch.manual_seed(0)
     model = DCMPLN(tiny_backbone, prompt_depth=3, prompt_length=2)
-    images, tower = torch.randn(2, 3, 32, 32), FastTower(tiny_backbone)
+    images, tower = torch.randn(2, 3, 32, 32), FastTower(tiny_backbone.image_tower())
     expected = [Constants(*(part.detach() for part in task)) for task in model.constants()]
     traced = torch.compile(model.constants, backend="eager", fullgraph=True)()
     for task, plain in zip(traced, expected, strict=True):
@@ -140,14 +140,14 @@ def test_both_passes_of_a_training_step_trace_without_a_break(tiny_backbone: Bac
 def test_one_task_alone(tiny_backbone: Backbone) -> None:
     model = DCMPLN(tiny_backbone, auxiliary=False, mpa=False, layer_f=False, prompt_depth=2)
     images = torch.randn(2, 3, 32, 32)
-    found = score_tasks(model, FastTower(tiny_backbone), images, *model.constants())
+    found = score_tasks(model, FastTower(tiny_backbone.image_tower()), images, *model.constants())
     torch.testing.assert_close(found.main, model(images)[0], atol=1e-5, rtol=0)
     assert found.auxiliary is None
 
 
 def test_the_real_size(vit_b_32: Backbone) -> None:
     images, prompts = torch.randn(1, 3, 224, 224), 0.02 * torch.randn(1, 12, 8, 768)
-    tower = FastTower(vit_b_32)
+    tower = FastTower(vit_b_32.image_tower())
     with torch.no_grad():
         found, expected = tower(tower.tokens(tower.embed(images)), prompts), vit_b_32.encode_image(images, prompts[0])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
