@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     manifest, pack = open_prepared(Path("data", "prepared", dataset))
     backbone = build.make_backbone(params)
     rule = build.make_window_rule(params, backbone)
-    device = build.choose_device(params.train.device, params.train.threads)
+    device = build.prepare_torch(params.train.device, params.train.threads)
     backbone.to(device)
     texts = F.normalize(backbone.encode_text(backbone.tokenize(params.baselines.clip_iqa_texts)), dim=-1)
 

@@ -16,7 +16,7 @@ from pipeline.model.checkpoint import read_record
 from pipeline.model.dcmpln import DCMPLN
 from pipeline.model.windows import WindowRule, normalise
 from pipeline.training.crops import Subset
-from pipeline.training.fit import fit
+from pipeline.training.fit import Fitted, Settings, fit
 from pipeline.training.schedule import TrainingError, learning_rate_at, select_epoch
 from pipeline.training.step import batch_step, task_losses
 
@@ -49,7 +49,7 @@ def model_of(backbone: Backbone, **switches: Any) -> DCMPLN:
         return DCMPLN(backbone, **{"prompt_depth": 3, "prompt_length": 2, **switches})
 
 
-def run(backbone: Backbone, pack: PixelPack, folder: Path, **changes: Any) -> Any:
+def run(backbone: Backbone, pack: PixelPack, folder: Path, on_epoch: Any = None, **changes: Any) -> Fitted:
     train, validation = subsets(pack)
     settings = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "seed": 5, "validation_windows": 1}
     return fit(
@@ -59,7 +59,8 @@ def run(backbone: Backbone, pack: PixelPack, folder: Path, **changes: Any) -> An
         RULE,
         folder,
         {"windows": WINDOWS},
-        **(settings | changes),
+        Settings(**(settings | changes)),
+        on_epoch=on_epoch,
     )
 
 
@@ -182,8 +183,8 @@ def test_labels_of_other_subsets_change_nothing(tiny_backbone: Backbone, pack: P
     plain = run(tiny_backbone, pack, tmp_path / "plain")
     fitted = fit(
         model_of(tiny_backbone), train, {"validation": validation, "test": validation}, RULE, tmp_path / "both",
-        {"windows": WINDOWS}, select_on="test", epochs=3, batch_size=8, learning_rate=0.01, seed=5,
-        validation_windows=1,
+        {"windows": WINDOWS},
+        Settings(select_on="test", epochs=3, batch_size=8, learning_rate=0.01, seed=5, validation_windows=1),
     )  # fmt: skip
     columns = plain.history[0].keys()
     assert [{key: row[key] for key in columns} for row in fitted.history] == plain.history
@@ -194,7 +195,7 @@ def test_a_loss_that_is_not_finite_names_its_step(tiny_backbone: Backbone, pack:
     train, validation = subsets(pack)
     train.main[3] = math.nan
     with pytest.raises(TrainingError, match=re.escape("train: loss is nan at epoch 1, step")):
-        fit(model_of(tiny_backbone), train, {"validation": validation}, RULE, tmp_path, {"windows": WINDOWS}, epochs=1)
+        fit(model_of(tiny_backbone), train, {"validation": validation}, RULE, tmp_path, {}, Settings(epochs=1))
 
 
 def test_an_epoch_without_a_finite_score_is_never_selected() -> None:
