@@ -61,6 +61,20 @@ def tower_of(folder: Path, seed: int) -> Backbone:
     return unneutral(load_backbone(name, config=folder / f"{name}.json", seed=seed), seed)
 
 
+def unfoldable(folder: Path) -> Backbone:
+    """Build random towers whose activation, GELU by tanh, is none that the fast tower knows."""
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {
+            "image_size": 32, "layers": 3, "width": 64, "head_width": 64, "patch_size": 8,
+            "act_kwargs": {"approximate": "tanh"},
+        },
+        "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 3},
+    }  # fmt: skip
+    (folder / "gelu-by-tanh.json").write_text(json.dumps(config))
+    return unneutral(load_backbone("gelu-by-tanh", config=folder / "gelu-by-tanh.json", seed=1), 1)
+
+
 def sizes_for(seed: int, backbone: Backbone) -> tuple[int, int]:
     """Draw a prompt depth that the towers allow, and a prompt length."""
     draw = np.random.default_rng([seed, 1])

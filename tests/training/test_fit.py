@@ -6,15 +6,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from made_parts import RULE, bright_images, bright_subsets, model_of, pack_of
+from made_parts import RULE, bright_images, bright_subsets, model_of, pack_of, unfoldable
 
 from pipeline.data.pixels import PixelPack
 from pipeline.layout import checkpoint_name
 from pipeline.model.backbone import Backbone
-from pipeline.model.checkpoint import read_record
-from pipeline.training.fit import Fitted, Settings, fit
+from pipeline.model.checkpoint import load_checkpoint, read_record
+from pipeline.model.dcmpln import antonym_score
+from pipeline.model.folded import image_scores
+from pipeline.model.windows import cut, normalise, window_origins
+from pipeline.training import fit as fit_module
+from pipeline.training.crops import DevicePixels
+from pipeline.training.fit import Fitted, Settings, fit, run_epoch
 from pipeline.training.schedule import TrainingError, select_epoch
 
 
@@ -125,3 +131,86 @@ def test_a_loss_that_is_not_finite_names_its_step(tiny_backbone: Backbone, pack:
     train.main[3] = math.nan
     with pytest.raises(TrainingError, match=re.escape("train: loss is nan at epoch 1, step")):
         fit(model_of(tiny_backbone), train, {"validation": validation}, RULE, tmp_path, {}, Settings(epochs=1))
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_a_tower_that_cannot_be_folded_trains_and_its_checkpoint_scores(
+    pack: PixelPack, tmp_path: Path, amp: bool
+) -> None:
+    """The oracle scores with open_clip's own tower and the checkpoint's constants, window by window."""
+    backbone = unfoldable(tmp_path)
+    assert backbone.fast_tower() is None
+    fitted = run(backbone, pack, tmp_path / "run", epochs=6, amp=amp)
+    assert fitted.history[-1]["loss_main"] < 0.7 * fitted.history[0]["loss_main"]
+    scorer, _, _ = load_checkpoint(tmp_path / "run/checkpoints" / checkpoint_name(6), backbone, RULE)
+    images = [pack[row] for row in range(0, 24, 4)]
+    found = image_scores(scorer, images, 6, RULE, autocast=amp)
+    for image, score in zip(images, found, strict=True):
+        with torch.no_grad():
+            windows = normalise(cut(image, window_origins(40, 40, RULE), 32), RULE)
+            features = scorer.adapter(backbone.encode_image(windows, scorer.visual_prompts))
+            expected = antonym_score(features, scorer.text_features, backbone.logit_scale).mean()
+        assert score == pytest.approx(float(expected), abs=0.02 if amp else 1e-6)
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_device_pixels_train_as_the_pack_does(
+    tiny_backbone: Backbone, pack: PixelPack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amp: bool
+) -> None:
+    """On a GPU the images lie there and are cut there; here the CPU stands for it."""
+    from_pack = run(tiny_backbone, pack, tmp_path / "pack", amp=amp)
+    held = []
+
+    def force(cls: type, *arguments: Any) -> DevicePixels:
+        held.append(cls(*arguments))
+        return held[-1]
+
+    monkeypatch.setattr(DevicePixels, "if_it_fits", classmethod(force))
+    assert run(tiny_backbone, pack, tmp_path / "device", amp=amp).history == from_pack.history
+    assert len(held) == 1
+    for path in (tmp_path / "pack/checkpoints").iterdir():
+        assert path.read_bytes() == (tmp_path / "device/checkpoints" / path.name).read_bytes()
+
+
+def test_an_epoch_by_hand(tiny_backbone: Backbone, pack: PixelPack) -> None:
+    """Two batches of 12 and 6 images whose losses are told: their mean weighs images, and scores find their rows."""
+    train, _ = bright_subsets(pack)
+    order = np.random.default_rng(0).permutation(18)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([weight], lr=1.0)
+    seen, moved = [], []
+
+    def step(images: Any, main: torch.Tensor, auxiliary: torch.Tensor, *, labelled: int) -> tuple[torch.Tensor, ...]:
+        seen.append((images(0, len(main)), labelled, optimiser.param_groups[0]["lr"]))
+        torch.testing.assert_close(auxiliary, 1 - main)
+        weight.grad = torch.ones(1)
+        return torch.tensor([float(len(seen)), 0.0]), main
+
+    settings = Settings(batch_size=12, epochs=2, warmup_epochs=1, learning_rate=0.1)
+    done = run_epoch(
+        step, optimiser, train, order, lambda start, stop: (start, stop), settings,
+        epoch=1, label="x", on_images=moved.append,
+    )  # fmt: skip
+    assert seen == [((0, 12), 12, 0.05), ((12, 18), 6, 0.1)]
+    assert moved == [12, 6]
+    assert done.losses.tolist() == [pytest.approx((12 * 1.0 + 6 * 2.0) / 18), 0.0]
+    np.testing.assert_allclose(done.predicted, train.main, atol=1e-7)
+    assert done.learning_rate == 0.1
+    assert weight.tolist() == [pytest.approx(-0.15)]
+
+
+def test_the_optimiser_is_the_one_that_is_asked_for(
+    tiny_backbone: Backbone, pack: PixelPack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    def watched(parameters: Any, **options: Any) -> torch.optim.Optimizer:
+        asked.update(options)
+        return torch.optim.Adam(parameters, **options)
+
+    assert {"adam": torch.optim.Adam} == fit_module.OPTIMISERS
+    monkeypatch.setitem(fit_module.OPTIMISERS, "adam", watched)
+    run(tiny_backbone, pack, tmp_path, epochs=1, learning_rate=0.02, weight_decay=0.3)
+    assert asked == {"lr": 0.02, "weight_decay": 0.3, "fused": True}
+    with pytest.raises(KeyError, match="sgd"):
+        run(tiny_backbone, pack, tmp_path, epochs=1, optimiser="sgd")

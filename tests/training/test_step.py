@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_parts import model_of, sizes_for, tower_of
+from made_parts import model_of, sizes_for, tower_of, unfoldable
 
 from pipeline.model.backbone import Backbone
 from pipeline.model.dcmpln import DCMPLN, Constants
@@ -24,7 +24,14 @@ def gradients(model: DCMPLN, micro_batch: int, auxiliary: torch.Tensor) -> dict[
 @pytest.mark.parametrize("micro_batch", [6, 4, 1])
 @pytest.mark.parametrize("switches", [{}, {"mpa": False}, {"adapter": False}, {"adapter_shared": True}])
 def test_gradients_are_those_of_the_plain_loss(tiny_backbone: Backbone, micro_batch: int, switches: dict) -> None:
-    model = model_of(tiny_backbone, **switches)
+    compare_gradients(model_of(tiny_backbone, **switches), micro_batch)
+
+
+def test_gradients_of_a_tower_that_cannot_be_folded_are_those_of_the_plain_loss(tmp_path: Path) -> None:
+    compare_gradients(model_of(unfoldable(tmp_path)), micro_batch=4)
+
+
+def compare_gradients(model: DCMPLN, micro_batch: int) -> None:
     generator = torch.Generator().manual_seed(0)
     images, target = torch.randn(6, 3, 32, 32, generator=generator), torch.rand(6, generator=generator)
     auxiliary = torch.tensor([0.2, math.nan, 0.9, 0.4, math.nan, 0.6])
@@ -104,3 +111,32 @@ def test_a_pass_holds_what_suits_the_device(tiny_backbone: Backbone, vit_b_32: B
     assert [micro_batch_for(vit_b_32, "cpu", size) for size in (64, 8)] == [12, 8]
     assert micro_batch_for(vit_b_32, "cuda", 64) == 64
     assert micro_batch_for(tiny_backbone, "cpu", 10_000) == 12 * 50 * 768 // (17 * 64)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("folds", [True, False])
+def test_scores_are_made_in_float32_from_whatever_the_tower_gives(tmp_path: Path, folds: bool, autocast: bool) -> None:
+    """The oracle takes the tower's features out of autocast and works the score by hand."""
+    backbone = tower_of(tmp_path, 21) if folds else unfoldable(tmp_path)
+    tower = backbone.fast_tower()
+    assert (tower is not None) == folds
+    model = model_of(backbone, prompt_depth=1)
+    images = torch.randn(4, 3, backbone.image_size, backbone.image_size)
+    tasks = [Constants(*(part.detach() for part in task)) for task in model.constants()]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = score_tasks(model, tower, images, *tasks)
+        if folds:
+            prompts = torch.stack([task.visual_prompts for task in tasks])
+            features = tower(tower.tokens(tower.embed(images)), prompts).chunk(2)
+        else:
+            features = [backbone.encode_image(images, task.visual_prompts) for task in tasks]
+    for score, task, given, adapter in zip(
+        found, tasks, features, (model.main_adapter, model.auxiliary_adapter), strict=True
+    ):
+        assert score.dtype == torch.float32
+        given = given.double()
+        down, up = adapter.down.weight.double(), adapter.up.weight.double()
+        adapted = 0.2 * ((given @ down.T).relu() @ up.T).relu() + 0.8 * given
+        cosines = adapted / adapted.norm(dim=1, keepdim=True) @ task.text_features.double().T
+        expected = (backbone.logit_scale.double().exp() * (cosines[:, 0] - cosines[:, 1])).sigmoid()
+        torch.testing.assert_close(score.double(), expected, atol=1e-5, rtol=0)  # bfloat16 would be 1e-3 off
