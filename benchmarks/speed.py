@@ -41,6 +41,7 @@ from pipeline.data.pixels import PixelPack  # noqa: E402
 from pipeline.model.backbone import Backbone  # noqa: E402
 from pipeline.model.dcmpln import DCMPLN  # noqa: E402
 from pipeline.model.folded import fold, image_scores, quantise  # noqa: E402
+from pipeline.model.linear import int8_bits  # noqa: E402
 from pipeline.model.loading import load_backbone  # noqa: E402
 from pipeline.model.windows import (  # noqa: E402
     NORMALISATION,
@@ -81,8 +82,8 @@ def needed_flops(backbone: Backbone, windows: int, patches: int) -> float:
     """Return multiply-adds x 2 that scoring an image cannot do without, counted from the tower's matrices.
 
     Prompts are keys and values only, every patch is embedded once, and the last layer computes the class token alone,
-    whose single query needs neither keys nor values (see `pipeline.fast`). The prompts' own keys and values, norms and
-    activations are not counted.
+    whose single query needs neither keys nor values (see `pipeline.model.tower`). The prompts' own keys and values,
+    norms and activations are not counted.
 
     Args:
         backbone: The tower.
@@ -176,6 +177,8 @@ def scoring(backbone: Backbone, repeats: int) -> dict[str, float]:
         "of_matrix_rate": ideal * ratio(found["product"], found["ours"]),
         "gflops": needed_flops(backbone, len(origins), patches) / 1e9,
         "int8_speedup": ratio(found["ours"], found["int8"]),
+        "int8_bits": int8_bits(),
+        "int8_drift": float((small(windows) - scorer(windows)).abs().max()),  # of a window
         "drift": drift,
     }
 

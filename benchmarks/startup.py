@@ -20,6 +20,10 @@ import pandas as pd
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # so that the script runs without the package installed
+
+from pipeline.layout import checkpoint_name  # noqa: E402
+
 CHECKPOINTS = 50  # of each training of the full study
 
 
@@ -75,7 +79,7 @@ def finished_study(folder: Path, audit: bool) -> int:
                 if path.name == "train":
                     (path / "checkpoints").mkdir()
                     for epoch in range(1, CHECKPOINTS + 1):
-                        (path / "checkpoints" / f"epoch-{epoch:03d}.safetensors").write_text(f"{path} {epoch}")
+                        (path / "checkpoints" / checkpoint_name(epoch)).write_text(f"{path} {epoch}")
                 (path / "files.txt").write_text(str(path))
         for stage in stages:
             for dependency in stage.deps:

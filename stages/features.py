@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from pipeline.claims import claim
 from pipeline.data.pixels import open_prepared
 from pipeline.files import write_atomically
-from pipeline.model.dcmpln import antonym_score
+from pipeline.model.dcmpln import score_features
 from pipeline.model.folded import image_scores
 from pipeline.params import Params, load_params
 from pipeline.study import build
@@ -40,13 +40,13 @@ def _features(params: Params, dataset: str) -> bytes:
     manifest, pack = open_prepared(Path("data", "prepared", dataset))
     backbone = build.make_backbone(params)
     rule = build.make_window_rule(params, backbone)
-    device = build.choose_device(params.train.device, params.train.threads)
+    device = build.prepare_torch(params.train.device, params.train.threads)
     backbone.to(device)
     texts = F.normalize(backbone.encode_text(backbone.tokenize(params.baselines.clip_iqa_texts)), dim=-1)
 
     def features_and_score(windows: Tensor) -> Tensor:  # (N, 3, H, W) -> (N, E + 1)
         features = backbone.encode_image(windows)
-        return torch.cat([features, antonym_score(features, texts, backbone.logit_scale)[:, None]], dim=1)
+        return torch.cat([features, score_features(features, texts, backbone.logit_scale)[:, None]], dim=1)
 
     found = image_scores(
         features_and_score, (pack[row] for row in range(len(pack))), len(pack), rule, device=device,

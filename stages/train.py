@@ -15,7 +15,7 @@ from pipeline.files import replaced_folder, write_json
 from pipeline.params import load_params
 from pipeline.study import plans, runs
 from pipeline.tracking import live
-from pipeline.training.fit import STATE_FILE, fit
+from pipeline.training.fit import STATE_FILE
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,7 +42,7 @@ def _train(plan: plans.TrainingPlan, folder: Path, root: Path, name: str) -> Non
     run["run_id"] = live.start_run(root, name, plan.record, run, run["run_id"])
     write_json(folder / "run.json", run)
     try:
-        fitted = fit(**plan.arguments, folder=folder, on_epoch=partial(live.log_epoch, root, run["run_id"]))
+        fitted = plan.fit(folder, partial(live.log_epoch, root, run["run_id"]))
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         live.fail_run(root, run["run_id"], f"{type(error).__name__}: {error}", status)

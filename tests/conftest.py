@@ -124,7 +124,7 @@ def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
     model = DCMPLN(backbone, prompt_depth=3, prompt_length=4, prompt_std=0.1)
     with torch.no_grad():
-        model.main_adapter.up.weight.normal_(std=0.1)  # starts at zero, and would hide an adapter that is left out
+        model.main_adapter.up.weight.normal_(std=0.1)  # at torch's small start an adapter that is left out hardly shows
     rule = WindowRule(64, 48, "all", "clip", mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
     path = tmp_path_factory.mktemp("checkpoint") / "epoch-001.safetensors"
     record = {"windows": rule.record(), "texts": ["good photo.", "bad photo."], "dataset": "demo", "method": "dcmpln",

@@ -10,22 +10,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from made_parts import write_params
 from PIL import Image
 from scipy.stats import spearmanr
 
 from pipeline.data.pixels import open_prepared
 from pipeline.files import file_md5
-from pipeline.layout import StudyError
+from pipeline.layout import checkpoint_name
+from pipeline.model.backbone import Backbone
 from pipeline.model.windows import cut, normalise, window_origins
 from pipeline.params import load_params
-from pipeline.study import build, subsets
+from pipeline.study import build
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS, BASELINES = ("dcmpln", "clip_agiqa"), ("clip_iqa", "linear_probe", "handcrafted")
@@ -34,23 +34,6 @@ VARIANTS, BASELINES = ("dcmpln", "clip_agiqa"), ("clip_iqa", "linear_probe", "ha
 def stage(name: str, **arguments: object) -> None:
     words = [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
     importlib.import_module(f"stages.{name}").main(words)
-
-
-def write_params(folder: Path, tiny_config: Path, **changes: Any) -> None:
-    raw = yaml.safe_load((ROOT / "params" / "demo.yaml").read_text())
-    raw["study"] |= {"name": "tiny", "variants": list(VARIANTS), "rounds": [0, 1], "audit": ["dcmpln"]}
-    raw["demo"] = {"seed": 3, "prompts": 14, "size": 64}
-    raw["split"]["validation_fraction"] = 0.25
-    raw["backbone"] |= {"name": "tiny-vit", "config": str(tiny_config), "file": None, "origin": None}
-    raw["model"] |= {"prompt_depth": 3, "prompt_length": 2}
-    raw["images"]["stride"] = 16
-    raw["train"] |= {"epochs": 3, "batch_size": 16, "learning_rate": 0.01, "threads": 1}
-    raw["validation"]["windows"] = 2
-    raw["evaluate"]["bootstrap"] = 100
-    for key, value in changes.items():
-        section, name = key.split("__")
-        raw[section][name] = value
-    (folder / "params.yaml").write_text(yaml.safe_dump(raw))
 
 
 def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -105,7 +88,7 @@ def test_every_method_has_its_files(finished: Path) -> None:
         assert (run / "evaluate" / "scatter.png").stat().st_size > 5_000
     folder = finished / "runs/demo/dcmpln/round-0/train/checkpoints"
     checkpoints = sorted(path.name for path in folder.iterdir())
-    assert checkpoints == ["epoch-001.safetensors", "epoch-002.safetensors", "epoch-003.safetensors"]
+    assert checkpoints == [checkpoint_name(epoch) for epoch in (1, 2, 3)]
 
 
 def test_what_evaluate_depends_on_names_all_that_it_reads(finished: Path) -> None:
@@ -114,7 +97,7 @@ def test_what_evaluate_depends_on_names_all_that_it_reads(finished: Path) -> Non
     for variant in VARIANTS:
         folder = finished / "runs" / "demo" / variant / "round-1" / "train"
         record = json.loads((folder / "record.json").read_text())
-        selected = folder / "checkpoints" / f"epoch-{record['selected_epoch']:03d}.safetensors"
+        selected = folder / "checkpoints" / checkpoint_name(record["selected_epoch"])
         assert record["checkpoint_md5"] == hashlib.md5(selected.read_bytes()).hexdigest()
         for section in ("backbone", "images", "targets"):
             for key, value in params[section].items():
@@ -176,10 +159,10 @@ def test_test_images_are_those_of_the_split(finished: Path) -> None:
     assert sorted(table["image_id"]) == sorted(split[split == "test"].index)
 
 
-def test_predictions_equal_the_plain_model_with_the_selected_epochs_windows(
+def test_predictions_equal_the_plain_tower_with_the_selected_epochs_windows(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The oracle scores one image at a time with the checkpoint that the record names."""
+    """The oracle takes the checkpoint's constants alone: open_clip's layers, adapter and softmax, image by image."""
     from pipeline.model.checkpoint import load_checkpoint
 
     enter(finished, monkeypatch)
@@ -188,7 +171,8 @@ def test_predictions_equal_the_plain_model_with_the_selected_epochs_windows(
     rule = build.make_window_rule(params, backbone)
     run = finished / "runs/demo/dcmpln/round-0"
     epoch = json.loads((run / "train/record.json").read_text())["selected_epoch"]
-    scorer, _, _ = load_checkpoint(run / "train/checkpoints" / f"epoch-{epoch:03d}.safetensors", backbone, rule)
+    scorer, _, _ = load_checkpoint(run / "train/checkpoints" / checkpoint_name(epoch), backbone, rule)
+    monkeypatch.setattr(Backbone, "fast_tower", lambda self: pytest.fail("the oracle runs the fast tower"))
     manifest, pack = open_prepared("data/prepared/demo")
     row_of = dict(zip(manifest["image_id"], range(len(manifest)), strict=True))
     table = pd.read_csv(run / "evaluate/predictions.csv").head(6)
@@ -196,7 +180,10 @@ def test_predictions_equal_the_plain_model_with_the_selected_epochs_windows(
         for row in table.itertuples():
             pixels = pack[row_of[row.image_id]]
             windows = normalise(cut(pixels, window_origins(*pixels.shape[:2], rule), rule.size), rule)
-            assert float(scorer(windows).mean()) == pytest.approx(row.predicted, abs=1e-5)
+            features = scorer.adapter(backbone.encode_image(windows, scorer.visual_prompts))
+            features = features / features.norm(dim=1, keepdim=True)
+            logits = backbone.logit_scale.exp() * features @ scorer.text_features.T
+            assert float(logits.softmax(dim=1)[:, 0].mean()) == pytest.approx(row.predicted, abs=1e-5)
 
 
 def test_the_report_and_mlflow_hold_the_same_numbers(finished: Path) -> None:
@@ -298,26 +285,6 @@ def test_shuffled_labels_and_leaks_are_on_record(prepared: Path, tiny_config: Pa
     record = json.loads((prepared / "runs/demo/shuffled/round-0/train/record.json").read_text())
     assert (record["shuffled_labels"], record["leaks"]) == (True, ["epoch selected on test"])
     assert "test_srcc" in pd.read_csv(prepared / "runs/demo/shuffled/round-0/train/history.csv")
-
-
-def test_splits_that_do_not_fit_are_refused(prepared: Path) -> None:
-    manifest = pd.read_parquet("data/prepared/demo/manifest.parquet")
-    with pytest.raises(StudyError, match="and the manifest differ in 1 images"):
-        subsets.open_split("data/splits/demo/round-0.csv", manifest.iloc[1:])
-    path = Path("data/splits/demo/round-0.csv")
-    path.write_text(path.read_text().replace("validation", "train"))
-    with pytest.raises(StudyError, match="leaves no image for validation"):
-        subsets.open_split(path, manifest)
-
-
-def test_rounds_have_seeds_of_their_own() -> None:
-    seeds = {subsets.round_seed(seed, number) for seed in range(20) for number in range(20)}
-    assert len(seeds) == 400
-
-
-def test_scores_are_scaled_by_the_declared_scale() -> None:
-    manifest = pd.DataFrame({"quality": [0.0, 2.5, np.nan], "mos_low": 0.0, "mos_high": 5.0})
-    np.testing.assert_array_equal(subsets.scaled_mos(manifest, "quality"), [0.0, 0.5, np.nan])
 
 
 def test_code_names_every_script(in_tmp: Path) -> None:

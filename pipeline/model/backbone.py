@@ -1,71 +1,25 @@
 """The frozen CLIP: the room that knows open_clip's towers from inside.
 
 A `Backbone` encodes images and texts, with learned prompts in the transformer layers or without: without, its features
-are open_clip's own.
+are open_clip's own. It owns the folded form of its image tower, which others use for speed.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import AgiqaError
+from pipeline.model.tower import FastTower, ImageTowerWeights, LayerWeights
 
 Origin = Literal["random", "in-house", "pretrained"]
 
 
 class BackboneError(AgiqaError):
     """A backbone that cannot be built, loaded or prompted."""
-
-
-class LayerWeights(NamedTuple):
-    """One transformer layer of the image tower: x += s_1 MHA(LN_1 x), then x += s_2 MLP(LN_2 x).
-
-    Attributes:
-        norm_1, norm_2: Weight and bias (D,) and epsilon of the layer norms.
-        attention_in: Weight (3 D, D) and bias (3 D,) of query, key and value, stacked.
-        attention_out: Weight (D, D) and bias (D,).
-        expand, contract: Weight and bias of the MLP's two maps.
-        quick: Whether the MLP's activation is QuickGELU, else GELU.
-        scale_1, scale_2: Layer scale (D,), or None.
-        heads: Attention heads.
-    """
-
-    norm_1: tuple[Tensor, Tensor, float]
-    attention_in: tuple[Tensor, Tensor]
-    attention_out: tuple[Tensor, Tensor]
-    norm_2: tuple[Tensor, Tensor, float]
-    expand: tuple[Tensor, Tensor]
-    contract: tuple[Tensor, Tensor]
-    quick: bool
-    scale_1: Tensor | None
-    scale_2: Tensor | None
-    heads: int
-
-
-class ImageTowerWeights(NamedTuple):
-    """The image tower as plain tensors.
-
-    Attributes:
-        patches: Weight (D, 3, P, P) of the patch embedding, which has no bias.
-        class_token: Shape (D,).
-        positions: Shape (1 + patches, D).
-        norm_pre: Weight, bias and epsilon before the first layer, or None.
-        layers: In order.
-        norm_post: Weight, bias and epsilon after the last layer.
-        projection: Shape (D, E).
-    """
-
-    patches: Tensor
-    class_token: Tensor
-    positions: Tensor
-    norm_pre: tuple[Tensor, Tensor, float] | None
-    layers: tuple[LayerWeights, ...]
-    norm_post: tuple[Tensor, Tensor, float]
-    projection: Tensor
 
 
 class Backbone(nn.Module):
@@ -263,7 +217,19 @@ class Backbone(nn.Module):
             layers=tuple(layers),
             norm_post=_norm(self.visual.ln_post),
             projection=self.visual.proj,
+            image_size=self.image_size,
         )
+
+    def fast_tower(self) -> FastTower | None:
+        """Return the folded image tower, or None where it cannot be folded; made at the first call.
+
+        It is part of the backbone, so it moves between devices with it, and one copy serves every scorer and training,
+        since the weights are frozen.
+        """
+        if "folded" not in self._modules:
+            weights = self.image_tower()
+            self.register_module("folded", None if weights is None else FastTower(weights))
+        return self.folded
 
 
 def _norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:

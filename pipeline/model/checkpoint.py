@@ -47,21 +47,22 @@ def save_checkpoint(path: str | Path, scorer: FoldedScorer, record: dict[str, An
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """Return a checkpoint's record without loading its tensors.
+    """Return a checkpoint's record; of the file its header alone is read.
 
     Raises:
         CheckpointError: If the file is missing, damaged, or not one of ours.
     """
-    return _read(Path(path))[0]
+    return _read(Path(path), whole=False)[0]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path, *, whole: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return a checkpoint's record and, of the whole file, its tensors."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
     try:
         with safe_open(path, framework="pt") as archive:
             metadata = json.loads((archive.metadata() or {}).get("agiqa", "{}"))
-            tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118 (not a mapping)
+            tensors = {key: archive.get_tensor(key) for key in (archive.keys() if whole else [])}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
     if metadata.get("format") != FORMAT:
@@ -89,7 +90,7 @@ def load_checkpoint(
         CheckpointError: If the file is damaged, or backbone, weights, or window rule differ; names each difference.
     """
     path = Path(path)
-    record, tensors = _read(path)
+    record, tensors = _read(path, whole=True)
     saved, given = record["backbone"], backbone.record()
     # Earlier versions did not record the activation, which the hash of the weights does not cover.
     compared = ["name", "weights_sha256", "image_size", "patch_size"] + ["quick_gelu"] * ("quick_gelu" in saved)

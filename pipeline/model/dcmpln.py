@@ -151,6 +151,25 @@ def antonym_score(image_features: Tensor, text_features: Tensor, logit_scale: Te
     return logits.softmax(dim=-1)[:, 0]
 
 
+def score_features(
+    image_features: Tensor, text_features: Tensor, logit_scale: Tensor, adapter: ImageAdapter | None = None
+) -> Tensor:
+    """Return scores in (0, 1), shape (B,), of image features: adapter, then antonym score. Every score is made here.
+
+    It is made in float32 even where the towers run in bfloat16, whose logits of up to 100 would blur it.
+
+    Args:
+        image_features: Shape (B, E), of any length and floating type.
+        text_features: Unit length, the better text first, shape (2, E).
+        logit_scale: CLIP's, before its exponential, a scalar.
+        adapter: The task's Image Adapter, or None.
+    """
+    with torch.autocast(image_features.device.type, enabled=False):
+        features = image_features.float()
+        features = features if adapter is None else adapter(features)
+        return antonym_score(features, text_features.float(), logit_scale)
+
+
 class DCMPLN(nn.Module):
     """Deep cross-modal prompt learning network: two tasks on one pair of frozen towers.
 
@@ -270,9 +289,7 @@ class DCMPLN(nn.Module):
     def score(self, images: Tensor, constants: Constants, adapter: ImageAdapter | None) -> Tensor:
         """Return one task's scores in (0, 1), shape (B,), of normalised images (B, 3, H, W)."""
         features = self.backbone.encode_image(images, constants.visual_prompts)  # (B, E)
-        if adapter is not None:
-            features = adapter(features)
-        return antonym_score(features, constants.text_features, self.backbone.logit_scale)
+        return score_features(features, constants.text_features, self.backbone.logit_scale, adapter)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return (main, auxiliary or None) scores in (0, 1), each of shape (B,).

@@ -1,10 +1,19 @@
-"""Products with frozen weights through oneDNN: the only place that calls private operators of torch."""
+"""Products with frozen weights through oneDNN: the only place that calls private operators of torch.
 
+Its int8 products multiply activations in 0..255 by weights in -127..127. Processors without VNNI (AVX2, and AVX-512 of
+the first generation) add two such products in 16 bits, where the sum saturates in silence: 2 x 255 x 127 = 64770
+becomes 32767. With weights of seven bits, -63..63, the largest sum is 2 x 255 x 63 = 32130, and all are right. Weights
+give up the bit and not activations, which have one scale a pass and so would lose more: see `quantise`.
+"""
+
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
+
+from pipeline.errors import AgiqaError
 
 ONEDNN = torch.backends.mkldnn.is_available()
 
@@ -40,9 +49,52 @@ class _FrozenLinear(torch.autograd.Function):
         return _product(gradient, ctx.weight.t(), None), None, None
 
 
-def pack(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def to_int8(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Return a matrix (out, in) in whole numbers of so many bits, int8, and each output's scale, shape (out,)."""
+    scales = weight.abs().amax(dim=1).clamp_min(1e-12) / (2 ** (bits - 1) - 1)
+    return (weight / scales[:, None]).round().to(torch.int8), scales
+
+
+Packed = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def pack(weight: Tensor, bias: Tensor, bits: int) -> Packed:
     """Return a matrix (out, in) as oneDNN wants it, with each output's scale and zero point, and the bias."""
-    scales = weight.abs().amax(dim=1).clamp_min(1e-12) / 127
-    small = (weight / scales[:, None]).round().to(torch.int8)
+    small, scales = to_int8(weight, bits)
     packed = torch.ops.onednn.qlinear_prepack(small, None)
     return packed, scales, torch.zeros(len(scales), dtype=torch.int32), bias.clone()
+
+
+def int8_linear(x: Tensor, packed: Packed) -> Tensor:
+    """Return x W' + b, shape (..., out), float32, by a matrix from `pack`; x (..., in) becomes uint8 by its range."""
+    flat = x.reshape(-1, x.shape[-1])
+    low, high = (float(end) for end in flat.aminmax())
+    scale = max(max(high, 0.0) - min(low, 0.0), 1e-12) / 255
+    zero = round(-min(low, 0.0) / scale)
+    small = flat.mul(1 / scale).round_().add_(zero).clamp_(0, 255).to(torch.uint8)
+    return _int8_product(small, scale, zero, packed).view(*x.shape[:-1], -1)
+
+
+def _int8_product(small: Tensor, scale: float, zero: int, packed: Packed) -> Tensor:
+    matrix, scales, zeros, bias = packed
+    return torch.ops.onednn.qlinear_pointwise(
+        small, scale, zero, matrix, scales, zeros, bias, 1.0, 0, torch.float32, "none", [], ""
+    )
+
+
+@cache  # once a process
+def int8_bits() -> int:
+    """Return of how many bits weights may be here: 8, or 7 where larger products saturate; found by trying.
+
+    Raises:
+        AgiqaError: If this torch has no oneDNN, or its int8 products are wrong whatever the weights.
+    """
+    if not ONEDNN:
+        raise AgiqaError("int8 needs a torch with oneDNN, which this one is built without: score in float32")
+    x = torch.full((64, 512), 255, dtype=torch.uint8)
+    for bits in (8, 7):
+        largest = 2.0 ** (bits - 1) - 1
+        weights = pack(torch.full((64, 512), largest), torch.zeros(64), bits)
+        if bool((_int8_product(x, 1.0, 0, weights) == 512 * 255 * largest).all()):
+            return bits
+    raise AgiqaError("int8 products of this torch are wrong on this processor: score in float32")

@@ -18,17 +18,65 @@ behind the first layer's queries, keys and values.
 """
 
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pipeline.errors import AgiqaError
-from pipeline.model.backbone import Backbone, LayerWeights
-from pipeline.model.linear import frozen_linear, pack
+from pipeline.model.linear import frozen_linear, int8_linear, pack
 
 QUICK = 1.702
+
+
+class LayerWeights(NamedTuple):
+    """One transformer layer of the image tower: x += s_1 MHA(LN_1 x), then x += s_2 MLP(LN_2 x).
+
+    Attributes:
+        norm_1, norm_2: Weight and bias (D,) and epsilon of the layer norms.
+        attention_in: Weight (3 D, D) and bias (3 D,) of query, key and value, stacked.
+        attention_out: Weight (D, D) and bias (D,).
+        expand, contract: Weight and bias of the MLP's two maps.
+        quick: Whether the MLP's activation is QuickGELU, else GELU.
+        scale_1, scale_2: Layer scale (D,), or None.
+        heads: Attention heads.
+    """
+
+    norm_1: tuple[Tensor, Tensor, float]
+    attention_in: tuple[Tensor, Tensor]
+    attention_out: tuple[Tensor, Tensor]
+    norm_2: tuple[Tensor, Tensor, float]
+    expand: tuple[Tensor, Tensor]
+    contract: tuple[Tensor, Tensor]
+    quick: bool
+    scale_1: Tensor | None
+    scale_2: Tensor | None
+    heads: int
+
+
+class ImageTowerWeights(NamedTuple):
+    """The image tower as plain tensors.
+
+    Attributes:
+        patches: Weight (D, 3, P, P) of the patch embedding, which has no bias.
+        class_token: Shape (D,).
+        positions: Shape (1 + patches, D).
+        norm_pre: Weight, bias and epsilon before the first layer, or None.
+        layers: In order.
+        norm_post: Weight, bias and epsilon after the last layer.
+        projection: Shape (D, E).
+        image_size: Side of the square input in pixels.
+    """
+
+    patches: Tensor
+    class_token: Tensor
+    positions: Tensor
+    norm_pre: tuple[Tensor, Tensor, float] | None
+    layers: tuple[LayerWeights, ...]
+    norm_post: tuple[Tensor, Tensor, float]
+    projection: Tensor
+    image_size: int
 
 
 class _Layer(nn.Module):
@@ -123,11 +171,11 @@ class _Int8Layer(_Layer):
     else is scored in the same pass.
     """
 
-    def __init__(self, weights: LayerWeights) -> None:
+    def __init__(self, weights: LayerWeights, bits: int) -> None:
         super().__init__(weights)
         width, everything = self.width, slice(None)
         self._packed = {
-            (name, *_ends(rows)): pack(getattr(self, f"{name}_weight")[rows], getattr(self, f"{name}_bias")[rows])
+            (name, *_ends(rows)): pack(getattr(self, f"{name}_weight")[rows], getattr(self, f"{name}_bias")[rows], bits)
             for name, rows in [
                 ("attention_in", everything), ("attention_in", slice(0, width)),
                 ("attention_out", everything), ("expand", everything), ("contract", everything),
@@ -135,16 +183,7 @@ class _Int8Layer(_Layer):
         }  # fmt: skip
 
     def _map(self, name: str, x: Tensor, rows: slice = slice(None)) -> Tensor:
-        packed, scales, zeros, bias = self._packed[(name, *_ends(rows))]
-        flat = x.reshape(-1, x.shape[-1])
-        low, high = (float(end) for end in flat.aminmax())
-        scale = max(max(high, 0.0) - min(low, 0.0), 1e-12) / 255
-        zero = round(-min(low, 0.0) / scale)
-        small = flat.mul(1 / scale).round_().add_(zero).clamp_(0, 255).to(torch.uint8)
-        found = torch.ops.onednn.qlinear_pointwise(
-            small, scale, zero, packed, scales, zeros, bias, 1.0, 0, torch.float32, "none", [], ""
-        )
-        return found.view(*x.shape[:-1], -1)
+        return int8_linear(x, self._packed[(name, *_ends(rows))])
 
 
 def _ends(rows: slice) -> tuple[int | None, int | None]:
@@ -162,34 +201,30 @@ def _scaled(linear: tuple[Tensor, Tensor], scale: Tensor | None) -> tuple[Tensor
 
 
 class FastTower(nn.Module):
-    """The image tower of a backbone, folded; holds no gradient and no state of its own.
+    """The image tower of a backbone, folded; holds no gradient and adds nothing to a state dict.
 
     Source: equal to `Backbone.encode_image` up to float rounding.
     """
 
-    def __init__(self, backbone: Backbone, *, int8: bool = False) -> None:
+    def __init__(self, weights: ImageTowerWeights, *, weight_bits: int | None = None) -> None:
         """Fold the tower's weights.
 
         Args:
-            backbone: Its image tower is copied.
-            int8: Hold and apply the layers' matrices in int8: for scoring on a CPU, and not exact.
+            weights: From `Backbone.image_tower`; they are copied.
+            weight_bits: Hold and apply the layers' matrices in int8, of so many bits (see `pipeline.model.linear`): for
+                scoring on a CPU, and not exact. None keeps float32.
 
         Raises:
-            ValueError: If the tower's layers are not CLIP's plain ones (see `fast_tower`), or int8 is asked for on a
-                GPU or in a torch without oneDNN.
+            AgiqaError: If int8 is asked for on a GPU.
         """
         super().__init__()
-        weights = backbone.image_tower()
-        if int8 and not torch.backends.mkldnn.is_available():
-            raise AgiqaError("int8 needs a torch with oneDNN, which this one is built without: score in float32")
-        if int8 and backbone.logit_scale.device.type != "cpu":
-            raise AgiqaError(
-                f"int8 is for CPUs, and the backbone is on {backbone.logit_scale.device}: use bfloat16 there"
-            )
-        if weights is None:
-            raise AgiqaError(f"the image tower of {backbone.name} has layers that cannot be folded")
+        device = weights.patches.device
+        if weight_bits is not None and device.type != "cpu":
+            raise AgiqaError(f"int8 is for CPUs, and the backbone is on {device}: use bfloat16 there")
         with torch.no_grad():
-            self.layers = nn.ModuleList((_Int8Layer if int8 else _Layer)(layer) for layer in weights.layers)
+            self.layers = nn.ModuleList(
+                _Layer(layer) if weight_bits is None else _Int8Layer(layer, weight_bits) for layer in weights.layers
+            )
             flat = weights.patches.flatten(1)  # (D, 3 P P)
             for name, tensor in {
                 "patches": flat,
@@ -203,7 +238,7 @@ class FastTower(nn.Module):
             if weights.norm_pre is not None:
                 self.register_buffer("pre_weight", weights.norm_pre[0].detach().clone(), persistent=False)
                 self.register_buffer("pre_bias", weights.norm_pre[1].detach().clone(), persistent=False)
-        self.patch_size, self.image_size = backbone.patch_size, backbone.image_size
+        self.patch_size, self.image_size = weights.patches.shape[-1], weights.image_size
         self.post_epsilon = weights.norm_post[2]
         self.requires_grad_(False)
 
@@ -284,17 +319,3 @@ class FastTower(nn.Module):
         if self.norm_pre is None:
             return x
         return F.layer_norm(x, (x.shape[-1],), self.pre_weight, self.pre_bias, self.norm_pre)
-
-
-_TOWERS: "WeakKeyDictionary[Backbone, FastTower | None]" = WeakKeyDictionary()
-
-
-def fast_tower(backbone: Backbone) -> FastTower | None:
-    """Return the backbone's folded image tower on the backbone's device, made once; None where it cannot be folded.
-
-    The backbone is frozen, so one folded copy serves every scorer and training on it.
-    """
-    if backbone not in _TOWERS:
-        _TOWERS[backbone] = None if backbone.image_tower() is None else FastTower(backbone)
-    tower = _TOWERS[backbone]
-    return None if tower is None else tower.to(backbone.logit_scale.device)

@@ -5,78 +5,18 @@ The code of CLIP-AGIQA (Fu et al., IEEE SPL 2024), from which DCMPLN's authors s
 prompts into its own. Both are needed for a score. The one file that DCMPLN's authors released is the first kind.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pipeline.data.archives import download
-from pipeline.errors import AgiqaError
 from pipeline.model.backbone import Backbone
 from pipeline.model.checkpoint import CheckpointError, save_checkpoint
 from pipeline.model.dcmpln import DCMPLN
 from pipeline.model.folded import fold
 from pipeline.model.windows import NORMALISATION, WindowRule
-
-
-def load_released_auxiliary(path: str | Path, model: DCMPLN) -> list[str]:
-    """Load the authors' early auxiliary-prompt checkpoint into a model's freely learned auxiliary prompts.
-
-    The release holds `ctx` (text prompts of layer 0), `prompts_text.0` .. for the text layers 1.., `prompts_vis.0` ..
-    for all visual layers, and token buffers that this model makes itself.
-
-    Args:
-        path: The released file; read with weights_only, so that it cannot run code.
-        model: A variant with auxiliary prompts and without MPA, such as clip_agiqa.
-
-    Returns:
-        The names in the file that were not needed.
-
-    Raises:
-        CheckpointError: If the file lacks a prompt, or its shapes or depth do not fit the model.
-        ValueError: If the model has no freely learned auxiliary prompts.
-    """
-    if model.auxiliary_prompts is None or model.mpa is not None:
-        raise AgiqaError("only a variant with auxiliary prompts and without MPA can take them: clip_agiqa or no_mpa")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path} is not a plain torch state dict: {error}") from error
-    return copy_auxiliary(state, model, str(path))
-
-
-def copy_auxiliary(state: Mapping[str, Tensor], model: DCMPLN, path: str) -> list[str]:
-    """Copy released auxiliary prompts into a model; see `load_released_auxiliary`.
-
-    Args:
-        state: The released names and tensors.
-        model: As there, with auxiliary prompts and without MPA.
-        path: Where they come from, for errors.
-    """
-    names = {
-        "text": ["ctx", *(f"prompts_text.{layer}" for layer in range(model.depth - 1))],
-        "visual": [f"prompts_vis.{layer}" for layer in range(model.depth)],
-    }
-    for side, keys in names.items():
-        target: Tensor = getattr(model.auxiliary_prompts, side)
-        missing = [key for key in keys if key not in state]
-        if missing:
-            raise CheckpointError(f"{path} lacks {', '.join(missing)}: a prompt depth of {model.depth} needs them")
-        shapes = {tuple(state[key].shape) for key in keys}
-        if shapes != {tuple(target.shape[1:])}:
-            raise CheckpointError(f"{path} has {side} prompts of shape {sorted(shapes)}, not {tuple(target.shape[1:])}")
-    used = {key for keys in names.values() for key in keys}
-    deeper = sorted(key for key in state if key.startswith("prompts_") and key not in used)
-    if deeper:
-        raise CheckpointError(
-            f"{path} has prompts beyond depth {model.depth} ({', '.join(deeper)}): raise prompt_depth"
-        )
-    with torch.no_grad():
-        for side, keys in names.items():
-            getattr(model.auxiliary_prompts, side).copy_(torch.stack([state[key].float() for key in keys]))
-    return sorted(state.keys() - used)
-
 
 RELEASE_ID, RELEASE_NAME = "1WnYMxHxnkMYgYNZiTVl0Xczl5LmehszN", "DCMPLN-release.pth"  # README of DCMPLN's authors
 # What the published code does: its texts, its normalisation, and windows that leave out what the stride does not reach.
@@ -156,7 +96,10 @@ def load_released(files: Sequence[Path], model: DCMPLN) -> list[str]:
 
     Raises:
         CheckpointError: If a tensor is missing, unknown or of another shape: names every one.
+        ValueError: If the model is another variant.
     """
+    if model.mpa is not None or model.layer_f is None or model.main_adapter is not None:
+        raise ValueError("published prompts make the variant clip_agiqa alone: Layer F, neither MPA nor adapter")
     parts = read_released(files)
     depth, length = model.depth, model.length
     text, image = model.main_prompts.text.shape[-1], model.main_prompts.visual.shape[-1]
@@ -181,15 +124,15 @@ def load_released(files: Sequence[Path], model: DCMPLN) -> list[str]:
         names = ", ".join(map(str, files))
         raise CheckpointError(f"{names} cannot make a scorer: " + "; ".join(faults))
 
-    copy_auxiliary(parts["auxiliary"], model, ", ".join(map(str, files)))
-    target = {key: value.float() for key, value in parts["target"].items()}
+    text_keys = ["ctx", *(f"prompts_text.{layer}" for layer in range(depth - 1))]
+    visual_keys = [f"prompts_vis.{layer}" for layer in range(depth)]
     with torch.no_grad():
-        keys = ["ctx", *(f"prompts_text.{layer}" for layer in range(depth - 1))]
-        model.main_prompts.text.copy_(torch.stack([target[key] for key in keys]))
-        model.main_prompts.visual.copy_(torch.stack([target[f"prompts_vis.{layer}"] for layer in range(depth)]))
+        for part, learner in (("auxiliary", model.auxiliary_prompts), ("target", model.main_prompts)):
+            learner.text.copy_(torch.stack([parts[part][key].float() for key in text_keys]))
+            learner.visual.copy_(torch.stack([parts[part][key].float() for key in visual_keys]))
         for fuse, name in zip(model.layer_f.maps, maps, strict=True):
-            fuse.weight.copy_(target[f"{name}.weight"])
-            fuse.bias.copy_(target[f"{name}.bias"])
+            fuse.weight.copy_(parts["target"][f"{name}.weight"])
+            fuse.bias.copy_(parts["target"][f"{name}.bias"])
     return sorted({key for state in parts.values() for key in state if key in _TOKENS})
 
 

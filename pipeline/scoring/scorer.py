@@ -28,7 +28,6 @@ from pipeline.layout import repository_root
 from pipeline.model.checkpoint import load_checkpoint, read_record
 from pipeline.model.folded import SCORING_BATCH, FoldedScorer, lay_out, quantise, window_scores
 from pipeline.model.loading import rebuild_backbone
-from pipeline.model.tower import fast_tower
 from pipeline.model.windows import WindowRule, enlarged_sides, window_origins
 from pipeline.study.champion import find_champion
 from pipeline.tracking.models import fetch_checkpoint
@@ -254,7 +253,7 @@ def load_scorer(
     backbone = rebuild_backbone(read_record(path)["backbone"], file=backbone_file, folders=folders).to(chosen)
     folded, rule, record = load_checkpoint(path, backbone)
     folded = quantise(folded) if int8 else folded
-    fast_tower(backbone)  # made now, so that no thread finds it half made
+    backbone.fast_tower()  # made now, so that no thread finds it half made
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     return Scorer(record, rule, folded, path, sha256, chosen, bfloat16)

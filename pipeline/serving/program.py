@@ -115,8 +115,7 @@ def window_scorer(folded: "FoldedScorer") -> "nn.Module":
     """
     from torch import nn
 
-    from pipeline.model.dcmpln import antonym_score
-    from pipeline.model.tower import fast_tower
+    from pipeline.model.dcmpln import score_features
 
     class WindowScorer(nn.Module):
         def __init__(self) -> None:
@@ -128,10 +127,9 @@ def window_scorer(folded: "FoldedScorer") -> "nn.Module":
 
         def forward(self, windows: "Tensor") -> "Tensor":
             features = self.tower(self.tower.tokens(self.tower.embed(windows)), self.prompts[None])
-            features = features if self.adapter is None else self.adapter(features)
-            return antonym_score(features, self.texts, self.scale)
+            return score_features(features, self.texts, self.scale, self.adapter)
 
-    tower = fast_tower(folded.backbone)
+    tower = folded.backbone.fast_tower()
     if tower is None:
         raise ExportError(f"the image tower of {folded.backbone.name} has layers that cannot be folded or exported")
     return WindowScorer().cpu().eval().requires_grad_(False)

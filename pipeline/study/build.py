@@ -62,8 +62,8 @@ def make_model(params: Params, variant: str, backbone: Backbone, seed: int) -> D
         )
 
 
-def choose_device(device: str, threads: int | None) -> torch.device:
-    """Return the device to train on, and make the CPU deterministic.
+def prepare_torch(device: str, threads: int | None) -> torch.device:
+    """Set up this process's torch, its threads and on CPUs its determinism, and return the device to compute on.
 
     Args:
         device: `auto` takes a GPU where there is one.

@@ -14,7 +14,7 @@ from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.folded import FoldedScorer, image_scores, quality_map
 from pipeline.model.windows import WindowRule
 from pipeline.params import Params
-from pipeline.study.build import choose_device, make_backbone, make_window_rule
+from pipeline.study.build import make_backbone, make_window_rule, prepare_torch
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Judge:
     @classmethod
     def of(cls, params: Params, record: Mapping[str, Any], train_folder: Path) -> "Judge":
         """Load the backbone on the study's device."""
-        backbone = make_backbone(params).to(choose_device(params.train.device, params.train.threads))
+        backbone = make_backbone(params).to(prepare_torch(params.train.device, params.train.threads))
         return cls(params, record, train_folder, backbone, make_window_rule(params, backbone))
 
     def images(self) -> Callable[[str], np.ndarray]:

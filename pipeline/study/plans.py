@@ -3,23 +3,26 @@
 In this wing alone, beside the stages, is the params object seen.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from pipeline.data.pixels import PixelPack, open_prepared
 from pipeline.files import file_md5
 from pipeline.layout import SUBSETS, StudyError, checkpoint_name, input_paths, leaks
-from pipeline.params import Params
-from pipeline.study.build import choose_device, describe_machine, make_backbone, make_model, make_window_rule
+from pipeline.model.dcmpln import DCMPLN
+from pipeline.model.windows import WindowRule
+from pipeline.params import Params, Train
+from pipeline.study.build import describe_machine, make_backbone, make_model, make_window_rule, prepare_torch
 from pipeline.study.runs import used_params
 from pipeline.study.subsets import open_split, round_seed, scaled_mos
 from pipeline.training.crops import Subset
-from pipeline.training.fit import Fitted
+from pipeline.training.fit import Fitted, Settings, fit
 
 
 def training_subsets(
@@ -63,13 +66,34 @@ class TrainingPlan:
         record: record.json as far as it is known before the training.
         inputs: Files that the training reads.
         machine: Device and threads, for run.json.
-        arguments: For `pipeline.training.fit.fit`.
+        model: With its learned parts freshly drawn.
+        train: Images to learn from.
+        selectors: Subsets that are scored after each epoch, by name.
+        rule: The window rule.
+        checkpoint_record: What each checkpoint says of itself.
+        settings: How to train.
+        label: Shown at the progress bar.
     """
 
     record: dict[str, Any]
     inputs: list[Path]
     machine: dict[str, Any]
-    arguments: dict[str, Any]
+    model: DCMPLN
+    train: Subset
+    selectors: dict[str, Subset]
+    rule: WindowRule
+    checkpoint_record: dict[str, Any]
+    settings: Settings
+    label: str
+
+    def fit(
+        self, folder: Path, on_epoch: Callable[[dict[str, float], dict[str, float], Path], None] | None = None
+    ) -> Fitted:
+        """Train; see `pipeline.training.fit.fit`."""
+        return fit(
+            self.model, self.train, self.selectors, self.rule, folder, self.checkpoint_record, self.settings,
+            on_epoch=on_epoch, label=self.label,
+        )  # fmt: skip
 
     def finished_record(self, fitted: Fitted, checkpoints: Path) -> dict[str, Any]:
         """Return the whole record.json, which names the selected checkpoint's content: `evaluate` depends on it."""
@@ -84,19 +108,19 @@ class TrainingPlan:
 
 def plan_training(params: Params, dataset: str, variant: str, round_index: int, split: str = "round") -> TrainingPlan:
     """Read all that one training needs; `split` as `pipeline.layout.input_paths`."""
-    settings = params.train_for(variant)
+    section = params.train_for(variant)
     split_rule = "random" if split == "random" else params.split.rule
-    device = choose_device(settings.device, settings.threads)
+    device = prepare_torch(section.device, section.threads)
     manifest_path, split_path = input_paths(dataset, round_index, split)
     manifest, pack = open_prepared(manifest_path.parent)
     rows, _ = open_split(split_path, manifest)
     backbone = make_backbone(params)
     rule = make_window_rule(params, backbone)
-    seed = round_seed(settings.seed, round_index)
+    seed = round_seed(section.seed, round_index)
     model = make_model(params, variant, backbone, seed)
     subsets = training_subsets(params, variant, manifest, pack, rows, seed)
     switches = params.variants[variant]
-    used = used_params(params.model_dump() | {"train": settings.model_dump()}, VARIANT_KEYS)
+    used = used_params(params.model_dump() | {"train": section.model_dump()}, VARIANT_KEYS)
     used["split.rule"] = split_rule
     used |= {f"variant.{switch}": value for switch, value in switches.model_dump(exclude={"train"}).items()}
     has_auxiliary = switches.auxiliary and bool(np.isfinite(subsets["train"].auxiliary).any())
@@ -108,8 +132,8 @@ def plan_training(params: Params, dataset: str, variant: str, round_index: int, 
         "split": split,
         "seed": seed,
         "split_rule": split_rule,
-        "select_on": settings.select_on,
-        "leaks": leaks(split_rule, settings.select_on),
+        "select_on": section.select_on,
+        "leaks": leaks(split_rule, section.select_on),
         "shuffled_labels": switches.shuffle_labels,
         "target": params.targets.main,
         "auxiliary_target": params.targets.auxiliary if has_auxiliary else None,
@@ -130,22 +154,45 @@ def plan_training(params: Params, dataset: str, variant: str, round_index: int, 
         "mos_low": float(manifest["mos_low"].iloc[0]),
         "mos_high": float(manifest["mos_high"].iloc[0]),
     }
-    arguments = {
-        "model": model,
-        "train": subsets.pop("train"),
-        "selectors": subsets,
-        "rule": rule,
-        "record": checkpoint_record,
-        "label": f"{dataset}/{variant}/{split}-{round_index}",
-        "validation_windows": params.validation.windows,
-        "device": device,
-        "amp": settings.amp == "auto" and device.type == "cuda",
-        "compiled": settings.compile == "auto",
-        "seed": seed,
-    } | settings.model_dump(
-        include={
-            "select_on", "learning_rate", "schedule", "warmup_epochs", "weight_decay", "batch_size", "micro_batch",
-            "epochs", "patience", "auxiliary_weight", "flip",
-        }
-    )  # fmt: skip
-    return TrainingPlan(record, [manifest_path, split_path], describe_machine(device), arguments)
+    return TrainingPlan(
+        record=record,
+        inputs=[manifest_path, split_path],
+        machine=describe_machine(device),
+        model=model,
+        train=subsets.pop("train"),
+        selectors=subsets,
+        rule=rule,
+        checkpoint_record=checkpoint_record,
+        settings=training_settings(section, params.validation.windows, device, seed),
+        label=f"{dataset}/{variant}/{split}-{round_index}",
+    )
+
+
+def training_settings(section: Train, windows: int, device: torch.device, seed: int) -> Settings:
+    """Return what `train` of params.yaml asks for, on a device.
+
+    Args:
+        section: With the variant's own overrides.
+        windows: Of each validation image.
+        device: Where to train.
+        seed: Of the round.
+    """
+    return Settings(
+        select_on=section.select_on,
+        optimiser=section.optimiser,
+        learning_rate=section.learning_rate,
+        schedule=section.schedule,
+        warmup_epochs=section.warmup_epochs,
+        weight_decay=section.weight_decay,
+        batch_size=section.batch_size,
+        micro_batch=section.micro_batch,
+        epochs=section.epochs,
+        patience=section.patience,
+        auxiliary_weight=section.auxiliary_weight,
+        flip=section.flip,
+        seed=seed,
+        validation_windows=windows,
+        device=device,
+        amp=section.amp == "auto" and device.type == "cuda",
+        compiled=section.compile == "auto",
+    )

@@ -10,6 +10,7 @@ import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from pipeline.layout import checkpoint_name
 from pipeline.metrics import correlations
 from pipeline.model.checkpoint import save_checkpoint
 from pipeline.model.dcmpln import DCMPLN
-from pipeline.model.folded import fold, image_scores
+from pipeline.model.folded import FoldedScorer, fold, image_scores
 from pipeline.model.windows import WindowRule
 from pipeline.training.crops import DevicePixels, EpochCrops, Subset, epoch_images
 from pipeline.training.schedule import TrainingError, is_stuck, learning_rate_at, select_epoch
@@ -47,50 +48,20 @@ class Fitted:
     selected_epoch: int
 
 
-def fit(
-    model: DCMPLN,
-    train: Subset,
-    selectors: Mapping[str, Subset],
-    rule: WindowRule,
-    folder: Path,
-    record: dict[str, Any],
-    *,
-    select_on: str = "validation",
-    learning_rate: float = 1e-4,
-    schedule: str = "constant",
-    warmup_epochs: int = 0,
-    weight_decay: float = 0.0,
-    batch_size: int = 64,
-    micro_batch: int | Literal["auto"] = "auto",
-    epochs: int = 50,
-    patience: int | None = None,
-    auxiliary_weight: float = 0.1,
-    flip: bool = True,
-    seed: int = 0,
-    validation_windows: int = 5,
-    device: torch.device | str = "cpu",
-    amp: bool = False,
-    compiled: bool = False,
-    on_epoch: Callable[[dict[str, float], dict[str, float], Path], None] | None = None,
-    label: str = "train",
-) -> Fitted:
-    """Train a model, keeping every epoch's folded checkpoint and one state to resume from.
+OPTIMISERS = {"adam": torch.optim.Adam}
 
-    After a crash the same call goes on after the last finished epoch and ends with the same bits as an unbroken run:
-    the order, crops and flips of an epoch depend on (seed, epoch) alone.
 
-    Args:
-        model: The model, its learned parts freshly drawn.
-        train: Images to learn from.
-        selectors: Subsets that are scored after each epoch, by name; `select_on` must be one of them.
-        rule: Crop size and normalisation, and the windows of the scoring.
-        folder: Gets checkpoints/epoch-001.safetensors ... and the state; must belong to this very training.
-        record: What each checkpoint says of itself; see `save_checkpoint`.
+@dataclass(frozen=True)
+class Settings:
+    """How a model is trained.
+
+    Attributes:
         select_on: Name of the subset whose SRCC picks the epoch and stops early.
-        learning_rate: Of Adam.
+        optimiser: Key of `OPTIMISERS`.
+        learning_rate: Of the optimiser.
         schedule: `constant` or `cosine`.
         warmup_epochs: Epochs of linear rise.
-        weight_decay: Of Adam (L2).
+        weight_decay: Of the optimiser (L2).
         batch_size: Images a step.
         micro_batch: Images a forward pass; see `micro_batch_for`.
         epochs: At most.
@@ -102,6 +73,70 @@ def fit(
         device: Where to train.
         amp: Run the towers in bfloat16.
         compiled: Compile the step with torch.compile on a GPU; on CPUs, where that gains nothing, it is ignored.
+
+    Source: protocol of the paper as quoted: Adam, 1e-4, batch 64, 50 epochs. Deviation: the epoch is picked on
+        validation images, not on the test set.
+    """
+
+    select_on: str = "validation"
+    optimiser: Literal["adam"] = "adam"
+    learning_rate: float = 1e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_epochs: int = 0
+    weight_decay: float = 0.0
+    batch_size: int = 64
+    micro_batch: int | Literal["auto"] = "auto"
+    epochs: int = 50
+    patience: int | None = None
+    auxiliary_weight: float = 0.1
+    flip: bool = True
+    seed: int = 0
+    validation_windows: int = 5
+    device: torch.device | str = "cpu"
+    amp: bool = False
+    compiled: bool = False
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training images came to.
+
+    Attributes:
+        losses: Means of the main and the auxiliary loss over the images, shape (2,).
+        predicted: Main scores as they were in training, in the order of the subset's rows, shape (N,).
+        learning_rate: Of the last step.
+    """
+
+    losses: np.ndarray
+    predicted: np.ndarray
+    learning_rate: float
+
+
+def fit(
+    model: DCMPLN,
+    train: Subset,
+    selectors: Mapping[str, Subset],
+    rule: WindowRule,
+    folder: Path,
+    record: dict[str, Any],
+    settings: Settings,
+    *,
+    on_epoch: Callable[[dict[str, float], dict[str, float], Path], None] | None = None,
+    label: str = "train",
+) -> Fitted:
+    """Train a model, keeping every epoch's folded checkpoint and one state to resume from.
+
+    After a crash the same call goes on after the last finished epoch and ends with the same bits as an unbroken run:
+    the order, crops and flips of an epoch depend on (seed, epoch) alone.
+
+    Args:
+        model: The model, its learned parts freshly drawn.
+        train: Images to learn from.
+        selectors: Subsets that are scored after each epoch, by name; `settings.select_on` must be one of them.
+        rule: Crop size and normalisation, and the windows of the scoring.
+        folder: Gets `checkpoints/`, one file an epoch, and the state; must belong to this very training.
+        record: What each checkpoint says of itself; see `save_checkpoint`.
+        settings: How to train.
         on_epoch: Called with history row, timing row and checkpoint path after each epoch that ran here.
         label: Shown at the progress bar.
 
@@ -110,86 +145,34 @@ def fit(
 
     Raises:
         TrainingError: If a loss is not finite (names epoch and step), or no epoch can be selected.
-
-    Source: protocol of the paper as quoted: Adam, 1e-4, batch 64, 50 epochs. Deviation: the epoch is picked on
-        validation images, not on the test set.
     """
+    device, key = settings.device, f"{settings.select_on}_srcc"
     model.to(device)
-    size = micro_batch_for(model.backbone, device, batch_size) if micro_batch == "auto" else micro_batch
-    optimiser = torch.optim.Adam(model.trainable_parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
-    history: list[dict[str, float]] = []
-    timing: list[dict[str, float]] = []
-    state_file = folder / STATE_FILE
-    if state_file.is_file():
-        state = torch.load(state_file, map_location=device, weights_only=True)
-        model.load_learned_state(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        history, timing = state["history"], state["timing"]
-
-    on_cpu = torch.device(device).type == "cpu"
-    passes: dict[str, Any] = {}
-    if compiled and not on_cpu:  # the first steps of every process pay a minute for it
-        passes = {"constants": torch.compile(model.constants), "score": torch.compile(score_tasks)}
+    optimiser = OPTIMISERS[settings.optimiser](
+        model.trainable_parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+    history, timing = _resume(folder / STATE_FILE, model, optimiser, device)
+    step = _step_of(model, settings)
     pixels = DevicePixels.if_it_fits(train.pack, train.rows, rule.size, device)
-    steps_an_epoch = math.ceil(len(train.rows) / batch_size)
-    key = f"{select_on}_srcc"
     bar = tqdm(
-        total=epochs * len(train.rows), initial=len(history) * len(train.rows), desc=label, unit="image",
+        total=settings.epochs * len(train.rows), initial=len(history) * len(train.rows), desc=label, unit="image",
         mininterval=1.0, dynamic_ncols=True,
     )  # fmt: skip
     with bar:
-        while len(history) < epochs and not is_stuck(history, key, patience):
-            epoch = len(history) + 1
-            started = time.perf_counter()
-            crops = EpochCrops(train.pack, train.rows, rule, flip=flip, seed=(seed, epoch))
-            # Whatever the epoch needs is on the device before its first step: a small copy in between makes a GPU idle.
+        while len(history) < settings.epochs and not is_stuck(history, key, settings.patience):
+            epoch, started = len(history) + 1, time.perf_counter()
+            crops = EpochCrops(train.pack, train.rows, rule, flip=settings.flip, seed=(settings.seed, epoch))
             images = epoch_images(crops, pixels, rule, device)
-            main_targets = torch.as_tensor(train.main[crops.order], dtype=torch.float32, device=device)
-            auxiliary_targets = torch.as_tensor(train.auxiliary[crops.order], dtype=torch.float32, device=device)
-            labelled = np.isfinite(train.auxiliary[crops.order])
-            losses, predicted, rates = [], [], []
-            for step, start in enumerate(range(0, len(train.rows), batch_size)):
-                part = slice(start, min(start + batch_size, len(train.rows)))
-                rates.append(learning_rate_at(
-                    (epoch - 1) * steps_an_epoch + step, epochs * steps_an_epoch, warmup_epochs * steps_an_epoch,
-                    learning_rate, schedule,
-                ))  # fmt: skip
-                for group in optimiser.param_groups:
-                    group["lr"] = rates[-1]
-                optimiser.zero_grad(set_to_none=True)
-                step_losses, scores = batch_step(
-                    model,
-                    lambda a, b, images=images, start=start: images(start + a, start + b),
-                    main_targets[part], auxiliary_targets[part], auxiliary_weight=auxiliary_weight, micro_batch=size,
-                    labelled=int(labelled[part].sum()), autocast=amp, **passes,
-                )  # fmt: skip
-                optimiser.step()
-                losses.append(step_losses)
-                predicted.append(scores)
-                if on_cpu or part.stop == len(train.rows):  # a GPU is asked once an epoch, and so never waits for us
-                    _refuse_bad_losses(losses, rates, f"epoch {epoch}", steps_an_epoch, label)
-                bar.update(part.stop - part.start)
-            ordered = np.empty(len(train.rows))
-            ordered[crops.order] = torch.cat(predicted).cpu().numpy()
-            counts = np.diff([*range(0, len(train.rows), batch_size), len(train.rows)])
+            done = run_epoch(
+                step, optimiser, train, crops.order, images, settings, epoch=epoch, label=label, on_images=bar.update
+            )
             seconds = time.perf_counter() - started
 
             scorer = fold(model)
-            means = np.average(torch.stack(losses).double().cpu().numpy(), axis=0, weights=counts)
-            loss_main, loss_auxiliary = means.tolist()
-            has_auxiliary = model.auxiliary_prompts is not None and bool(np.isfinite(train.auxiliary).any())
-            row: dict[str, float] = {
-                "epoch": epoch, "learning_rate": rates[-1],
-                "loss": loss_main + auxiliary_weight * loss_auxiliary, "loss_main": loss_main,
-                "loss_auxiliary": loss_auxiliary if has_auxiliary else math.nan,
-            }  # fmt: skip
-            row |= correlations("train", ordered, train.main)
+            row = _losses_row(epoch, done, train, settings, has_auxiliary=model.auxiliary_prompts is not None)
+            row |= correlations("train", done.predicted, train.main)
             for name, subset in selectors.items():
-                held_out = (subset.pack[row_index] for row_index in subset.rows)
-                scores_there = image_scores(
-                    scorer, held_out, len(subset.rows), rule, windows=validation_windows, device=device, autocast=amp
-                )
-                row |= correlations(name, scores_there, subset.main)
+                row |= correlations(name, _scores_of(scorer, subset, rule, settings), subset.main)
             history.append(row)
             timing.append(
                 {"epoch": epoch, "seconds": time.perf_counter() - started,
@@ -197,14 +180,131 @@ def fit(
             )  # fmt: skip
             checkpoint = folder / "checkpoints" / checkpoint_name(epoch)
             save_checkpoint(checkpoint, scorer, {**record, "epoch": epoch})
-            buffer = io.BytesIO()
-            state = {"model": model.learned_state(), "optimiser": optimiser.state_dict()}
-            torch.save({**state, "history": history, "timing": timing}, buffer)
-            write_atomically(state_file, buffer.getvalue())
+            _save_state(folder / STATE_FILE, model, optimiser, history, timing)
             bar.set_postfix({key: f"{row[key]:.3f}", "loss": f"{row['loss']:.4f}"}, refresh=False)
             if on_epoch is not None:
                 on_epoch(row, timing[-1], checkpoint)
     return Fitted(history, timing, select_epoch(history, key))
+
+
+def run_epoch(
+    step: Callable[..., tuple[Tensor, Tensor]],
+    optimiser: torch.optim.Optimizer,
+    train: Subset,
+    order: np.ndarray,
+    images: Callable[[int, int], Tensor],
+    settings: Settings,
+    *,
+    epoch: int,
+    label: str,
+    on_images: Callable[[int], object],
+) -> Epoch:
+    """Take one step a batch over all training images.
+
+    Args:
+        step: `batch_step`, told of the model and of how to pass images through it.
+        optimiser: Of the model's learned parts.
+        train: Images to learn from.
+        order: Places in `train.rows` in the order of this epoch, shape (N,).
+        images: Gives the normalised crops start..stop of that order.
+        settings: How to train.
+        epoch: From 1.
+        label: Of the training, for errors.
+        on_images: Called with the number of images after each step.
+
+    Raises:
+        TrainingError: If a loss is not finite; names epoch and step.
+    """
+    device, count, size = settings.device, len(train.rows), settings.batch_size
+    steps = math.ceil(count / size)
+    # Whatever the epoch needs is on the device before its first step: a small copy in between makes a GPU idle.
+    main_targets = torch.as_tensor(train.main[order], dtype=torch.float32, device=device)
+    auxiliary_targets = torch.as_tensor(train.auxiliary[order], dtype=torch.float32, device=device)
+    labelled = np.isfinite(train.auxiliary[order])
+    losses: list[Tensor] = []
+    predicted: list[Tensor] = []
+    rates: list[float] = []
+    for number, start in enumerate(range(0, count, size)):
+        part = slice(start, min(start + size, count))
+        rates.append(learning_rate_at(
+            (epoch - 1) * steps + number, settings.epochs * steps, settings.warmup_epochs * steps,
+            settings.learning_rate, settings.schedule,
+        ))  # fmt: skip
+        for group in optimiser.param_groups:
+            group["lr"] = rates[-1]
+        optimiser.zero_grad(set_to_none=True)
+        step_losses, scores = step(
+            lambda a, b, start=start: images(start + a, start + b), main_targets[part], auxiliary_targets[part],
+            labelled=int(labelled[part].sum()),
+        )  # fmt: skip
+        optimiser.step()
+        losses.append(step_losses)
+        predicted.append(scores)
+        # A GPU is asked once an epoch, and so never waits for us.
+        if torch.device(device).type == "cpu" or part.stop == count:
+            _refuse_bad_losses(losses, rates, f"epoch {epoch}", steps, label)
+        on_images(part.stop - part.start)
+    ordered = np.empty(count)
+    ordered[order] = torch.cat(predicted).cpu().numpy()
+    images_a_step = np.diff([*range(0, count, size), count])
+    means = np.average(torch.stack(losses).double().cpu().numpy(), axis=0, weights=images_a_step)
+    return Epoch(means, ordered, rates[-1])
+
+
+def _step_of(model: DCMPLN, settings: Settings) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return `batch_step` for this model, which still wants a batch's images and targets."""
+    device, size = settings.device, settings.micro_batch
+    passes: dict[str, Any] = {}
+    if settings.compiled and torch.device(device).type != "cpu":  # the first steps of a process pay a minute for it
+        passes = {"constants": torch.compile(model.constants), "score": torch.compile(score_tasks)}
+    return partial(
+        batch_step,
+        model,
+        auxiliary_weight=settings.auxiliary_weight,
+        micro_batch=micro_batch_for(model.backbone, device, settings.batch_size) if size == "auto" else size,
+        autocast=settings.amp,
+        **passes,
+    )
+
+
+def _losses_row(epoch: int, done: Epoch, train: Subset, settings: Settings, *, has_auxiliary: bool) -> dict[str, float]:
+    """Return the part of a history row that the losses give; the auxiliary one is NaN where nothing was learned."""
+    main, auxiliary = done.losses.tolist()
+    shown = has_auxiliary and bool(np.isfinite(train.auxiliary).any())
+    return {
+        "epoch": epoch, "learning_rate": done.learning_rate, "loss": main + settings.auxiliary_weight * auxiliary,
+        "loss_main": main, "loss_auxiliary": auxiliary if shown else math.nan,
+    }  # fmt: skip
+
+
+def _scores_of(scorer: FoldedScorer, subset: Subset, rule: WindowRule, settings: Settings) -> np.ndarray:
+    """Return a held-out subset's scores by a few windows an image, shape (N,)."""
+    return image_scores(
+        scorer, (subset.pack[row] for row in subset.rows), len(subset.rows), rule,
+        windows=settings.validation_windows, device=settings.device, autocast=settings.amp,
+    )  # fmt: skip
+
+
+Rows = list[dict[str, float]]
+
+
+def _resume(
+    file: Path, model: DCMPLN, optimiser: torch.optim.Optimizer, device: torch.device | str
+) -> tuple[Rows, Rows]:
+    """Return history and timing of the epochs that are done, and put model and optimiser where they ended."""
+    if not file.is_file():
+        return [], []
+    state = torch.load(file, map_location=device, weights_only=True)
+    model.load_learned_state(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    return state["history"], state["timing"]
+
+
+def _save_state(file: Path, model: DCMPLN, optimiser: torch.optim.Optimizer, history: Rows, timing: Rows) -> None:
+    buffer = io.BytesIO()
+    state = {"model": model.learned_state(), "optimiser": optimiser.state_dict()}
+    torch.save({**state, "history": history, "timing": timing}, buffer)
+    write_atomically(file, buffer.getvalue())
 
 
 def _refuse_bad_losses(losses: list[Tensor], rates: list[float], epoch: str, steps: int, label: str) -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pipeline.model.backbone import Backbone
-from pipeline.model.dcmpln import DCMPLN, Constants, antonym_score
-from pipeline.model.tower import FastTower, fast_tower
+from pipeline.model.dcmpln import DCMPLN, Constants, score_features
+from pipeline.model.tower import FastTower
 
 
 class TaskScores(NamedTuple):
@@ -37,15 +37,10 @@ def score_tasks(
         tokens = tower.tokens(tower.embed(images))
         prompts = torch.stack([constants.visual_prompts for constants, _ in tasks])
         parts = tower(tokens, prompts).chunk(len(tasks))
-        with torch.autocast(images.device.type, enabled=False):  # bfloat16 logits of up to 100 would blur the scores
-            scores = [
-                antonym_score(
-                    part.float() if adapter is None else adapter(part.float()),
-                    constants.text_features.float(),
-                    model.backbone.logit_scale,
-                )
-                for (constants, adapter), part in zip(tasks, parts, strict=True)
-            ]
+        scores = [
+            score_features(part, constants.text_features, model.backbone.logit_scale, adapter)
+            for (constants, adapter), part in zip(tasks, parts, strict=True)
+        ]
     return TaskScores(scores[0], scores[1] if auxiliary is not None else None)
 
 
@@ -123,7 +118,7 @@ def batch_step(
         pixels = images(start, stop)
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
             main, auxiliary = score(
-                model, fast_tower(model.backbone), pixels, main_leaf, auxiliary_leaf if use_auxiliary else None
+                model, model.backbone.fast_tower(), pixels, main_leaf, auxiliary_leaf if use_auxiliary else None
             )
         main_loss, auxiliary_loss = task_losses(
             main.float(), None if auxiliary is None else auxiliary.float(),

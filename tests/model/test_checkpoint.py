@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
+from pipeline.model import checkpoint
 from pipeline.model.backbone import Backbone
 from pipeline.model.checkpoint import CheckpointError, load_checkpoint, read_record, save_checkpoint
 from pipeline.model.dcmpln import DCMPLN
 from pipeline.model.folded import FoldedScorer, fold
 from pipeline.model.loading import load_backbone
 from pipeline.model.windows import WindowRule
-from pipeline.scoring.released import load_released_auxiliary
 
 RULE = WindowRule(32, 24, "all", "clip", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 RECORD = {"windows": RULE.record(), "texts": ["good photo.", "bad photo."], "mos_low": 0.0, "mos_high": 5.0}
@@ -81,38 +82,41 @@ def test_damaged_and_foreign_files_are_refused(scorer: FoldedScorer, tmp_path: P
         load_checkpoint(tmp_path / "nan.safetensors", scorer.backbone)
 
 
-def test_released_auxiliary_prompts_load_into_clip_agiqa(agiqa_data: Path, vit_b_32: Backbone) -> None:
-    path = agiqa_data / "checkpoints" / "AGIQA3k_aux.pth"
-    model = DCMPLN(vit_b_32, mpa=False, adapter=False)
-    unused = load_released_auxiliary(path, model)
-    assert unused == ["token_prefix", "token_suffix"]
-    released = torch.load(path, map_location="cpu", weights_only=True)
-    assert torch.equal(model.auxiliary_prompts.text[0], released["ctx"])
-    assert torch.equal(model.auxiliary_prompts.text[11], released["prompts_text.10"])
-    assert torch.equal(model.auxiliary_prompts.visual[5], released["prompts_vis.5"])
+def test_a_record_is_read_without_its_tensors(
+    scorer: FoldedScorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, scorer, RECORD)
+    length = int.from_bytes(path.read_bytes()[:8], "little")  # the format: length of the header, header, tensors
+    header = json.loads(path.read_bytes()[8 : 8 + length])
+    asked = []
 
+    class Watched:
+        def __init__(self, *words: object, **options: object) -> None:
+            self.file = safe_open(*words, **options)
 
-def test_released_prompts_that_do_not_fit_are_refused(tiny_backbone: Backbone, tmp_path: Path) -> None:
-    state = {"ctx": torch.zeros(4, 64), **{f"prompts_text.{i}": torch.zeros(4, 64) for i in range(2)},
-             **{f"prompts_vis.{i}": torch.zeros(4, 64) for i in range(3)}}  # fmt: skip
-    path = tmp_path / "release.pth"
-    model = DCMPLN(tiny_backbone, mpa=False, adapter=False, prompt_depth=3, prompt_length=4)
-    torch.save(state, path)
-    assert load_released_auxiliary(path, model) == []
-    with pytest.raises(ValueError, match="only a variant with auxiliary prompts and without MPA"):
-        load_released_auxiliary(path, DCMPLN(tiny_backbone, prompt_depth=3))
-    shallow = DCMPLN(tiny_backbone, mpa=False, prompt_depth=2, prompt_length=4)
-    with pytest.raises(CheckpointError, match=r"prompts beyond depth 2 \(prompts_text.1, prompts_vis.2\)"):
-        load_released_auxiliary(path, shallow)
-    long = DCMPLN(tiny_backbone, mpa=False, prompt_depth=3, prompt_length=5)
-    with pytest.raises(CheckpointError, match=re.escape("text prompts of shape [(4, 64)], not (5, 64)")):
-        load_released_auxiliary(path, long)
-    torch.save({key: value for key, value in state.items() if key != "prompts_vis.1"}, path)
-    with pytest.raises(CheckpointError, match=r"lacks prompts_vis\.1: a prompt depth of 3 needs them"):
-        load_released_auxiliary(path, model)
-    path.write_bytes(b"not a pickle")
-    with pytest.raises(CheckpointError, match="is not a plain torch state dict"):
-        load_released_auxiliary(path, model)
+        def __enter__(self) -> "Watched":
+            self.file.__enter__()
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.file.__exit__(*error)
+
+        def metadata(self) -> dict[str, str]:
+            return self.file.metadata()
+
+        def keys(self) -> list[str]:
+            return self.file.keys()
+
+        def get_tensor(self, key: str) -> torch.Tensor:
+            asked.append(key)
+            return self.file.get_tensor(key)
+
+    monkeypatch.setattr(checkpoint, "safe_open", Watched)
+    assert read_record(path) == json.loads(header["__metadata__"]["agiqa"])
+    assert asked == []
+    load_checkpoint(path, scorer.backbone)
+    assert sorted(asked) == sorted(header.keys() - {"__metadata__"})
 
 
 def test_another_activation_is_refused_and_records_without_one_load(

@@ -165,3 +165,37 @@ def test_the_release_is_downloaded_by_its_published_id(tmp_path: Path, monkeypat
     monkeypatch.setattr(gdown, "download", offline)
     with pytest.raises(archives.ArchiveError, match=r"no network.*Put the file into .*other as DCMPLN-release\.pth"):
         released.fetch_release(tmp_path / "other")
+
+
+def test_the_real_early_files_prompts_come_in_layer_by_layer(
+    agiqa_data: Path, vit_b_32: Backbone, tmp_path: Path
+) -> None:
+    """Its target part was never published, so one that was made up stands beside it."""
+    path = agiqa_data / "checkpoints" / "AGIQA3k_aux.pth"
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    names = ["proj", *(f"compound_prompt_projections.{layer}" for layer in range(11))]
+    target = {key: torch.full_like(value, 0.5) for key, value in state.items()}
+    target |= {f"{name}.weight": torch.zeros(768, 1536) for name in names}
+    target |= {f"{name}.bias": torch.zeros(768) for name in names}
+    torch.save(target, tmp_path / "target.pth")
+    model = DCMPLN(vit_b_32, mpa=False, adapter=False)
+    assert load_released([path, tmp_path / "target.pth"], model) == ["token_prefix", "token_suffix"]
+    assert torch.equal(model.auxiliary_prompts.text[0], state["ctx"])
+    assert torch.equal(model.auxiliary_prompts.text[11], state["prompts_text.10"])
+    assert torch.equal(model.auxiliary_prompts.visual[5], state["prompts_vis.5"])
+    assert (model.main_prompts.text == 0.5).all()
+
+
+def test_prompts_of_another_depth_length_or_variant_are_refused(tiny_backbone: Backbone, files: list[Path]) -> None:
+    def attempt(**changes: object) -> None:
+        switches = {"mpa": False, "adapter": False, "prompt_depth": DEPTH, "prompt_length": LENGTH}
+        load_released(files, DCMPLN(tiny_backbone, **(switches | changes)))
+
+    attempt()
+    with pytest.raises(CheckpointError, match=re.escape("part holds unknown tensors: prompts_text.1, prompts_vis.2")):
+        attempt(prompt_depth=2)
+    with pytest.raises(CheckpointError, match=re.escape("ctx of the auxiliary part has shape (4, 64), not (5, 64)")):
+        attempt(prompt_length=5)
+    for changes in ({"mpa": True}, {"adapter": True}, {"layer_f": False}):
+        with pytest.raises(ValueError, match="published prompts make the variant clip_agiqa alone"):
+            attempt(**changes)

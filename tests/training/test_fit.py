@@ -9,48 +9,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_parts import RULE, bright_images, bright_subsets, model_of, pack_of, unfoldable
 
 from pipeline.data.pixels import PixelPack
+from pipeline.layout import checkpoint_name
 from pipeline.model.backbone import Backbone
-from pipeline.model.checkpoint import read_record
-from pipeline.model.dcmpln import DCMPLN
-from pipeline.model.windows import WindowRule, normalise
-from pipeline.training.crops import Subset
-from pipeline.training.fit import fit
-from pipeline.training.schedule import TrainingError, learning_rate_at, select_epoch
-from pipeline.training.step import batch_step, task_losses
-
-RULE = WindowRule(32, 32, "all", "clip", mean=(0.5,) * 3, std=(0.25,) * 3)
-WINDOWS = RULE.record()
+from pipeline.model.checkpoint import load_checkpoint, read_record
+from pipeline.model.dcmpln import antonym_score
+from pipeline.model.folded import image_scores
+from pipeline.model.windows import cut, normalise, window_origins
+from pipeline.training import fit as fit_module
+from pipeline.training.crops import DevicePixels
+from pipeline.training.fit import Fitted, Settings, fit, run_epoch
+from pipeline.training.schedule import TrainingError, select_epoch
 
 
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> PixelPack:
-    """Return 24 images of 40x40 whose brightness is their quality."""
-    generator = np.random.default_rng(0)
-    levels = np.linspace(30, 220, 24)
-    images = np.clip(generator.normal(levels[:, None, None, None], 12, (24, 40, 40, 3)), 0, 255).astype(np.uint8)
-    path = tmp_path_factory.mktemp("pack") / "pixels.bin"
-    path.write_bytes(images.tobytes())
-    return PixelPack(path, np.arange(24) * 4800, [40] * 24, [40] * 24)
+    """Return the pack of `bright_images`."""
+    return pack_of(tmp_path_factory.mktemp("pack"), bright_images())
 
 
-def subsets(pack: PixelPack, auxiliary: float | None = None) -> tuple[Subset, Subset]:
-    quality = np.linspace(0.1, 0.9, 24)
-    other = quality[::-1].copy() if auxiliary is None else np.full(24, auxiliary)
-    held_out = np.arange(0, 24, 4)
-    train = np.setdiff1d(np.arange(24), held_out)
-    return Subset(pack, train, quality[train], other[train]), Subset(pack, held_out, quality[held_out], other[held_out])
-
-
-def model_of(backbone: Backbone, **switches: Any) -> DCMPLN:
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        return DCMPLN(backbone, **{"prompt_depth": 3, "prompt_length": 2, **switches})
-
-
-def run(backbone: Backbone, pack: PixelPack, folder: Path, **changes: Any) -> Any:
-    train, validation = subsets(pack)
+def run(backbone: Backbone, pack: PixelPack, folder: Path, on_epoch: Any = None, **changes: Any) -> Fitted:
+    train, validation = bright_subsets(pack)
     settings = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "seed": 5, "validation_windows": 1}
     return fit(
         model_of(backbone),
@@ -58,55 +39,10 @@ def run(backbone: Backbone, pack: PixelPack, folder: Path, **changes: Any) -> An
         {"validation": validation},
         RULE,
         folder,
-        {"windows": WINDOWS},
-        **(settings | changes),
+        {"windows": RULE.record()},
+        Settings(**(settings | changes)),
+        on_epoch=on_epoch,
     )
-
-
-def gradients(model: DCMPLN, micro_batch: int, auxiliary: torch.Tensor) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    images, target = torch.randn(6, 3, 32, 32, generator=generator), torch.rand(6, generator=generator)
-    model.zero_grad()
-    batch_step(model, lambda a, b: images[a:b], target, auxiliary, auxiliary_weight=0.1, micro_batch=micro_batch)
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-@pytest.mark.parametrize("micro_batch", [6, 4, 1])
-@pytest.mark.parametrize("switches", [{}, {"mpa": False}, {"adapter": False}, {"adapter_shared": True}])
-def test_gradients_are_those_of_the_plain_loss(tiny_backbone: Backbone, micro_batch: int, switches: dict) -> None:
-    model = model_of(tiny_backbone, **switches)
-    generator = torch.Generator().manual_seed(0)
-    images, target = torch.randn(6, 3, 32, 32, generator=generator), torch.rand(6, generator=generator)
-    auxiliary = torch.tensor([0.2, math.nan, 0.9, 0.4, math.nan, 0.6])
-    main, other = model(images)
-    there = ~auxiliary.isnan()
-    loss = (main - target).square().mean() + 0.1 * (other[there] - auxiliary[there]).square().mean()
-    model.zero_grad()
-    loss.backward()
-    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    found = gradients(model, micro_batch, auxiliary)
-    assert found.keys() == expected.keys()
-    for name, gradient in expected.items():
-        scale = gradient.abs().max()
-        assert scale > 0
-        torch.testing.assert_close(found[name] / scale, gradient / scale, atol=1e-4, rtol=1e-4, msg=name)
-
-
-def test_missing_auxiliary_labels_are_masked_not_filled_in(tiny_backbone: Backbone) -> None:
-    main, other = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])
-    loss = task_losses(main, other, torch.tensor([0.5, 0.0]), torch.tensor([math.nan, 0.3]), (2, 1))
-    assert [float(part) for part in loss] == pytest.approx([0.125, 0.04])
-    # With no label at all the adapter of the auxiliary task, which nothing else uses, gets no gradient.
-    without = gradients(model_of(tiny_backbone), 6, torch.full((6,), math.nan))
-    assert not any(name.startswith("auxiliary_adapter") for name in without)
-    assert any(name.startswith("auxiliary_prompts") for name in without)  # through Layer F
-
-
-def test_schedule_by_hand() -> None:
-    assert [learning_rate_at(step, 10, 2, 1.0, "constant") for step in (0, 1, 2, 9)] == [0.5, 1.0, 1.0, 1.0]
-    assert learning_rate_at(6, 10, 2, 1.0, "cosine") == pytest.approx(0.5)
-    assert learning_rate_at(2, 10, 2, 1.0, "cosine") == 1.0
-    assert 0 < learning_rate_at(9, 10, 2, 1.0, "cosine") < 0.05
 
 
 def test_training_learns_keeps_every_epoch_and_leaves_the_backbone(
@@ -119,7 +55,7 @@ def test_training_learns_keeps_every_epoch_and_leaves_the_backbone(
     )
     assert fitted.history[-1]["loss_main"] < 0.5 * fitted.history[0]["loss_main"]
     assert max(row["validation_srcc"] for row in fitted.history) > 0.8
-    assert [path.name for _, _, path in seen] == [f"epoch-{epoch:03d}.safetensors" for epoch in range(1, 7)]
+    assert [path.name for _, _, path in seen] == [checkpoint_name(epoch) for epoch in range(1, 7)]
     assert [read_record(path)["epoch"] for _, _, path in seen] == list(range(1, 7))
     assert fitted.selected_epoch == select_epoch(fitted.history, "validation_srcc")
     assert all(torch.equal(before[key], value) for key, value in tiny_backbone.state_dict().items())
@@ -178,12 +114,12 @@ def test_early_stop_counts_epochs_without_a_better_one(
 
 def test_labels_of_other_subsets_change_nothing(tiny_backbone: Backbone, pack: PixelPack, tmp_path: Path) -> None:
     """Selection on validation must not see test labels: with them among the selectors only extra columns appear."""
-    train, validation = subsets(pack)
+    train, validation = bright_subsets(pack)
     plain = run(tiny_backbone, pack, tmp_path / "plain")
     fitted = fit(
         model_of(tiny_backbone), train, {"validation": validation, "test": validation}, RULE, tmp_path / "both",
-        {"windows": WINDOWS}, select_on="test", epochs=3, batch_size=8, learning_rate=0.01, seed=5,
-        validation_windows=1,
+        {"windows": RULE.record()},
+        Settings(select_on="test", epochs=3, batch_size=8, learning_rate=0.01, seed=5, validation_windows=1),
     )  # fmt: skip
     columns = plain.history[0].keys()
     assert [{key: row[key] for key in columns} for row in fitted.history] == plain.history
@@ -191,18 +127,90 @@ def test_labels_of_other_subsets_change_nothing(tiny_backbone: Backbone, pack: P
 
 
 def test_a_loss_that_is_not_finite_names_its_step(tiny_backbone: Backbone, pack: PixelPack, tmp_path: Path) -> None:
-    train, validation = subsets(pack)
+    train, validation = bright_subsets(pack)
     train.main[3] = math.nan
     with pytest.raises(TrainingError, match=re.escape("train: loss is nan at epoch 1, step")):
-        fit(model_of(tiny_backbone), train, {"validation": validation}, RULE, tmp_path, {"windows": WINDOWS}, epochs=1)
+        fit(model_of(tiny_backbone), train, {"validation": validation}, RULE, tmp_path, {}, Settings(epochs=1))
 
 
-def test_an_epoch_without_a_finite_score_is_never_selected() -> None:
-    history = [{"epoch": 1, "k": math.nan}, {"epoch": 2, "k": 0.3}, {"epoch": 3, "k": 0.3}]
-    assert select_epoch(history, "k") == 2
-    with pytest.raises(TrainingError, match="no epoch has a finite k"):
-        select_epoch(history[:1], "k")
+@pytest.mark.parametrize("amp", [False, True])
+def test_a_tower_that_cannot_be_folded_trains_and_its_checkpoint_scores(
+    pack: PixelPack, tmp_path: Path, amp: bool
+) -> None:
+    """The oracle scores with open_clip's own tower and the checkpoint's constants, window by window."""
+    backbone = unfoldable(tmp_path)
+    assert backbone.fast_tower() is None
+    fitted = run(backbone, pack, tmp_path / "run", epochs=6, amp=amp)
+    assert fitted.history[-1]["loss_main"] < 0.7 * fitted.history[0]["loss_main"]
+    scorer, _, _ = load_checkpoint(tmp_path / "run/checkpoints" / checkpoint_name(6), backbone, RULE)
+    images = [pack[row] for row in range(0, 24, 4)]
+    found = image_scores(scorer, images, 6, RULE, autocast=amp)
+    for image, score in zip(images, found, strict=True):
+        with torch.no_grad():
+            windows = normalise(cut(image, window_origins(40, 40, RULE), 32), RULE)
+            features = scorer.adapter(backbone.encode_image(windows, scorer.visual_prompts))
+            expected = antonym_score(features, scorer.text_features, backbone.logit_scale).mean()
+        assert score == pytest.approx(float(expected), abs=0.02 if amp else 1e-6)
 
 
-def test_crops_reach_the_model_normalised(pack: PixelPack) -> None:
-    assert float(normalise(pack[23][None, :32, :32], RULE).mean()) == pytest.approx((220 / 255 - 0.5) / 0.25, abs=0.05)
+@pytest.mark.parametrize("amp", [False, True])
+def test_device_pixels_train_as_the_pack_does(
+    tiny_backbone: Backbone, pack: PixelPack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amp: bool
+) -> None:
+    """On a GPU the images lie there and are cut there; here the CPU stands for it."""
+    from_pack = run(tiny_backbone, pack, tmp_path / "pack", amp=amp)
+    held = []
+
+    def force(cls: type, *arguments: Any) -> DevicePixels:
+        held.append(cls(*arguments))
+        return held[-1]
+
+    monkeypatch.setattr(DevicePixels, "if_it_fits", classmethod(force))
+    assert run(tiny_backbone, pack, tmp_path / "device", amp=amp).history == from_pack.history
+    assert len(held) == 1
+    for path in (tmp_path / "pack/checkpoints").iterdir():
+        assert path.read_bytes() == (tmp_path / "device/checkpoints" / path.name).read_bytes()
+
+
+def test_an_epoch_by_hand(tiny_backbone: Backbone, pack: PixelPack) -> None:
+    """Two batches of 12 and 6 images whose losses are told: their mean weighs images, and scores find their rows."""
+    train, _ = bright_subsets(pack)
+    order = np.random.default_rng(0).permutation(18)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([weight], lr=1.0)
+    seen, moved = [], []
+
+    def step(images: Any, main: torch.Tensor, auxiliary: torch.Tensor, *, labelled: int) -> tuple[torch.Tensor, ...]:
+        seen.append((images(0, len(main)), labelled, optimiser.param_groups[0]["lr"]))
+        torch.testing.assert_close(auxiliary, 1 - main)
+        weight.grad = torch.ones(1)
+        return torch.tensor([float(len(seen)), 0.0]), main
+
+    settings = Settings(batch_size=12, epochs=2, warmup_epochs=1, learning_rate=0.1)
+    done = run_epoch(
+        step, optimiser, train, order, lambda start, stop: (start, stop), settings,
+        epoch=1, label="x", on_images=moved.append,
+    )  # fmt: skip
+    assert seen == [((0, 12), 12, 0.05), ((12, 18), 6, 0.1)]
+    assert moved == [12, 6]
+    assert done.losses.tolist() == [pytest.approx((12 * 1.0 + 6 * 2.0) / 18), 0.0]
+    np.testing.assert_allclose(done.predicted, train.main, atol=1e-7)
+    assert done.learning_rate == 0.1
+    assert weight.tolist() == [pytest.approx(-0.15)]
+
+
+def test_the_optimiser_is_the_one_that_is_asked_for(
+    tiny_backbone: Backbone, pack: PixelPack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    def watched(parameters: Any, **options: Any) -> torch.optim.Optimizer:
+        asked.update(options)
+        return torch.optim.Adam(parameters, **options)
+
+    assert {"adam": torch.optim.Adam} == fit_module.OPTIMISERS
+    monkeypatch.setitem(fit_module.OPTIMISERS, "adam", watched)
+    run(tiny_backbone, pack, tmp_path, epochs=1, learning_rate=0.02, weight_decay=0.3)
+    assert asked == {"lr": 0.02, "weight_decay": 0.3, "fused": True}
+    with pytest.raises(KeyError, match="sgd"):
+        run(tiny_backbone, pack, tmp_path, epochs=1, optimiser="sgd")

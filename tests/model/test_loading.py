@@ -1,0 +1,130 @@
+"""Backbones by name, tag, file and record, against plain open_clip; and what is refused."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+from made_parts import plain_clip
+from safetensors.torch import save_file
+
+from pipeline.model.backbone import Backbone, BackboneError
+from pipeline.model.loading import load_backbone, rebuild_backbone
+from pipeline.model.torchvision_shim import ensure_torchvision_imports
+
+ensure_torchvision_imports()
+import open_clip  # noqa: E402 (the line above must come first)
+
+
+def test_random_weights_follow_the_seed_and_leave_the_global_one_alone(tiny_config: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    first = load_backbone("tiny-vit", config=tiny_config, seed=1)
+    assert torch.rand(1) == expected
+    assert first.weights_sha256 == load_backbone("tiny-vit", config=tiny_config, seed=1).weights_sha256
+    assert first.weights_sha256 != load_backbone("tiny-vit", config=tiny_config, seed=2).weights_sha256
+    assert first.origin == "random"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_file_round_trip(tiny_config: Path, tiny_backbone: Backbone, tmp_path: Path, suffix: str) -> None:
+    state = {key: value.contiguous() for key, value in plain_clip(tiny_config, seed=1).state_dict().items()}
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pt":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    loaded = load_backbone("tiny-vit", config=tiny_config, file=path, origin="in-house", seed=9)
+    assert loaded.weights_sha256 == tiny_backbone.weights_sha256
+    told_apart = {"pretrained": None, "origin": "random", "file": None, "seed": 1}
+    assert loaded.record()["file"] == str(path)
+    assert loaded.record() | told_apart == tiny_backbone.record()
+
+
+def test_reduced_vocabulary_is_expanded_and_guarded(tiny_config: Path, tmp_path: Path) -> None:
+    state = plain_clip(tiny_config, seed=1).state_dict()
+    rows = open_clip.get_tokenizer("tiny-vit")(["good bad photo."])[0].unique()
+    full = state["token_embedding.weight"]
+    save_file(
+        {**{key: value.contiguous() for key, value in state.items()},
+         "token_embedding.weight": full[rows].contiguous(), "token_embedding.rows": rows.int()},
+        tmp_path / "small.safetensors",
+    )  # fmt: skip
+    backbone = load_backbone("tiny-vit", config=tiny_config, file=tmp_path / "small.safetensors", origin="in-house")
+    torch.testing.assert_close(backbone.token_embedding.weight[rows], full[rows])
+    message = "text 'good elephant' uses 'elephant', which the reduced vocabulary of tiny-vit (small.safetensors)"
+    with pytest.raises(BackboneError, match=re.escape(message)):
+        backbone.tokenize(["good elephant"])
+
+
+def test_refusals_say_what_would_be_right(tiny_config: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match=r"backbone\.name is 'ViT-Z', which open_clip does not know"):
+        load_backbone("ViT-Z")
+    with pytest.raises(
+        BackboneError, match=r"backbone\.pretrained is 'opnai', which ViT-B-32 does not have; it has: .*openai"
+    ):
+        load_backbone("ViT-B-32", pretrained="opnai")
+    with pytest.raises(BackboneError, match="ViT-B-32 openai was trained with 'quickgelu': use that, or null"):
+        load_backbone("ViT-B-32", pretrained="openai", activation="gelu")
+    (tmp_path / "other.json").write_text(json.dumps(TINY))
+    with pytest.raises(BackboneError, match=re.escape("backbone.config is other.json, and backbone.name 'tiny-vit'")):
+        load_backbone("tiny-vit", config=tmp_path / "other.json")
+    save_file({"visual.proj": torch.zeros(2, 2)}, tmp_path / "bad.safetensors")
+    with pytest.raises(
+        BackboneError, match=r"does not fit the towers: it lacks .*; it has other shapes of visual\.proj"
+    ):
+        load_backbone("tiny-vit", config=tiny_config, file=tmp_path / "bad.safetensors", origin="in-house")
+
+
+def test_published_weights_without_network_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise OSError("offline")
+
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", no_network)
+    message = (
+        r"the weights of ViT-B-32 openai could not be downloaded .*set backbone\.file to .*activation to quickgelu"
+    )
+    with pytest.raises(BackboneError, match=message):
+        load_backbone("ViT-B-32", pretrained="openai")
+
+
+def test_a_backbone_is_rebuilt_from_its_record(tiny_config: Path, tiny_backbone: Backbone, tmp_path: Path) -> None:
+    random = json.loads(json.dumps(tiny_backbone.record()))
+    assert rebuild_backbone(random).weights_sha256 == tiny_backbone.weights_sha256
+    state = {key: value.contiguous() for key, value in plain_clip(tiny_config, seed=4).state_dict().items()}
+    (tmp_path / "here").mkdir()
+    save_file(state, tmp_path / "here" / "w.safetensors")
+    trained = load_backbone(
+        "tiny-vit", config=tiny_config, file=tmp_path / "here" / "w.safetensors", origin="in-house", activation="gelu"
+    )
+    record = json.loads(json.dumps(trained.record())) | {"file": "here/w.safetensors"}
+    rebuilt = rebuild_backbone(record, folders=[tmp_path / "nowhere", tmp_path])
+    assert rebuilt.record() == trained.record()  # the activation, too, though the configuration says QuickGELU
+    assert rebuild_backbone(record, file=tmp_path / "here" / "w.safetensors").weights_sha256 == record["weights_sha256"]
+    message = f"trained with here/w.safetensors, and there is no {tmp_path}/nowhere/here/w.safetensors. Give the file"
+    with pytest.raises(BackboneError, match=re.escape(message)):
+        rebuild_backbone(record, folders=[tmp_path / "nowhere"])
+    save_file(plain_clip(tiny_config, seed=5).state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(BackboneError, match=r"other\.safetensors are not those that the checkpoint was trained with"):
+        rebuild_backbone(record, file=tmp_path / "other.safetensors")
+    with pytest.raises(BackboneError, match=r"cannot be built: the weights of ViT-B-32 openai could not be downloaded"):
+        rebuild_backbone({"name": "ViT-B-32", "pretrained": "openai", "origin": "pretrained", "quick_gelu": True})
+
+
+def test_records_of_earlier_versions_find_the_backbones_folder(tiny_config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "backbones" / "own"
+    folder.mkdir(parents=True)
+    (folder / "tiny-vit.json").write_text(tiny_config.read_text())
+    save_file(plain_clip(tiny_config, seed=6).state_dict(), folder / "w.safetensors")
+    trained = load_backbone(
+        "tiny-vit", config=folder / "tiny-vit.json", file=folder / "w.safetensors", origin="in-house"
+    )
+    new = ("config", "quick_gelu", "file", "seed")
+    old = {key: value for key, value in trained.record().items() if key not in new}
+    assert rebuild_backbone(old, folders=[tmp_path]).record() == trained.record()
+    old |= {"name": "ViT-B-32"}
+    with pytest.raises(BackboneError, match="did not record the activation"):
+        rebuild_backbone(old, file=folder / "w.safetensors")

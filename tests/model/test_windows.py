@@ -1,0 +1,93 @@
+"""Windows of images of any size, worked by hand."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from made_parts import noise
+
+from pipeline.model.windows import (
+    WindowRule,
+    cut,
+    enlarge,
+    enlarged_sides,
+    normalise,
+    spread,
+    window_batches,
+    window_origins,
+)
+
+
+def rule(size: int = 4, stride: int = 3, cover: str = "all") -> WindowRule:
+    return WindowRule(size, stride, cover, "clip", mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("side", "stride", "cover", "starts"),
+    [
+        (512, 64, "all", [0, 64, 128, 192, 256, 288]),  # 288 = 512 - 224, flush
+        (512, 64, "reference", [0, 64, 128, 192, 256]),
+        (256, 64, "all", [0, 32]),
+        (256, 64, "reference", [0]),  # the predecessor sees only the top left of a 256 image
+        (224, 64, "all", [0]),
+        (288, 64, "all", [0, 64]),
+    ],
+)
+def test_window_starts_at_the_papers_sizes(side: int, stride: int, cover: str, starts: list[int]) -> None:
+    origins = window_origins(side, 224, rule(224, stride, cover))
+    assert origins == [(start, 0) for start in starts]
+    assert window_origins(side, side, rule(224, stride, cover)) == [(top, left) for top in starts for left in starts]
+
+
+def test_cover_all_leaves_no_pixel_out() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        height, width = generator.integers(4, 40, 2)
+        stride = int(generator.integers(1, 5))
+        seen = np.zeros((height, width), bool)
+        for top, left in window_origins(height, width, rule(4, stride)):
+            seen[top : top + 4, left : left + 4] = True
+        assert seen.all()
+
+
+def test_too_small_an_image_is_named() -> None:
+    with pytest.raises(ValueError, match="image of 9x3 pixels is smaller than a window of 4"):
+        window_origins(3, 9, rule())
+
+
+def test_spread_takes_both_ends() -> None:
+    origins = [(0, left) for left in range(25)]
+    assert spread(origins, 5) == [(0, 0), (0, 6), (0, 12), (0, 18), (0, 24)]
+    assert spread(origins, 1) == [(0, 12)]
+    assert spread(origins, 99) == origins
+
+
+def test_enlarge_raises_the_short_side_only_where_needed() -> None:
+    image = np.zeros((10, 30, 3), np.uint8)
+    assert enlarge(image, 10) is image
+    assert enlarge(image, 20).shape == (20, 60, 3)
+    assert (enlarged_sides(10, 30, 20), enlarged_sides(9, 7, 8)) == ((20, 60), (10, 8))  # 9 * 8 / 7 = 10.3
+    assert enlarge(np.full((1, 1, 3), 7, np.uint8), 4).tolist() == np.full((4, 4, 3), 7).tolist()
+
+
+def test_normalise_by_hand() -> None:
+    windows = np.array([[[[255, 0, 51]]]], dtype=np.uint8)
+    expected = torch.tensor([(1.0 - 0.5) / 0.5, (0.0 - 0.25) / 0.25, 0.2]).view(1, 3, 1, 1)
+    torch.testing.assert_close(normalise(windows, rule()), expected)
+
+
+def test_window_batches_run_across_images_and_keep_owners() -> None:
+    images = noise([(7, 7), (4, 4), (10, 4)])  # 4, 1 and 3 windows
+    batches = list(window_batches(iter(images), rule(), batch=3))
+    assert [len(windows) for windows, _ in batches] == [3, 3, 2]
+    owners = np.concatenate([owner for _, owner in batches])
+    assert owners.tolist() == [0, 0, 0, 0, 1, 2, 2, 2]
+    expected = np.concatenate([cut(image, window_origins(*image.shape[:2], rule()), 4) for image in images])
+    assert np.array_equal(np.concatenate([windows for windows, _ in batches]), expected)
+    few = list(window_batches(iter(images), rule(), batch=99, count=2))
+    assert few[0][1].tolist() == [0, 0, 1, 2, 2]
+
+
+def test_a_rule_comes_back_from_its_record() -> None:
+    assert WindowRule.from_record(json.loads(json.dumps(rule().record()))) == rule()

@@ -1,0 +1,62 @@
+"""Random crops against the images that they were cut from, on the host and where a device holds them."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from made_parts import noise, pack_of
+
+from pipeline.model.windows import WindowRule
+from pipeline.training.crops import DevicePixels, EpochCrops, epoch_images
+
+
+def rule(size: int = 4, stride: int = 3, cover: str = "all") -> WindowRule:
+    return WindowRule(size, stride, cover, "clip", mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))
+
+
+def test_epoch_crops_are_real_crops_seeded_and_free_of_the_batch_size(tmp_path: Path) -> None:
+    images = noise([(8, 9)] * 20)
+    pack = pack_of(tmp_path, images)
+    rows = np.arange(20)
+    first = EpochCrops(pack, rows, rule(), flip=True, seed=(3, 1))
+    again = EpochCrops(pack, rows, rule(), flip=True, seed=(3, 1))
+    other = EpochCrops(pack, rows, rule(), flip=True, seed=(3, 2))
+    assert sorted(first.order.tolist()) == list(range(20))
+    assert first.order.tolist() == again.order.tolist() != other.order.tolist()
+    whole = first.crops(np.arange(20))
+    assert np.array_equal(whole, np.concatenate([again.crops(np.arange(7)), again.crops(np.arange(7, 20))]))
+    flipped = 0
+    for crop, image in zip(whole, images, strict=True):
+        places = [image[top : top + 4, left : left + 4] for top in range(5) for left in range(6)]
+        plain = any(np.array_equal(crop, place) for place in places)
+        mirrored = any(np.array_equal(crop, place[:, ::-1]) for place in places)
+        assert plain or mirrored
+        flipped += mirrored
+    assert 3 <= flipped <= 17
+    assert not any(EpochCrops(pack, rows, rule(), flip=False, seed=(1,))._flips)
+
+
+def test_crops_cut_on_a_device_are_the_hosts(tmp_path: Path) -> None:
+    pack = pack_of(tmp_path, noise([(40, 60), (33, 32), (20, 90), (32, 32)], seed=4))  # the third is enlarged
+    rows = np.array([3, 1, 0, 2])
+    held = DevicePixels(pack, rows, 32, "cpu")
+    for epoch in range(5):
+        epoch_crops = EpochCrops(pack, rows, rule(32), flip=True, seed=(epoch,))
+        found = epoch_crops.on_device(held)
+        for start, stop in ((0, 4), (1, 3)):
+            expected = epoch_crops.crops(epoch_crops.order[start:stop])
+            np.testing.assert_array_equal(found(start, stop).numpy(), expected)
+    assert DevicePixels.if_it_fits(pack, rows, 32, "cpu") is None
+
+
+def test_an_epochs_images_are_its_crops_in_order_and_normalised(tmp_path: Path) -> None:
+    """Worked by hand: (pixel / 255 - mean) / std of each channel."""
+    pack = pack_of(tmp_path, noise([(9, 12), (8, 8), (10, 7)]))
+    rows = np.arange(3)
+    crops = EpochCrops(pack, rows, rule(), flip=True, seed=(2,))
+    cut = crops.crops(crops.order).transpose(0, 3, 1, 2) / 255
+    expected = (cut - np.reshape([0.5, 0.25, 0.0], (3, 1, 1))) / np.reshape([0.5, 0.25, 1.0], (3, 1, 1))
+    for pixels in (None, DevicePixels(pack, rows, 4, "cpu")):
+        found = epoch_images(crops, pixels, rule(), "cpu")
+        torch.testing.assert_close(found(0, 3), torch.from_numpy(expected).float(), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(found(1, 2), found(0, 3)[1:2], atol=0, rtol=0)
