@@ -27,7 +27,7 @@ from PIL import Image
 from pipeline import layout
 from pipeline.files import write_json
 from pipeline.scoring.scorer import Scorer
-from pipeline.tracking import models
+from pipeline.tracking import models, store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 RECORD = {
@@ -48,9 +48,9 @@ def write_train(root: Path, checkpoint: Path) -> Path:
 @pytest.fixture(scope="module")
 def study(demo_checkpoint: Path, program_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return a root whose MLflow store has a champion, logged twice."""
-    root = tmp_path_factory.mktemp("a study #1")
+    root = tmp_path_factory.mktemp("feature%2Fx #1")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+        patch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri(root))
         train = write_train(root, demo_checkpoint)
         calls = []
 
