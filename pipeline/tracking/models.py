@@ -191,7 +191,7 @@ def _save_served_model(path: Path, artifacts: Mapping[str, Path]) -> None:
         mlflow.pyfunc.save_model(
             path,
             python_model=str(package / "serving" / "served.py"),
-            artifacts={name: str(file) for name, file in artifacts.items()},
+            artifacts={name: file.resolve().as_uri() for name, file in artifacts.items()},  # it unescapes a path
             code_paths=[str(package)],
             signature=ModelSignature(inputs, outputs),
             input_example=input_example(),

@@ -48,7 +48,7 @@ def write_train(root: Path, checkpoint: Path) -> Path:
 @pytest.fixture(scope="module")
 def study(demo_checkpoint: Path, program_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return a root whose MLflow store has a champion, logged twice."""
-    root = tmp_path_factory.mktemp("feature%2Fx #1")
+    root = tmp_path_factory.mktemp("a study #1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri(root))
         train = write_train(root, demo_checkpoint)

@@ -85,3 +85,16 @@ def test_the_example_image_is_a_picture() -> None:
     assert len(png) < 3000
     with Image.open(io.BytesIO(png)) as image:
         assert (image.format, image.size, image.mode) == ("PNG", (96, 96), "RGB")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_a_model_is_saved_from_and_in_a_folder_with_a_percent_sign(tmp_path: Path) -> None:
+    folder = tmp_path / "feature%2Fx"
+    folder.mkdir()
+    held = {"checkpoint": folder / "epoch-001.safetensors", "program": folder / "scorer.pt2"}
+    for path in held.values():
+        path.write_text(path.name)
+    models._save_served_model(folder / "model", held)
+    assert {path.name: path.read_text() for path in (folder / "model" / "artifacts").iterdir()} == {
+        path.name: path.name for path in held.values()
+    }

@@ -1,6 +1,7 @@
 """The MLflow store: one writer at a time, and a store that fails, as trainings see it."""
 
 import logging
+import os
 import re
 import socket
 import sqlite3
@@ -197,7 +198,9 @@ def test_mlflow_may_be_installed_in_a_folder_with_a_percent_sign(tmp_path: Path)
         "with store.open_store(sys.argv[1]) as client: print(len(client.search_experiments()))"
     )
     words = [root / ".venv" / "bin" / "python", "-c", code, root]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    # MLflow leaves its address in the environment where another test has set one.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
     assert [path.name for path in tmp_path.iterdir()] == ["feature%2Fx"]
 
