@@ -47,11 +47,14 @@ test: setup ## run the tests
 lint: setup ## check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-# The store's address comes from the code that writes it: a folder's name may hold blanks, percent and number signs.
+# The store's address comes from the code that writes it: a folder's name may hold blanks, percent and number signs. From
+# a path with a percent sign MLflow cannot open a database (see store.py), so there it is imported through a link.
 mlflow: setup ## browse the runs in MLflow (PORT=5000)
 	@if [ -d runs ]; then $(BIN)/python -m stages.mirror; fi
 	@echo "MLflow shows this study's runs at http://127.0.0.1:$(PORT) once it says 'Application startup complete'; stop it with Ctrl-C."
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/python -m mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) \
+	@case "$$PWD" in *%*) plain=$$(mktemp -d) && trap 'rm -rf "$$plain"' EXIT && export PYTHONPATH="$$plain" && \
+		ln -s "$$PWD/$(VENV)"/lib/python*/site-packages/mlflow "$$plain/mlflow";; esac; \
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/python -m mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) \
 		--backend-store-uri "$$($(BIN)/python -c 'from pipeline.tracking import store; print(store.tracking_uri("."))')" \
 		--artifacts-destination "$$PWD/mlartifacts"
 

@@ -15,6 +15,7 @@ from pipeline.errors import AgiqaError
 
 SUBSETS = ("train", "validation", "test")
 RUNS = Path("runs")
+CHAMPIONS = Path("reports", "champions.json")  # of the finished study: which checkpoint is the best of each data set
 # The folders of a run: what made its result, how that does on test images, and how the epoch that is best there does.
 TRAIN, EVALUATE, AUDIT = "train", "evaluate", "audit"
 # In TRAIN: what was computed; when, where and by which code; a row an epoch of numbers, and of times; the weights.

@@ -1,7 +1,6 @@
 """Report the study: one page, its tables and figures, and README-ready text, beside what others published.
 
-Reads exactly the data sets, methods and rounds that params.yaml names. Then it brings MLflow up to date with what is on
-disk: a stage that DVC restored from its cache has logged nothing.
+Reads exactly the data sets, methods and rounds that params.yaml names.
 """
 
 import argparse
@@ -9,7 +8,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.layout import repository_root
 from pipeline.params import load_params
 from pipeline.report.citation import lock_md5
 from pipeline.report.report import write_report
@@ -43,12 +41,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         citation=CITATION.read_text(encoding="utf-8") if CITATION.is_file() else None,
     )
     logger.info("%d files in %s; open index.html", len(written), arguments.out)
-    # imported here: the report must stand even where MLflow fails
-    from pipeline.serving.register import register_champions
-    from pipeline.tracking.mirror import mirror
-
-    mirror(repository_root(), study.name, arguments.runs, arguments.out, names=study.run_names())
-    register_champions(repository_root(), study.name, study.datasets, study.run_names())
 
 
 if __name__ == "__main__":

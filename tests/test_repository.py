@@ -38,8 +38,15 @@ def test_every_stage_depends_on_the_code_that_it_runs(name: str) -> None:
 
 @pytest.mark.parametrize("name", list(DVC))
 def test_outs_can_be_cached(name: str) -> None:
-    """A plain out with `cache: false` or `persist: true` would switch DVC's run cache off in silence."""
-    assert all(isinstance(out, str) for out in body(DVC[name])["outs"])
+    """A plain out with `cache: false` or `persist: true` switches DVC's run cache off in silence.
+
+    The mirror alone wants that: it works in MLflow, where a cache restores nothing.
+    """
+    outs = body(DVC[name])["outs"]
+    if name == "mirror":
+        assert outs == [{"reports/champions.json": {"persist": True}}]
+    else:
+        assert all(isinstance(out, str) for out in outs)
 
 
 # Which wings a wing may import; itself is understood. `ground` is what lies in pipeline/ itself.
@@ -134,6 +141,16 @@ def test_few_rooms_know_mlflow_and_open_clip() -> None:
         ]
         assert all(re.match(owner, name) for name in users), (package, users)
         assert not any(re.search(rf"^\s*(import|from) {package}\b", path.read_text(), re.M) for path in SCRIPTS)
+
+
+def test_only_trainings_and_the_mirror_know_the_store() -> None:
+    """Whatever else a stage makes must stand even where MLflow fails."""
+    users = {
+        path.stem
+        for path in SCRIPTS
+        if any(name.startswith("pipeline/tracking/") or name.endswith("register.py") for name in imported(path, ROOT))
+    }
+    assert users == {"mirror", "train"}
 
 
 @pytest.mark.parametrize("name", NAMES)

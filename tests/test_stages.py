@@ -63,6 +63,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Pat
             stage("evaluate", dataset="demo", method="dcmpln", round=number, split="random")
             stage("audit", dataset="demo", variant="dcmpln", round=number)
         stage("report")
+        importlib.import_module("stages.mirror").main(["--finished"])
     torch.use_deterministic_algorithms(False)
     return folder
 

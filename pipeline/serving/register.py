@@ -1,46 +1,36 @@
-"""The best model of each data set as an MLflow model version with the alias `champion`, ready to load and serve."""
+"""The champion of each data set as an MLflow model version with the alias `champion`, ready to load and serve."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.study.champion import ChampionError, find_champion
 from pipeline.tracking.models import log_champion
-from pipeline.tracking.store import or_warn
+from pipeline.tracking.store import ASKED_PATIENCE, PATIENCE, or_warn
 
 logger = logging.getLogger(__name__)
 
 
 def register_champions(
-    root: str | Path,
-    study: str,
-    datasets: Sequence[str],
-    names: Collection[str],
-    *,
-    folder: str | Path = "",
-    strict: bool = False,
+    root: str | Path, study: str, champions: Mapping[str, Path], *, strict: bool = False
 ) -> dict[str, str]:
-    """Register each data set's best validation-selected checkpoint; a champion that is registered already stays.
+    """Register each data set's champion; one that is registered already stays.
 
     Args:
         root: Of the main repository, where MLflow's store lies.
         study: Name of the study.
-        datasets: The study's data sets.
-        names: The study's runs, as `<dataset>/<method>/round-<r>`.
-        folder: Holds `runs/`: the working folder, which under `dvc exp run --temp` is not the main repository.
-        strict: Raise if the store cannot be written, where otherwise a warning does.
+        champions: Their checkpoints by data set: `pipeline.study.champion.finished_champions`.
+        strict: Somebody asked for it: wait longer for other writers, and raise if the store cannot be written, where
+            otherwise a warning does.
 
     Returns:
-        The version that carries the alias, by registered model; data sets without a clean trained variant have none.
+        The version that carries the alias, by registered model.
     """
     versions = {}
-    for dataset in datasets:
-        try:
-            checkpoint = find_champion(folder, dataset, names)
-        except ChampionError:
-            continue  # a study of baselines alone, or of leaking runs, has no champion
+    patience = ASKED_PATIENCE if strict else PATIENCE
+    for dataset, checkpoint in champions.items():
         with or_warn(f"the champion of {dataset}", strict=strict):
-            versions[f"agiqa-{dataset}"] = log_champion(root, study, checkpoint.parents[1], _write_program)
+            train = checkpoint.parents[1]
+            versions[f"agiqa-{dataset}"] = log_champion(root, study, train, _write_program, patience=patience)
     return versions
 
 

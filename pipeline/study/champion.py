@@ -1,11 +1,18 @@
-"""The best checkpoint of a study, found from its files and chosen without a look at any test number."""
+"""The best checkpoint of a study, found from its files and chosen without a look at any test number.
+
+One rule and one place: when a study is finished, its last stage chooses by `find_champion` among the study's own runs,
+and leaves the choice in `layout.CHAMPIONS`. That is what `--checkpoint auto` scores with and what MLflow's alias
+follows. Before a study has ended, or where a training has since replaced the chosen one, `auto` chooses among all that
+lies there, and the alias stays where it is.
+"""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import AgiqaError
-from pipeline.layout import RECORD, RUNS, TRAIN, bars_champion, checkpoint_path, validation_numbers
+from pipeline.layout import CHAMPIONS, RECORD, RUNS, TRAIN, bars_champion, checkpoint_path, validation_numbers
 
 
 class ChampionError(AgiqaError):
@@ -21,7 +28,8 @@ def find_champion(root: str | Path, dataset: str | None = None, names: Collectio
     Args:
         root: The folder that holds `runs/`.
         dataset: Only of models trained on this data set; None needs a study of one.
-        names: Runs to choose from, as `<dataset>/<method>/round-<r>`; None takes all that lie there.
+        names: Runs to choose from, as `<dataset>/<method>/round-<r>`; None takes the choice of the finished study, or
+            else all runs that lie there.
 
     Returns:
         runs/<dataset>/<variant>/round-<r>/train/checkpoints/epoch-<selected>.safetensors.
@@ -30,6 +38,9 @@ def find_champion(root: str | Path, dataset: str | None = None, names: Collectio
         ChampionError: If there is no clean run with its checkpoint, or several data sets and none is named.
     """
     root = Path(root)
+    chosen = finished_champions(root) if names is None else {}
+    if dataset in chosen or (dataset is None and chosen):
+        return _of(chosen, dataset)
     found: dict[str, list[tuple[float, Path]]] = {}
     for path in sorted((root / RUNS).glob(f"*/*/round-*/{TRAIN}/{RECORD}")):
         if names is not None and path.parents[1].relative_to(root / RUNS).as_posix() not in names:
@@ -46,10 +57,60 @@ def find_champion(root: str | Path, dataset: str | None = None, names: Collectio
             f"{root / RUNS} holds no trained model, so there is no champion: run the study (`make study`), or name a "
             "checkpoint file"
         )
-    if dataset is None and len(found) > 1:
-        known = " or ".join(f"auto:{name}" for name in found)
-        raise ChampionError(f"the study has models of {len(found)} data sets: say which champion, {known}")
-    if dataset is not None and dataset not in found:
-        raise ChampionError(f"the study has no model of data set {dataset!r}; it has: {', '.join(found)}")
-    runs = found[dataset] if dataset is not None else next(iter(found.values()))
-    return max(runs, key=lambda run: run[0])[1]
+    return _of({name: max(runs, key=lambda run: run[0])[1] for name, runs in found.items()}, dataset)
+
+
+def _of(champions: dict[str, Path], dataset: str | None) -> Path:
+    """Return the champion of a data set, or the only one."""
+    if dataset is None and len(champions) > 1:
+        known = " or ".join(f"auto:{name}" for name in champions)
+        raise ChampionError(f"the study has models of {len(champions)} data sets: say which champion, {known}")
+    if dataset is not None and dataset not in champions:
+        raise ChampionError(f"the study has no model of data set {dataset!r}; it has: {', '.join(champions)}")
+    return champions[dataset] if dataset is not None else next(iter(champions.values()))
+
+
+def choose_champions(root: str | Path, datasets: Sequence[str], names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return what `layout.CHAMPIONS` says of a finished study: each data set's best run, its epoch and its weights.
+
+    Args:
+        root: The folder that holds `runs/`.
+        datasets: The study's data sets; one without a clean trained variant has no champion.
+        names: The study's runs, as `<dataset>/<method>/round-<r>`.
+    """
+    chosen = {}
+    for dataset in datasets:
+        try:
+            train = find_champion(root, dataset, names).parents[1]
+        except ChampionError:
+            continue  # a study of baselines alone, or of leaking runs
+        record = json.loads((train / RECORD).read_text(encoding="utf-8"))
+        chosen[dataset] = {
+            "run": train.parent.relative_to(Path(root) / RUNS).as_posix(),
+            "selected_epoch": record["selected_epoch"],
+            "checkpoint_md5": record["checkpoint_md5"],
+            "validation_srcc": validation_numbers(train, record["selected_epoch"])["srcc"],
+        }
+    return chosen
+
+
+def finished_champions(root: str | Path) -> dict[str, Path]:
+    """Return the checkpoints that `layout.CHAMPIONS` names, by data set, as far as they still lie there."""
+    root = Path(root)
+    try:
+        chosen = json.loads((root / CHAMPIONS).read_text(encoding="utf-8"))
+        found = {}
+        for dataset, entry in chosen.items():
+            train = root / RUNS / entry["run"] / TRAIN
+            if not (train / RECORD).is_file():
+                continue
+            record = json.loads((train / RECORD).read_text(encoding="utf-8"))
+            same = all(record.get(key) == entry[key] for key in ("selected_epoch", "checkpoint_md5"))
+            checkpoint = checkpoint_path(train, entry["selected_epoch"])
+            if same and checkpoint.is_file():
+                found[dataset] = checkpoint
+        return found
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ChampionError(f"{root / CHAMPIONS} is damaged ({error}): `dvc repro` writes it anew") from error

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.tracking import entries
 from pipeline.tracking.mirror import mirror_train
-from pipeline.tracking.store import open_store, or_warn
+from pipeline.tracking.store import EPOCH_PATIENCE, open_store, or_warn
 
 # What stages call
 
@@ -78,7 +78,11 @@ def log_epoch(
     checkpoint = None if checkpoint is None else Path(checkpoint)
     if checkpoint is not None and not checkpoint.is_file():
         raise FileNotFoundError(f"checkpoint {checkpoint} of epoch {history_row['epoch']} does not exist")
-    with or_warn(f"epoch {int(float(history_row['epoch']))} of run {run_id}"), open_store(root) as client:
+    epoch_number = int(float(history_row["epoch"]))
+    with (
+        or_warn(f"epoch {epoch_number} of run {run_id}"),
+        open_store(root, patience=EPOCH_PATIENCE) as client,
+    ):
         run = entries.find_run(client, run_id)
         if run is not None:  # otherwise start_run has warned already
             epoch = entries.Epoch(history_row, timing_row or {}, checkpoint, time.time_ns() // 1_000_000)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from pipeline import layout
 from pipeline.files import file_md5
 from pipeline.tracking import entries
-from pipeline.tracking.store import logger, open_store, or_warn
+from pipeline.tracking.store import ASKED_PATIENCE, PATIENCE, logger, open_store, or_warn
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,7 +47,8 @@ def mirror(
         report_dir: Folder of the report, if there is one.
         names: The study's runs, as `<dataset>/<method>/round-<r>`; what earlier studies left in `runs_dir` is passed
             over. None takes all.
-        strict: Raise if the store cannot be written, where otherwise a warning does.
+        strict: Somebody asked for it: wait longer for other writers, and raise StoreError if the store cannot be
+            written, where otherwise a warning does.
 
     Returns:
         Counts of what was found (`runs`) and what was written: `created` runs, `epochs`, `evaluations`, `reports`, and
@@ -59,8 +60,9 @@ def mirror(
     folders = [folder.parent for split in splits for folder in runs_dir.glob(f"*/*/{split}-*/{layout.TRAIN}")]
     folders = [folder for folder in folders if names is None or folder.relative_to(runs_dir).as_posix() in names]
     stale, on_disk = _stale_evaluations(runs_dir), set()
+    patience = ASKED_PATIENCE if strict else PATIENCE
     with or_warn("what is on disk", strict=strict):
-        with open_store(root) as client:
+        with open_store(root, patience=patience) as client:
             experiment_id, parent_id = entries.study_ids(client, root, study)
             known = entries.known_runs(client, experiment_id)
         for folder in tqdm(
@@ -72,7 +74,8 @@ def mirror(
                 counts["skipped"] += 1
                 logger.warning("%s has no %s, so it is not mirrored: run `dvc repro`", train, ", ".join(missing))
                 continue
-            with open_store(root) as client:  # taken anew for each run: a training that logs an epoch need not wait
+            # Taken anew for each run: a training that logs an epoch need not wait.
+            with open_store(root, patience=patience) as client:
                 run, written = mirror_train(client, experiment_id, parent_id, train, known)
                 if evaluation.resolve() in stale:
                     written["skipped"] += 1
@@ -81,13 +84,15 @@ def mirror(
                     written["evaluations"] += _mirror_evaluation(client, run, folder)
             counts.update(written)
             on_disk.add(run.info.run_id)
-        with open_store(root) as client:
+        with open_store(root, patience=patience) as client:
             for run in known.values():
                 is_running = run.info.status == "RUNNING" and run.info.run_id not in on_disk
                 if is_running and entries.is_dead(run.data.tags.get(entries.PROCESS, "")):
                     client.set_terminated(run.info.run_id, status="KILLED")
             if report_dir is not None and Path(report_dir).is_dir():
                 counts["reports"] += _mirror_report(client, parent_id, Path(report_dir))
+            elif client.get_run(parent_id).info.status == "RUNNING":
+                client.set_terminated(parent_id)
     return dict(counts)
 
 

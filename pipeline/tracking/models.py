@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline import layout
 from pipeline.errors import AgiqaError
 from pipeline.tracking import entries
-from pipeline.tracking.store import client_of, open_store, tracking_uri
+from pipeline.tracking.store import PATIENCE, client_of, first_line, open_store, shown, tracking_uri
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,25 +25,26 @@ def fetch_checkpoint(uri: str, root: str | Path) -> Path:
     """Return the checkpoint file behind an MLflow URI, downloaded unless the store lies on this machine.
 
     Args:
-        uri: `models:/<name>@<alias>`, `models:/<name>/<version>`, `models:/<model id>`, or `runs:/<run id>/<path>`.
+        uri: `models:/<name>@<alias>`, `models:/<name>/<version>` with a number or `latest`, `models:/<model id>`, or
+            `runs:/<run id>/<path>`.
         root: Of the main repository; see `tracking_uri`.
 
     Raises:
         AgiqaError: If nothing is behind the URI, or not exactly one checkpoint.
     """
     store = tracking_uri(root)
-    client = client_of(store)
-    if isinstance(client, Exception):
-        raise AgiqaError(f"{uri}: the MLflow store {store} cannot be opened: {client}") from client
-    from mlflow.artifacts import download_artifacts
-
     try:
+        client = client_of(store)
+        from mlflow.artifacts import download_artifacts  # imported here: costs 3 s
+
         location = uri
         while location.startswith(("models:/", "runs:/")):
             location = _location(client, location)
         found = Path(download_artifacts(artifact_uri=location, tracking_uri=store))
+    except AgiqaError as error:
+        raise AgiqaError(f"{uri}: {error}") from error
     except Exception as error:  # MLflow raises its own and those of every kind of store
-        raise AgiqaError(f"{uri} leads to nothing in the MLflow store {store}: {error}") from error
+        raise AgiqaError(f"{uri} leads to nothing in the MLflow store {shown(store)}: {first_line(error)}") from error
     files = [found] if found.is_file() else sorted(found.rglob("*.safetensors"))
     files = [path for path in files if path.suffix == ".safetensors"]
     if len(files) != 1:
@@ -61,14 +62,41 @@ def _location(client: "MlflowClient", uri: str) -> str:
         return f"{client.get_run(run_id).info.artifact_uri}/{path}"
     if "@" in name:
         model, alias = name.rsplit("@", 1)
-        return client.get_model_version_download_uri(model, client.get_model_version_by_alias(model, alias).version)
+        return client.get_model_version_download_uri(model, _version(client, model, alias, is_alias=True))
     if "/" in name:
-        return client.get_model_version_download_uri(*name.rsplit("/", 1))
+        model, version = name.rsplit("/", 1)
+        return client.get_model_version_download_uri(model, _version(client, model, version, is_alias=False))
     return client.get_logged_model(name).artifact_location
 
 
+def _version(client: "MlflowClient", model: str, word: str, *, is_alias: bool) -> str:
+    """Return the number of a registered model's version by an alias, by `latest`, or by itself."""
+    held = {found.name: found for found in client.search_registered_models(max_results=1000)}
+    if model not in held:
+        names = ", ".join(sorted(held)[:10]) or "none"
+        raise AgiqaError(f"the MLflow store has no registered model {model!r}; it has: {names}")
+    versions = [str(found.version) for found in client.search_model_versions(f"name = '{model}'", max_results=1000)]
+    versions.sort(key=int)
+    aliases = {alias: str(version) for alias, version in held[model].aliases.items()}
+    if is_alias and word in aliases:
+        return aliases[word]
+    if not is_alias and word == "latest" and versions:
+        return versions[-1]
+    if not is_alias and word in versions:
+        return word
+    ways = [f"models:/{model}@{alias}" for alias in sorted(aliases)]
+    ways += [f"models:/{model}/{version}" for version in ["latest", *versions[-1:]] if versions]
+    what = "alias" if is_alias else "version"
+    raise AgiqaError(f"{model} has no {what} {word!r}; what it has: {', '.join(ways) or 'nothing'}")
+
+
 def log_champion(
-    root: str | Path, study: str, train_dir: str | Path, make_program: Callable[[Path, Path], None]
+    root: str | Path,
+    study: str,
+    train_dir: str | Path,
+    make_program: Callable[[Path, Path], None],
+    *,
+    patience: float = PATIENCE,
 ) -> str:
     """Register the selected epoch of a training as `models:/agiqa-<data set>@champion`, an MLflow pyfunc model.
 
@@ -82,6 +110,7 @@ def log_champion(
         train_dir: runs/<dataset>/<method>/round-<r>/train of the champion.
         make_program: Writes the scorer of a checkpoint (first argument) as a torch.export program (second); called
             only if the champion is new.
+        patience: Seconds to wait for another writer.
 
     Returns:
         The version that has the alias.
@@ -89,7 +118,7 @@ def log_champion(
     Raises:
         AgiqaError: If the training has no selected epoch or lacks its checkpoint, or if it may not be a champion: see
             `layout.bars_champion`.
-        Exception: Whatever MLflow raises about a store that cannot be written.
+        StoreError: If the store cannot be read or written.
     """
     train_dir = Path(train_dir)
     said = ("dataset", "method", "round", "selected_epoch", "kind", "leaks", "shuffled_labels")
@@ -101,14 +130,14 @@ def log_champion(
     if not checkpoint.is_file():
         raise AgiqaError(f"checkpoint {checkpoint} of the selected epoch does not exist: run `dvc repro`")
     name, sha256 = f"agiqa-{record['dataset']}", entries.file_sha256(checkpoint)
-    with open_store(root) as client:
+    with open_store(root, patience=patience) as client:
         champion = _champion(client, name)
         if champion is not None and champion.tags.get("sha256") == sha256:
             return str(champion.version)
     with TemporaryDirectory() as folder:
         make_program(checkpoint, Path(folder) / "scorer.pt2")
         _save_served_model(Path(folder) / "model", {"checkpoint": checkpoint, "program": Path(folder) / "scorer.pt2"})
-        with open_store(root) as client:
+        with open_store(root, patience=patience) as client:
             experiment_id, _ = entries.study_ids(client, root, study)
             run = entries.find_run(client, about["run_id"], experiment_id)
             run_id = None if run is None else run.info.run_id
@@ -162,7 +191,7 @@ def _save_served_model(path: Path, artifacts: Mapping[str, Path]) -> None:
         mlflow.pyfunc.save_model(
             path,
             python_model=str(package / "serving" / "served.py"),
-            artifacts={name: str(file) for name, file in artifacts.items()},
+            artifacts={name: file.resolve().as_uri() for name, file in artifacts.items()},  # it unescapes a path
             code_paths=[str(package)],
             signature=ModelSignature(inputs, outputs),
             input_example=input_example(),

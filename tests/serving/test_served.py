@@ -27,7 +27,7 @@ from PIL import Image
 from pipeline import layout
 from pipeline.files import write_json
 from pipeline.scoring.scorer import Scorer
-from pipeline.tracking import models
+from pipeline.tracking import models, store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 RECORD = {
@@ -50,7 +50,7 @@ def study(demo_checkpoint: Path, program_file: Path, tmp_path_factory: pytest.Te
     """Return a root whose MLflow store has a champion, logged twice."""
     root = tmp_path_factory.mktemp("a study #1")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+        patch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri(root))
         train = write_train(root, demo_checkpoint)
         calls = []
 

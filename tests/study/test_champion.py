@@ -1,5 +1,6 @@
 """The champion is chosen on validation numbers alone, among clean runs."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from pipeline import layout
 from pipeline.files import write_json
 from pipeline.study import runs
-from pipeline.study.champion import ChampionError, find_champion
+from pipeline.study.champion import ChampionError, choose_champions, find_champion, finished_champions
 
 
 def run(
@@ -17,13 +18,13 @@ def run(
     folder = root / layout.run_folder(dataset, variant, number) / "train"
     record = {
         "dataset": dataset, "method": variant, "kind": "variant", "leaks": [], "shuffled_labels": False,
-        "selected_epoch": selected, **changed,
+        "selected_epoch": selected, "checkpoint_md5": f"of {srcc}", **changed,
     }  # fmt: skip
     write_json(folder / "record.json", record)
     rows = [{"epoch": epoch, "validation_srcc": value} for epoch, value in enumerate(srcc, 1)]
     runs.write_table(folder / "history.csv", rows)
     checkpoint = layout.checkpoint_path(folder, selected)
-    checkpoint.parent.mkdir()
+    checkpoint.parent.mkdir(exist_ok=True)
     checkpoint.touch()
     return checkpoint
 
@@ -52,3 +53,46 @@ def test_several_data_sets_want_a_name(tmp_path: Path) -> None:
     assert find_champion(tmp_path, "photos") == other
     with pytest.raises(ChampionError, match=re.escape("no model of data set 'x'; it has: demo, photos")):
         find_champion(tmp_path, "x")
+
+
+def finish(root: Path, *names: str) -> None:
+    chosen = choose_champions(root, ["demo", "photos"], {f"demo/{name}/round-0" for name in names})
+    write_json(root / layout.CHAMPIONS, chosen)
+
+
+def test_auto_is_the_choice_of_the_finished_study(tmp_path: Path) -> None:
+    run(tmp_path, "demo", "clip_agiqa", 0, [0.5])
+    best = run(tmp_path, "demo", "dcmpln", 0, [0.7])
+    run(tmp_path, "demo", "old", 0, [0.99])  # left behind by a study that had it
+    run(tmp_path, "other", "old", 0, [0.99])
+    finish(tmp_path, "clip_agiqa", "dcmpln")
+    assert json.loads((tmp_path / "reports/champions.json").read_text()) == {
+        "demo": {
+            "run": "demo/dcmpln/round-0", "selected_epoch": 1, "checkpoint_md5": "of [0.7]", "validation_srcc": 0.7
+        }
+    }  # fmt: skip
+    assert finished_champions(tmp_path) == {"demo": best}
+    assert find_champion(tmp_path) == find_champion(tmp_path, "demo") == best
+    assert find_champion(tmp_path, "other").parents[3].name == "old"
+
+
+def test_a_champion_that_was_trained_anew_is_none_until_the_study_has_ended(tmp_path: Path) -> None:
+    best = run(tmp_path, "demo", "dcmpln", 0, [0.7])
+    other = run(tmp_path, "demo", "clip_agiqa", 0, [0.5])
+    finish(tmp_path, "clip_agiqa", "dcmpln")
+    run(tmp_path, "demo", "dcmpln", 0, [0.4])
+    assert finished_champions(tmp_path) == {}
+    assert find_champion(tmp_path) == other
+    finish(tmp_path, "clip_agiqa", "dcmpln")
+    assert finished_champions(tmp_path) == {"demo": other}
+    other.unlink()
+    assert finished_champions(tmp_path) == {}
+    assert find_champion(tmp_path) == best
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"demo": {}}', '{"demo": 3}'])
+def test_a_damaged_choice_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/champions.json").write_text(text)
+    with pytest.raises(ChampionError, match=r"reports/champions\.json is damaged \(.*\): `dvc repro` writes it anew$"):
+        find_champion(tmp_path)

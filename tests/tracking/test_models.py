@@ -24,17 +24,40 @@ def test_a_checkpoint_comes_back_by_every_kind_of_uri(root: Path) -> None:
         f"models:/{model.model_id}",
         f"models:/agiqa-demo/{version.version}",
         "models:/agiqa-demo@champion",
+        "models:/agiqa-demo/latest",
         f"runs:/{run_id}/kept",
         f"runs:/{run_id}/kept/epoch-002.safetensors",
     ):
         assert models.fetch_checkpoint(uri, root).read_bytes() == expected, uri
+    has = "what it has: models:/agiqa-demo@champion, models:/agiqa-demo/latest, models:/agiqa-demo/1"
     for uri, message in {
-        "models:/nobody@champion": "leads to nothing in the MLflow store",
+        "models:/nobody@champion": "^models:/nobody@champion: the MLflow store has no registered model 'nobody'; "
+        "it has: agiqa-demo$",
+        "models:/nobody/latest": "^models:/nobody/latest: the MLflow store has no registered model 'nobody'; it has: ",
+        "models:/agiqa-demo@best": f"^models:/agiqa-demo@best: agiqa-demo has no alias 'best'; {has}$",
+        "models:/agiqa-demo@latest": f"^models:/agiqa-demo@latest: agiqa-demo has no alias 'latest'; {has}$",
+        "models:/agiqa-demo/9": f"^models:/agiqa-demo/9: agiqa-demo has no version '9'; {has}$",
+        "models:/agiqa-demo/Production": f"agiqa-demo has no version 'Production'; {has}$",
+        "models:/agiqa-demo/LATEST": f"agiqa-demo has no version 'LATEST'; {has}$",
+        "models:/agiqa-demo/": f"agiqa-demo has no version ''; {has}$",
+        "models:/m-0": "^models:/m-0 leads to nothing in the MLflow store sqlite:///[^\n]*$",
         f"runs:/{run_id}/nothing": "leads to nothing in the MLflow store",
         f"runs:/{run_id}/train": r"must hold one checkpoint \(.safetensors\), and holds 0: none",
     }.items():
         with pytest.raises(ValueError, match=message):
             models.fetch_checkpoint(uri, root)
+
+
+def test_latest_is_the_newest_version_and_not_the_champion(root: Path) -> None:
+    run_id, run_dir = train_live(root, make_record())
+    client = client_of(root)
+    client.create_registered_model("agiqa-demo")
+    for epoch in [1] * 10 + [3]:
+        found = client.search_logged_models([experiment_of(root)], f"name = 'demo-dcmpln-round-0-epoch-00{epoch}'")[0]
+        client.create_model_version("agiqa-demo", found.artifact_location, run_id, model_id=found.model_id)
+    client.set_registered_model_alias("agiqa-demo", "champion", "2")
+    held = run_dir / "train" / "checkpoints" / "epoch-003.safetensors"
+    assert models.fetch_checkpoint("models:/agiqa-demo/latest", root).read_bytes() == held.read_bytes()
 
 
 def never(checkpoint: Path, path: Path) -> None:
@@ -62,3 +85,16 @@ def test_the_example_image_is_a_picture() -> None:
     assert len(png) < 3000
     with Image.open(io.BytesIO(png)) as image:
         assert (image.format, image.size, image.mode) == ("PNG", (96, 96), "RGB")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_a_model_is_saved_from_and_in_a_folder_with_a_percent_sign(tmp_path: Path) -> None:
+    folder = tmp_path / "feature%2Fx"
+    folder.mkdir()
+    held = {"checkpoint": folder / "epoch-001.safetensors", "program": folder / "scorer.pt2"}
+    for path in held.values():
+        path.write_text(path.name)
+    models._save_served_model(folder / "model", held)
+    assert {path.name: path.read_text() for path in (folder / "model" / "artifacts").iterdir()} == {
+        path.name: path.name for path in held.values()
+    }
