@@ -20,6 +20,12 @@ from pipeline.training.crops import Subset
 ROOT = Path(__file__).resolve().parent.parent
 RULE = WindowRule(32, 32, "all", "clip", mean=(0.5,) * 3, std=(0.25,) * 3)
 
+# What a checkpoint says of itself, beside its windows and its towers.
+SAID = {
+    "texts": ["good photo.", "bad photo."], "mos_low": 0.0, "mos_high": 5.0, "dataset": "demo", "method": "dcmpln",
+    "target": "quality", "leaks": [],
+}  # fmt: skip
+
 
 def plain_clip(config: Path, seed: int) -> torch.nn.Module:
     """Return open_clip's own model of a configuration file, with the weights that `load_backbone` draws, too."""

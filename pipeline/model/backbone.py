@@ -6,7 +6,8 @@ are open_clip's own. It owns the folded form of its image tower, which others us
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -44,7 +45,7 @@ class Backbone(nn.Module):
     def __init__(
         self,
         clip: nn.Module,
-        tokenizer: Any,
+        tokenizer: Callable[[], Any],
         *,
         name: str,
         pretrained: str | None,
@@ -59,7 +60,7 @@ class Backbone(nn.Module):
 
         Args:
             clip: `open_clip.CLIP`, or `CustomTextCLIP` with the standard towers.
-            tokenizer: The model's open_clip tokenizer.
+            tokenizer: Makes the model's open_clip tokenizer once the first text comes; scoring needs none.
             name: open_clip's name of the model.
             pretrained: Tag or file name of the weights; None for random ones.
             origin: Whose weights these are.
@@ -83,7 +84,7 @@ class Backbone(nn.Module):
         self.text_projection = text.text_projection
         self.logit_scale = clip.logit_scale
         self.register_buffer("causal_mask", text.attn_mask.clone(), persistent=False)
-        self.tokenizer = tokenizer
+        self._make_tokenizer = tokenizer
         self.vocabulary = None if vocabulary is None else frozenset(vocabulary.tolist())
         self.requires_grad_(False)
         super().train(False)
@@ -99,6 +100,11 @@ class Backbone(nn.Module):
         self.text_layers = len(self.text_transformer.resblocks)
         self.context_length: int = self.text_positions.shape[0]
         self.weights_sha256 = _hash_tensors(clip.state_dict())
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The model's open_clip tokenizer."""
+        return self._make_tokenizer()
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in evaluation mode: the towers are frozen, whatever the model around them does."""

@@ -5,6 +5,7 @@ and weights' hash, window rule, texts, prompt sizes, MOS scale), which is compar
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,13 @@ from pipeline.files import write_atomically
 from pipeline.model.backbone import Backbone
 from pipeline.model.dcmpln import ImageAdapter
 from pipeline.model.folded import FoldedScorer
+from pipeline.model.record import Record, faults
 from pipeline.model.windows import WindowRule
 
 FORMAT = "agiqa-folded-1"
+TENSORS = {"visual_prompts", "text_features", "adapter.down", "adapter.up"}
+MOST_HEADER = 1 << 20  # bytes; a record takes 2,000
+MOST_NUMBERS = 50_000_000  # of all tensors: the largest towers' prompts and adapter are a tenth of it
 
 
 class CheckpointError(AgiqaError):
@@ -60,17 +65,41 @@ def _read(path: Path, *, whole: bool) -> tuple[dict[str, Any], dict[str, Tensor]
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
     try:
+        _refuse_a_large_header(path)
         with safe_open(path, framework="pt") as archive:
-            metadata = json.loads((archive.metadata() or {}).get("agiqa", "{}"))
-            tensors = {key: archive.get_tensor(key) for key in (archive.keys() if whole else [])}
-    except (SafetensorError, OSError, ValueError) as error:
+            record = json.loads((archive.metadata() or {}).get("agiqa", "{}"))
+            if not isinstance(record, dict) or record.get("format") != FORMAT:
+                found = record.get("format") if isinstance(record, dict) else type(record).__name__
+                raise CheckpointError(
+                    f"{path} has format {found!r}, and {FORMAT!r} is read here: it was not written by this study"
+                )
+            if wrong := faults(Record, record):
+                raise CheckpointError(f"{path} cannot be trusted: its record says {'; '.join(wrong[:3])}")
+            keys = list(archive.keys())
+            if foreign := sorted(set(keys) - TENSORS):
+                raise CheckpointError(
+                    f"{path} cannot be trusted: it holds a tensor {foreign[0]!r}, which is none of ours"
+                )
+            shapes = {key: tuple(archive.get_slice(key).get_shape()) for key in keys}
+            if sum(math.prod(shape) for shape in shapes.values()) > MOST_NUMBERS:
+                raise CheckpointError(f"{path} cannot be trusted: it holds more than {MOST_NUMBERS:,} numbers")
+            tensors = {key: archive.get_tensor(key) for key in (keys if whole else [])}
+    except CheckpointError:
+        raise
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from None
-    if metadata.get("format") != FORMAT:
+    return record, tensors
+
+
+def _refuse_a_large_header(path: Path) -> None:
+    """Look at the length that a safetensors file begins with, before anyone reserves that much memory."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if length > MOST_HEADER:
         raise CheckpointError(
-            f"{path} has format {metadata.get('format')!r}, and {FORMAT!r} is read here: "
-            "it was not written by this study"
+            f"{path} is damaged or no safetensors file: its header would take {length:,} bytes, and ours stay below "
+            f"{MOST_HEADER:,}"
         )
-    return metadata, tensors
 
 
 def load_checkpoint(
@@ -95,33 +124,56 @@ def load_checkpoint(
     # Earlier versions did not record the activation, which the hash of the weights does not cover.
     compared = ["name", "weights_sha256", "image_size", "patch_size"] + ["quick_gelu"] * ("quick_gelu" in saved)
     differing = [key for key in compared if saved[key] != given[key]]
-    faults = [f"backbone {key} is {given[key]!r}, and it was trained with {saved[key]!r}" for key in differing]
+    wrong = [f"backbone {key} is {given[key]!r}, and it was trained with {saved[key]!r}" for key in differing]
     rule_record = record["windows"]
     rule = WindowRule.from_record(rule_record)
     if windows is not None:
-        faults += [
+        wrong += [
             f"images {key} is {value!r}, and it was trained with {rule_record[key]!r}"
             for key, value in windows.record().items()
             if rule_record[key] != value
         ]
-    expected = {
-        "visual_prompts": (record["prompt_depth"], record["prompt_length"], backbone.image_width),
-        "text_features": (2, backbone.embed_dim),
-    }
-    for key, shape in expected.items():
-        if key not in tensors:
-            faults.append(f"it lacks {key}")
-        elif tuple(tensors[key].shape) != shape:
-            faults.append(f"{key} has shape {tuple(tensors[key].shape)}, and {shape} fits this backbone")
-        elif not torch.isfinite(tensors[key]).all():
-            faults.append(f"{key} holds values that are not finite")
-    if faults:
-        raise CheckpointError(f"{path} does not fit: " + "; ".join(faults))
+    if record["prompt_depth"] > backbone.image_layers:
+        wrong.append(
+            f"prompt_depth is {record['prompt_depth']}, and the image tower has {backbone.image_layers} layers"
+        )
+    if rule.size != backbone.image_size:
+        wrong.append(f"windows.window_size is {rule.size}, and the image tower takes {backbone.image_size}")
+    wrong += _tensor_faults(record, tensors, backbone)
+    if wrong:
+        raise CheckpointError(f"{path} does not fit: " + "; ".join(wrong))
 
     adapter = None
     if record["residual_ratio"] is not None:
-        inner = tensors["adapter.down"].shape[0]
+        inner = len(tensors["adapter.down"])
         adapter = ImageAdapter(backbone.embed_dim, backbone.embed_dim // inner, record["residual_ratio"])
         adapter.load_state_dict({"down.weight": tensors["adapter.down"], "up.weight": tensors["adapter.up"]})
     scorer = FoldedScorer(backbone, tensors["visual_prompts"], tensors["text_features"], adapter)
     return scorer.to(backbone.logit_scale.device), rule, record
+
+
+def _tensor_faults(record: dict[str, Any], tensors: dict[str, Tensor], backbone: Backbone) -> list[str]:
+    """Return what is wrong with a checkpoint's tensors: absent, of another size or kind, or not finite."""
+    width = backbone.embed_dim
+    expected: dict[str, tuple[int, ...]] = {
+        "visual_prompts": (record["prompt_depth"], record["prompt_length"], backbone.image_width),
+        "text_features": (2, width),
+    }
+    found = []
+    if record["residual_ratio"] is not None:
+        inner = len(tensors["adapter.down"]) if "adapter.down" in tensors and tensors["adapter.down"].ndim else 0
+        if not 0 < inner <= width or width // (width // inner) != inner:
+            found.append(f"adapter.down has {inner} rows, which is no part of the {width} of the joint embedding")
+        expected |= {"adapter.down": (inner, width), "adapter.up": (width, inner)}
+    for key, shape in expected.items():
+        if key not in tensors:
+            found.append(f"it lacks {key}")
+        elif tuple(tensors[key].shape) != shape:
+            found.append(f"{key} has shape {tuple(tensors[key].shape)}, and {shape} fits this backbone")
+        elif not tensors[key].is_floating_point():
+            found.append(f"{key} holds {tensors[key].dtype}, and ours are floats")
+        elif not torch.isfinite(tensors[key]).all():
+            found.append(f"{key} holds values that are not finite")
+    return found + [
+        f"{key} is there, and there is no residual_ratio" for key in sorted(tensors.keys() - expected.keys())
+    ]

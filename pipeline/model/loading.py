@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model.backbone import Backbone, BackboneError
+from pipeline.model.record import TOKENIZER_KEYS, BackboneRecord, TowersConfig, faults, too_large
 from pipeline.model.torchvision_shim import ensure_torchvision_imports
 
 
@@ -66,11 +67,14 @@ def load_backbone(
             )
         except RuntimeError as error:
             raise BackboneError(_cannot_load(open_clip, name, pretrained, error)) from error
-    try:
-        with _quiet_open_clip():
-            tokenizer = open_clip.get_tokenizer(name)
-    except ImportError as error:
-        raise BackboneError(f"the tokenizer of {name} needs a package that is missing: {error}") from error
+
+    def tokenizer() -> Any:
+        try:
+            with _quiet_open_clip():
+                return open_clip.get_tokenizer(name)
+        except ImportError as error:
+            raise BackboneError(f"the tokenizer of {name} needs a package that is missing: {error}") from error
+
     vocabulary = None
     if file is not None:
         vocabulary = _load_file(clip, Path(file), open_clip)
@@ -103,6 +107,8 @@ def rebuild_backbone(
         BackboneError: If the weights are not at hand, or others than those that the checkpoint was trained with; names
             what is missing.
     """
+    if wrong := faults(BackboneRecord, record):
+        raise BackboneError(f"the backbone's record says {'; '.join(wrong[:3])}")
     name, config = record["name"], record.get("config")
     tag, recorded = record["pretrained"], record.get("file")
     if config is None:
@@ -119,6 +125,8 @@ def rebuild_backbone(
                 f"the weights of backbone {name} are not here: the checkpoint was trained with {recorded}, and there "
                 f"is no {' and no '.join(dict.fromkeys(map(str, places)))}. Give the file itself as backbone_file"
             )
+    if isinstance(config, Mapping):
+        config = _trusted_config(name, config, file, known=not from_file and tag is not None)
     quick = record.get("quick_gelu")
     if quick is None and config is None and from_file:
         raise BackboneError(
@@ -144,6 +152,41 @@ def rebuild_backbone(
             f"{recorded or tag or 'random weights'}). Give the right file as backbone_file"
         )
     return backbone
+
+
+def _trusted_config(
+    name: str, config: Mapping[str, Any], file: str | Path | None, *, known: bool
+) -> dict[str, Any] | None:
+    """Return a configuration that a checkpoint brought, once nothing in it can do harm; None: open_clip's own.
+
+    Args:
+        name: That the checkpoint gives its towers.
+        config: As it came.
+        file: The weights, or None.
+        known: Whether the weights are those of an open_clip tag, which fixes the towers' size.
+    """
+    ensure_torchvision_imports()
+    import open_clip
+
+    shipped = Path(open_clip.__file__).with_name("model_configs") / f"{name}.json"
+    if shipped.is_file():
+        if json.loads(shipped.read_text(encoding="utf-8")) == config:
+            return None
+        raise BackboneError(f"the checkpoint calls its towers {name}, and they are not those of open_clip's {name}")
+    if wrong := faults(TowersConfig, config):
+        raise BackboneError(f"the configuration of {name} in the checkpoint says {'; '.join(wrong[:3])}")
+    within = 0
+    if trunk := config["vision_cfg"].get("timm_model_name"):
+        import timm
+
+        if not timm.is_model(trunk):
+            raise BackboneError(f"the checkpoint's image tower is {trunk!r}, which timm does not know")
+        with torch.device("meta"):  # counts without taking memory
+            within = sum(part.numel() for part in timm.create_model(trunk, pretrained=False).parameters())
+    if not known and (reason := too_large(config, None if file is None else Path(file).stat().st_size, within)):
+        raise BackboneError(f"the configuration of {name} in the checkpoint is not built: {reason}")
+    text = {key: value for key, value in config["text_cfg"].items() if key not in TOKENIZER_KEYS}
+    return {**config, "text_cfg": text}
 
 
 def _add_config(open_clip: Any, name: str, config: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 MOST_PARAMETERS = 3_000_000_000  # of both towers; the largest of open_clip's has 2.5 billion
 MOST_RANDOM = 400_000_000  # with random weights, which no file vouches for; ViT-L has 304 million
+TOKENIZER_KEYS = ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode")
 
 
 def _one_line(text: str) -> str:
@@ -122,14 +123,23 @@ class TowersConfig(_Strict):
     init_logit_scale: Finite | None = None
 
     def parameters(self) -> int:
-        """Return about how many parameters the towers have; of a model of timm's, none are counted."""
+        """Return about how many parameters the towers have, without their token table, which a file may hold in part.
+
+        Of a model of timm's, none are counted.
+        """
         vision, text = self.vision_cfg, self.text_cfg
         blocks = [text] if vision.timm_model_name else [vision, text]
         grown = sum(int(part.layers * part.width**2 * (4 + 2 * part.mlp_ratio)) for part in blocks)
         sides = vision.image_size if isinstance(vision.image_size, list) else [vision.image_size] * 2
         places = sides[0] * sides[-1] // vision.patch_size**2
-        tables = text.vocab_size * text.width + 3 * vision.width * vision.patch_size**2 + places * vision.width
-        return grown + tables + self.embed_dim * (vision.width + text.width)
+        patches = (3 * vision.patch_size**2 + places) * vision.width
+        return grown + patches + self.embed_dim * (vision.width + text.width)
+
+    @model_validator(mode="after")
+    def _table_is_bounded(self) -> "TowersConfig":
+        if self.text_cfg.vocab_size * self.text_cfg.width > MOST_RANDOM:
+            raise ValueError(f"vocab_size x width of text_cfg is over {MOST_RANDOM:,}")
+        return self
 
 
 class BackboneRecord(BaseModel):
@@ -206,14 +216,15 @@ def faults(kind: type[BaseModel], values: object) -> list[str]:
     return []
 
 
-def too_large(config: Mapping[str, Any], weights_bytes: int | None) -> str | None:
+def too_large(config: Mapping[str, Any], weights_bytes: int | None, within: int = 0) -> str | None:
     """Return why towers of this configuration are not built, or None.
 
     Args:
         config: That `TowersConfig` takes.
         weights_bytes: Size of the file with their weights, which holds a byte a parameter at least; None: random.
+        within: Parameters of an image tower of timm's.
     """
-    count = TowersConfig.model_validate(config).parameters()
+    count = TowersConfig.model_validate(config).parameters() + within
     allowed = MOST_RANDOM if weights_bytes is None else min(MOST_PARAMETERS, weights_bytes)
     if count > allowed:
         of = "random weights" if weights_bytes is None else f"a weights file of {weights_bytes:,} bytes"

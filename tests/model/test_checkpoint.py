@@ -18,7 +18,10 @@ from pipeline.model.loading import load_backbone
 from pipeline.model.windows import WindowRule
 
 RULE = WindowRule(32, 24, "all", "clip", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-RECORD = {"windows": RULE.record(), "texts": ["good photo.", "bad photo."], "mos_low": 0.0, "mos_high": 5.0}
+RECORD = {
+    "windows": RULE.record(), "texts": ["good photo.", "bad photo."], "mos_low": 0.0, "mos_high": 5.0,
+    "dataset": "demo", "method": "dcmpln", "target": "quality", "leaks": [],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -107,6 +110,9 @@ def test_a_record_is_read_without_its_tensors(
 
         def keys(self) -> list[str]:
             return self.file.keys()
+
+        def get_slice(self, key: str) -> object:
+            return self.file.get_slice(key)
 
         def get_tensor(self, key: str) -> torch.Tensor:
             asked.append(key)

@@ -111,7 +111,12 @@ def test_a_backbone_is_rebuilt_from_its_record(tiny_config: Path, tiny_backbone:
     with pytest.raises(BackboneError, match=r"other\.safetensors are not those that the checkpoint was trained with"):
         rebuild_backbone(record, file=tmp_path / "other.safetensors")
     with pytest.raises(BackboneError, match=r"cannot be built: the weights of ViT-B-32 openai could not be downloaded"):
-        rebuild_backbone({"name": "ViT-B-32", "pretrained": "openai", "origin": "pretrained", "quick_gelu": True})
+        rebuild_backbone(
+            {
+                "name": "ViT-B-32", "pretrained": "openai", "origin": "pretrained", "quick_gelu": True,
+                "weights_sha256": "0" * 64, "image_size": 224, "patch_size": 32,
+            }
+        )  # fmt: skip
 
 
 def test_records_of_earlier_versions_find_the_backbones_folder(tiny_config: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_parts import bright_images, model_of, write_params, write_prepared
+from made_parts import SAID, bright_images, model_of, write_params, write_prepared
 
 from pipeline.layout import checkpoint_name
 from pipeline.model.backbone import Backbone
@@ -32,7 +32,9 @@ def judging(in_tmp: Path, tiny_config: Path, tiny_backbone: Backbone) -> Iterato
     with torch.no_grad():
         models[1].main_prompts.visual.add_(0.5)
     for epoch, model in enumerate(models, 1):
-        save_checkpoint(folder / "checkpoints" / checkpoint_name(epoch), fold(model), {"windows": rule.record()})
+        save_checkpoint(
+            folder / "checkpoints" / checkpoint_name(epoch), fold(model), {"windows": rule.record(), **SAID}
+        )
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     yield Judge.of(params, RECORD, folder), models
     torch.set_num_threads(threads)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_parts import RULE, bright_images, bright_subsets, model_of, pack_of, unfoldable
+from made_parts import RULE, SAID, bright_images, bright_subsets, model_of, pack_of, unfoldable
 
 from pipeline.data.pixels import PixelPack
 from pipeline.layout import checkpoint_name
@@ -39,7 +39,7 @@ def run(backbone: Backbone, pack: PixelPack, folder: Path, on_epoch: Any = None,
         {"validation": validation},
         RULE,
         folder,
-        {"windows": RULE.record()},
+        {"windows": RULE.record(), **SAID},
         Settings(**(settings | changes)),
         on_epoch=on_epoch,
     )
@@ -118,7 +118,7 @@ def test_labels_of_other_subsets_change_nothing(tiny_backbone: Backbone, pack: P
     plain = run(tiny_backbone, pack, tmp_path / "plain")
     fitted = fit(
         model_of(tiny_backbone), train, {"validation": validation, "test": validation}, RULE, tmp_path / "both",
-        {"windows": RULE.record()},
+        {"windows": RULE.record(), **SAID},
         Settings(select_on="test", epochs=3, batch_size=8, learning_rate=0.01, seed=5, validation_windows=1),
     )  # fmt: skip
     columns = plain.history[0].keys()
