@@ -1,4 +1,4 @@
-"""What a checkpoint from anywhere may say: hostile and damaged ones as a table, each told in one line by the command."""
+"""What a checkpoint from anywhere may say: hostile and damaged ones as data, each told in one line by the command."""
 
 import copy
 import json
@@ -161,7 +161,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "whole numbers": (tensor("text_features", lambda x: x.to(torch.int32)), r"text_features holds torch\.int32"),
     "an odd adapter": (tensor("adapter.down", lambda x: x.repeat(4, 1)[:13]), r"adapter\.down has 13 rows, which"),
     "a flat adapter": (tensor("adapter.down", lambda x: x.view(-1)), r"adapter\.down has"),
-    "an adapter that no ratio names": (put("residual_ratio", None), r"adapter\.down is there, and there is no residual"),
+    "an adapter that no ratio names": (put("residual_ratio", None), r"adapter\.down is there, and there is no"),
     "a tensor of its own": (
         lambda record, tensors: tensors.update(payload=torch.zeros(3)), r"it holds a tensor 'payload', which is none"
     ),
