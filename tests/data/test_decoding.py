@@ -20,7 +20,6 @@ from pipeline.model.windows import (  # fmt: skip
     cut,
     enlarge,
     normalise,
-    spread,
     window_batches,
     window_origins,
 )
@@ -70,13 +69,6 @@ def test_cover_all_leaves_no_pixel_out() -> None:
 def test_too_small_an_image_is_named() -> None:
     with pytest.raises(ValueError, match="image of 9x3 pixels is smaller than a window of 4"):
         window_origins(3, 9, rule())
-
-
-def test_spread_takes_both_ends() -> None:
-    origins = [(0, left) for left in range(25)]
-    assert spread(origins, 5) == [(0, 0), (0, 6), (0, 12), (0, 18), (0, 24)]
-    assert spread(origins, 1) == [(0, 12)]
-    assert spread(origins, 99) == origins
 
 
 def test_enlarge_raises_the_short_side_only_where_needed() -> None:
