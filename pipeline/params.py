@@ -23,7 +23,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$")]
 Attribute = Literal["quality", "alignment", "authenticity"]
 Reader = Literal["demo", "agiqa3k", "agiqa1k", "aigciqa2023", "folder"]
 BaselineName = Literal["clip_iqa", "linear_probe", "handcrafted"]
-ProblemKind = Literal["missing", "unlabelled", "unreadable", "duplicate_name", "duplicate_image", "bad_label"]
+ProblemKind = Literal[
+    "missing", "unlabelled", "unreadable", "duplicate_name", "duplicate_image", "bad_label", "no_spread"
+]
 BASELINES: tuple[str, ...] = get_args(BaselineName)
 
 
@@ -263,11 +265,9 @@ class Baselines(Section):
 
 
 class Evaluate(Section):
-    """Scoring of the test images and the intervals."""
+    """What is shown of the test images."""
 
-    bootstrap: Annotated[int, Field(ge=100)]
     gallery: NonNegative
-    seed: NonNegative
 
 
 class Params(Section):

@@ -84,11 +84,11 @@ def test_faults_are_named(raw: dict[str, Any], change: Callable[[dict[str, Any]]
 
 def test_all_faults_come_at_once(raw: dict[str, Any]) -> None:
     put(raw, "train.epochs", 0)
-    put(raw, "evaluate.bootstrp", 5)
+    put(raw, "evaluate.galery", 5)
     with pytest.raises(ParamsError) as error:
         parse_params(raw)
     assert "train.epochs" in str(error.value)
-    assert "did you mean 'bootstrap'?" in str(error.value)
+    assert "did you mean 'gallery'?" in str(error.value)
 
 
 def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
