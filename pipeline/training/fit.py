@@ -26,7 +26,14 @@ from pipeline.model.dcmpln import DCMPLN
 from pipeline.model.folded import fold, image_scores
 from pipeline.model.windows import WindowRule
 from pipeline.training.crops import DevicePixels, EpochCrops, Subset, epoch_images
-from pipeline.training.schedule import TrainingError, is_stuck, learning_rate_at, select_epoch
+from pipeline.training.schedule import (
+    TrainingError,
+    is_stuck,
+    learning_rate_at,
+    refuse_equal_scores,
+    refuse_targets,
+    select_epoch,
+)
 from pipeline.training.step import batch_step, micro_batch_for, score_tasks
 
 STATE_FILE = "state.pt"
@@ -109,11 +116,13 @@ def fit(
         History, timing and the selected epoch.
 
     Raises:
-        TrainingError: If a loss is not finite (names epoch and step), or no epoch can be selected.
+        TrainingError: If a loss is not finite (names epoch and step), or no epoch can be selected (says so
+            as early as it can be known).
 
     Source: protocol of the paper as quoted: Adam, 1e-4, batch 64, 50 epochs. Deviation: the epoch is picked on
         validation images, not on the test set.
     """
+    refuse_targets(select_on, selectors[select_on].main)
     model.to(device)
     size = micro_batch_for(model.backbone, device, batch_size) if micro_batch == "auto" else micro_batch
     optimiser = torch.optim.Adam(model.trainable_parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
@@ -190,6 +199,7 @@ def fit(
                     scorer, held_out, len(subset.rows), rule, windows=validation_windows, device=device, autocast=amp
                 )
                 row |= correlations(name, scores_there, subset.main)
+            refuse_equal_scores(row, key)
             history.append(row)
             timing.append(
                 {"epoch": epoch, "seconds": time.perf_counter() - started,

@@ -17,7 +17,7 @@ from pipeline.model.dcmpln import DCMPLN
 from pipeline.model.windows import WindowRule, normalise
 from pipeline.training.crops import Subset
 from pipeline.training.fit import fit
-from pipeline.training.schedule import TrainingError, learning_rate_at, select_epoch
+from pipeline.training.schedule import TrainingError, learning_rate_at, refuse_equal_scores, select_epoch
 from pipeline.training.step import batch_step, task_losses
 
 RULE = WindowRule(32, 32, "all", "clip", mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -195,6 +195,30 @@ def test_a_loss_that_is_not_finite_names_its_step(tiny_backbone: Backbone, pack:
     train.main[3] = math.nan
     with pytest.raises(TrainingError, match=re.escape("train: loss is nan at epoch 1, step")):
         fit(model_of(tiny_backbone), train, {"validation": validation}, RULE, tmp_path, {"windows": WINDOWS}, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (1, "no epoch can be selected on validation: it has a single image, and a correlation needs a spread"),
+        (4, "no epoch can be selected on validation: all 4 images have the same main score, and a correlation needs"),
+    ],
+)
+def test_what_no_epoch_can_be_selected_on_is_told_before_the_first(
+    tiny_backbone: Backbone, pack: PixelPack, tmp_path: Path, count: int, message: str
+) -> None:
+    train, validation = subsets(pack)
+    few = Subset(pack, validation.rows[:count], np.full(count, 0.5), validation.auxiliary[:count])
+    with pytest.raises(TrainingError, match=re.escape(message)):
+        fit(model_of(tiny_backbone), train, {"validation": few}, RULE, tmp_path, {"windows": WINDOWS}, epochs=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_equal_scores_are_told_after_the_first_epoch() -> None:
+    refuse_equal_scores({"epoch": 1, "k": 0.1}, "k")
+    refuse_equal_scores({"epoch": 2, "k": math.nan}, "k")  # of a training that has an epoch to fall back on
+    with pytest.raises(TrainingError, match="k has no value after epoch 1: every score is the same; lower train"):
+        refuse_equal_scores({"epoch": 1, "k": math.nan}, "k")
 
 
 def test_an_epoch_without_a_finite_score_is_never_selected() -> None:
