@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.metrics import LINE_BELOW
 from pipeline.report.results import Results, shared
 from pipeline.report.summaries import all_leaks
 
@@ -34,7 +35,7 @@ def protocol(runs: pd.DataFrame) -> str:
         f"{count} ({', '.join(str(number) for number in numbers)}), each a split of its own. Split rule: {split}. "
         + (f"The epoch is chosen on {selections}{' (leaking)' if 'test' in selections else ''}. " if selections else "")
         + "PLCC and RMSE are taken after "
-        "the logistic fit; RMSE is in units of the MOS. "
+        f"the logistic fit (a straight line below {LINE_BELOW} test images); RMSE is in units of the MOS. "
     )
     if len(numbers) == 1:
         return (
