@@ -113,7 +113,8 @@ def compare(
         found = (float(there.mean()) if len(there) else math.nan, *[math.nan] * 4)
         if len(there) == len(differences):
             between = estimates[first]["srcc"] - estimates[second]["srcc"]
-            limits, p_prompts = jackknife.interval(between), jackknife.p_value(between)
+            limits = np.clip(jackknife.interval(between), -2, 2)  # what two correlations can differ by
+            p_prompts = jackknife.p_value(between)
             found = (found[0], *limits, p_prompts, corrected_t_p(differences, ratio))
         rows.append((first, second, *found))
     columns = ["first", "second", "difference", "low", "high", "p_prompts", "p_rounds"]
