@@ -32,7 +32,7 @@ FOLDERS = ("data/raw", "data/prepared", "data/splits", "data/features", "data/in
 # What tells when and how long something ran, and at which commit; and what shows it: the page and the table of costs.
 ABOUT = re.compile(r"(run\.json|timing\.csv|index\.html|cost\.(csv|md|tex))$")
 TIMES = {"cost", "seconds", "images_per_second", "lock"}
-CHANGES = (("learning_rate: ", "0.0031"), ("epochs: ", "2"), ("bootstrap: ", "60"))
+CHANGES = (("learning_rate: ", "0.0031"), ("epochs: ", "2"), ("gallery: ", "2"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

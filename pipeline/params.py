@@ -9,6 +9,7 @@ key that stands twice is refused. Another reader could see other values than tho
 """
 
 import difflib
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,8 +28,16 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$")]
 Attribute = Literal["quality", "alignment", "authenticity"]
 Reader = Literal["demo", "agiqa3k", "agiqa1k", "aigciqa2023", "folder"]
 BaselineName = Literal["clip_iqa", "linear_probe", "handcrafted"]
-ProblemKind = Literal["missing", "unlabelled", "unreadable", "duplicate_name", "duplicate_image", "bad_label"]
+ProblemKind = Literal[
+    "missing", "unlabelled", "unreadable", "duplicate_name", "duplicate_image", "bad_label", "no_spread"
+]
 BASELINES: tuple[str, ...] = get_args(BaselineName)
+# Keys of earlier versions: section, key, and why it does nothing. A params file that has them still loads.
+RETIRED = (
+    ("evaluate", "bootstrap", "since intervals are no longer drawn at random"),
+    ("evaluate", "seed", "since intervals are no longer drawn at random"),
+)
+logger = logging.getLogger(__name__)
 
 
 class ParamsError(AgiqaError):
@@ -297,11 +306,9 @@ class Baselines(Section):
 
 
 class Evaluate(Section):
-    """Scoring of the test images and the intervals."""
+    """What is shown of the test images."""
 
-    bootstrap: Annotated[int, Field(ge=100)] = Field(description="Resamples of the prompt groups for the intervals.")
     gallery: NonNegative = Field(description="Images of each kind: best predicted, most over- and most underrated.")
-    seed: NonNegative = Field(description="Of the resamples.")
 
 
 class Params(Section):
@@ -368,6 +375,7 @@ def parse_params(raw: Any, origin: str = "params.yaml") -> Params:
     """Check an already read mapping; see `load_params`."""
     if not isinstance(raw, Mapping):
         raise ParamsError(f"{origin} must be a mapping of sections, and is a {type(raw).__name__}")
+    raw = _without_retired(raw, origin)
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
@@ -375,6 +383,16 @@ def parse_params(raw: Any, origin: str = "params.yaml") -> Params:
     if faults := _cross_faults(params):
         raise _refusal(origin, faults)
     return params
+
+
+def _without_retired(raw: Mapping[str, Any], origin: str) -> Mapping[str, Any]:
+    """Return params without the keys that earlier versions had, and say of each that it does nothing any more."""
+    for section, key, reason in RETIRED:
+        inner = raw.get(section)
+        if isinstance(inner, Mapping) and key in inner:
+            logger.warning("%s: %s.%s does nothing any more, %s: delete it", origin, section, key, reason)
+            raw = {**raw, section: {name: value for name, value in inner.items() if name != key}}
+    return raw
 
 
 def _refusal(origin: str, faults: list[str]) -> ParamsError:

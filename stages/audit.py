@@ -7,6 +7,7 @@ it goes for the training on the study's own split, and for that on the random on
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -43,7 +44,9 @@ def _audit(params: Params, dataset: str, variant: str, number: int, split: str) 
     for epoch in range(1, record["epochs_run"] + 1):
         scores = judging.scores(dataset, rows["test"], epoch=epoch, windows=params.validation.windows)
         epochs.append({"epoch": epoch, **correlations("test", scores, mos)})
-    selected = select_epoch(epochs, "test_srcc")
+    # Where no epoch has an SRCC on test, as under equal opinions, there is nothing to pick on it.
+    able = any(math.isfinite(row["test_srcc"]) for row in epochs)
+    selected = select_epoch(epochs, "test_srcc") if able else record["selected_epoch"]
     scores = judging.scores(dataset, rows["test"], epoch=selected)
     predictions = evaluation.predictions_table(manifest, groups, rows["test"], scores, params.targets.main)
     with replaced_folder(run / "audit") as out:
@@ -52,8 +55,8 @@ def _audit(params: Params, dataset: str, variant: str, number: int, split: str) 
             "selected_epoch": selected,
             "selected_on": "test",
             "split_rule": record["split_rule"],
-            "epochs": epochs,
-            "test": evaluation.evaluate(predictions, params.evaluate.bootstrap, params.evaluate.seed),
+            "epochs": [{key: value if math.isfinite(value) else None for key, value in row.items()} for row in epochs],
+            "test": evaluation.evaluate(predictions),
             "leaks": layout.leaks(record["split_rule"], "test"),
         }
         write_json(out / "metrics.json", found)

@@ -56,7 +56,7 @@ def _evaluate(params: Params, dataset: str, method: str, number: int, split: str
             if other == dataset:
                 found["cost"] = cost
                 predictions.to_csv(out / "predictions.csv", index=False)
-                found["test"] = evaluation.evaluate(predictions, params.evaluate.bootstrap, params.evaluate.seed)
+                found["test"] = evaluation.evaluate(predictions)
                 found["generator"] = evaluation.by_generator(predictions)
                 title = f"{dataset}: {method}, {split} {number}\nbackbone {layout.backbone_label(record['backbone'])}"
                 evaluation.scatter(predictions, out / "scatter.png", title, f"{target} MOS")

@@ -104,13 +104,13 @@ def test_faults_are_named(raw: dict[str, Any], change: Callable[[dict[str, Any]]
 
 def test_all_faults_come_at_once(raw: dict[str, Any]) -> None:
     put(raw, "train.epochs", 0)
-    put(raw, "evaluate.bootstrp", 5)
+    put(raw, "evaluate.galery", 5)
     with pytest.raises(ParamsError) as error:
         parse_params(raw)
     heading, *lines = str(error.value).splitlines()
     assert heading == "params.yaml:"
     assert [line.split(" ", 3)[2] for line in lines] == ["train.epochs", "unknown"]
-    assert lines[1] == "  unknown key 'evaluate.bootstrp'; did you mean 'bootstrap'?"
+    assert lines[1] == "  unknown key 'evaluate.galery'; did you mean 'gallery'?"
 
 
 @pytest.mark.parametrize(
@@ -205,3 +205,18 @@ def test_a_variants_own_training_values_win(raw: dict[str, Any]) -> None:
     params = parse_params(raw)
     assert params.train_for("clip_agiqa").learning_rate == 0.02
     assert params.train_for("dcmpln") == params.train
+
+
+def test_params_of_earlier_versions_load_and_say_what_does_nothing(
+    raw: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = parse_params(raw)
+    assert caplog.text == ""
+    put(raw, "evaluate.bootstrap", 1000)
+    put(raw, "evaluate.seed", 0)
+    assert parse_params(raw) == expected
+    assert [record.getMessage() for record in caplog.records] == [
+        f"params.yaml: evaluate.{key} does nothing any more, since intervals are no longer drawn at random: delete it"
+        for key in ("bootstrap", "seed")
+    ]
+    assert raw["evaluate"]["bootstrap"] == 1000  # the caller's own mapping is left alone

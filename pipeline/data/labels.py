@@ -26,7 +26,7 @@ class Problem(NamedTuple):
     """One finding about one image.
 
     Attributes:
-        kind: missing, unlabelled, unreadable, duplicate_name, duplicate_image or bad_label.
+        kind: missing, unlabelled, unreadable, duplicate_name, duplicate_image, bad_label or no_spread.
         image: The image's name as the label file, or the folder, has it.
         detail: What is wrong with it.
     """
@@ -44,6 +44,7 @@ WHEN_ALLOWED = {
     "duplicate_name": "all rows of the name are left out, since nobody knows whose score is whose",
     "duplicate_image": "the images stay; the split keeps them in one subset",
     "bad_label": "its row is left out",
+    "no_spread": "the score stays; a model cannot be trained on it, nor compared with it",
 }
 
 

@@ -130,6 +130,11 @@ def _decode_all(dataset: str, labels: Labels, raw: Path, stream: IO[bytes] | Non
                 others = ", ".join(other for other in names if other != name)
                 what = f"same bytes as {others}" + (", under another generation prompt" if prompts > 1 else "")
                 labels.problems.append(Problem("duplicate_image", str(name), what))
+    for attribute in ATTRIBUTES:
+        values = manifest[attribute].dropna()
+        if len(values) > 1 and values.nunique() == 1:
+            what = f"{values.iloc[0]:g} for all {len(values)} images: a correlation needs different scores"
+            labels.problems.append(Problem("no_spread", attribute, what))
     known = set(labels.rows["file"]) | {problem.image for problem in labels.problems}
     for path in sorted(raw.rglob("*")):
         name = path.relative_to(raw).as_posix()

@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from pipeline.errors import AgiqaError
 
 SUBSETS = ("train", "validation", "test")
+LEAST = {"train": 8, "validation": 3, "test": 4}  # images, below which a correlation picks or says next to nothing
 
 
 class SplitError(AgiqaError):
@@ -74,7 +75,7 @@ def split_round(
         Columns image_id, group, subset; sorted by image id.
 
     Raises:
-        SplitError: If a subset would be empty.
+        SplitError: If a subset would hold fewer images than LEAST; says how many there are and what would do.
 
     Source: the 80/20 split by prompt of the paper's lineage; validation groups carved out of train are this project's
         addition, so that the test set picks nothing.
@@ -90,15 +91,17 @@ def split_round(
     ordered = sorted(units.unique(), key=draw)
     tests = round(test_fraction * len(ordered))
     validations = round(validation_fraction * (len(ordered) - tests))
-    if not tests or not validations or tests + validations >= len(ordered):
-        kind = "prompt groups" if rule == "grouped" else "images"
-        raise SplitError(
-            f"{len(ordered)} {kind} give {tests} to test and {validations} to validate: raise split.test_fraction or "
-            "split.validation_fraction, or use a larger data set"
-        )
     subset = dict.fromkeys(ordered, "train")
     subset |= dict.fromkeys(ordered[:tests], "test") | dict.fromkeys(ordered[tests : tests + validations], "validation")
     table = pd.DataFrame({"image_id": groups.index, "group": groups.to_numpy(), "subset": units.map(subset).to_numpy()})
+    images = {name: int((table["subset"] == name).sum()) for name in SUBSETS}
+    if any(images[name] < least for name, least in LEAST.items()):
+        given = ", ".join(f"{count} to {name}" for name, count in images.items())
+        needed = ", ".join(f"{least} to {name}" for name, least in LEAST.items())
+        raise SplitError(
+            f"{len(groups)} images in {groups.nunique()} prompt groups give {given} in round {round_index}; at least "
+            f"{needed} are needed: change split.test_fraction or split.validation_fraction, or use a larger data set"
+        )
     return table.sort_values("image_id", kind="stable").reset_index(drop=True)
 
 

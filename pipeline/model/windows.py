@@ -1,5 +1,6 @@
 """How an image of any size becomes windows of the backbone's size, as pixels and as normalised tensors."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -84,11 +85,36 @@ def _starts(length: int, rule: WindowRule) -> list[int]:
 
 
 def spread(origins: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
-    """Return `count` of the windows, evenly spread over their row-by-row order, both ends included."""
+    """Return `count` of the windows, evenly spread over both axes of their grid; one is the middle one.
+
+    As many rows and columns as can be have a window, evenly spaced, and none has two windows more than another.
+
+    Args:
+        origins: All of an image, from `window_origins`.
+        count: At least 1; all are returned where there are no more.
+
+    Returns:
+        Those taken, row by row. The same for the same grid.
+
+    Source: the columns follow the rows in the order of multiples of the golden ratio, the most even sequence in one
+    dimension (Kronecker's), so that neighbours in one axis are far apart in the other.
+    """
     if count >= len(origins):
         return origins
-    picks = np.linspace(0, len(origins) - 1, count).round().astype(int) if count > 1 else [len(origins) // 2]
-    return [origins[pick] for pick in picks]
+    tops, lefts = (sorted(set(side)) for side in zip(*origins, strict=True))
+    rows, columns = _middles(tops, count), _middles(lefts, count)
+    golden = np.argsort(np.argsort((np.arange(len(rows)) + 0.5) * (math.sqrt(5) - 1) / 2 % 1))
+    # Diagonals of the grid, wrapped round. A whole turn comes back to its start and is then shifted by a column, so
+    # that all cells are met once, and every row and every column in turn.
+    turn = math.lcm(len(rows), len(columns))
+    steps = range(count)
+    return sorted((rows[golden[k % len(rows)]], columns[(k + k // turn) % len(columns)]) for k in steps)
+
+
+def _middles(values: list[int], count: int) -> list[int]:
+    """Return the middles of `count` equal parts of sorted values; all values where they are no more."""
+    count = min(count, len(values))
+    return [values[(2 * k + 1) * len(values) // (2 * count)] for k in range(count)]
 
 
 def enlarge(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -92,9 +92,9 @@ def _of(results: Results, rows: pd.DataFrame, pairs: pd.DataFrame, dataset: str)
             "outcomes",
             "matrix of wins, ties and losses between all methods, with SRCC differences",
             "Read a row: does this method win, tie or lose against the one of the column, and by how much SRCC? "
-            "A star: over rounds, too.",
+            "Ahead or behind, paler and hatched: on these trainings alone.",
             partial(plots.outcomes, pairs),
-            "wins, ties and losses in SRCC over prompts, family-wise 5 %; * over rounds, too",
+            "SRCC: wins, ties and losses, family-wise 5 %; hatched: on these trainings",
         )
     means = mine["generators"].groupby(["method", "generator"], sort=False)[["mos_mean", "fitted_mean"]].mean()
     add(

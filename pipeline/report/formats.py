@@ -36,7 +36,7 @@ class Table(NamedTuple):
 
 def csv(table: Table) -> str:
     """Return the table's numbers in full as CSV."""
-    return table.numbers.to_csv(index=False, na_rep=words.ABSENT, float_format="%.6g")
+    return table.numbers.to_csv(index=False, float_format="%.6g")
 
 
 def markdown(table: Table) -> str:
@@ -84,6 +84,6 @@ def numeric_columns(table: Table) -> list[int]:
 
 def _tex(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
-    special |= {character: f"\\{character}" for character in "&%$#_{}"}
+    special |= {words.ABSENT: "---"} | {character: f"\\{character}" for character in "&%$#_{}"}
     escaped = "".join(special.get(character, character) for character in text)
     return re.sub(r"(?<![\w.])-(?=\d)", "$-$", escaped)

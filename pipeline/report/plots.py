@@ -151,14 +151,14 @@ def generators(means: pd.DataFrame, paths: Sequence[str | Path], title: str, mos
 def outcomes(pairs: pd.DataFrame, paths: Sequence[str | Path], title: str) -> None:
     """Draw the matrix of wins, ties and losses: each row's method against each column's, with the SRCC difference.
 
-    A star and a stronger colour mark what holds over rounds, too.
+    What holds on these trainings alone is paler, hatched, and called ahead or behind.
 
     Args:
         pairs: From `pipeline.report.significance.compare`; the methods in its order.
         paths: Files to write; each suffix (.png or .svg) says the format.
         title: Title of the figure: data set and backbone.
     """
-    looks = {("win", True): "#7FBFE8", ("win", False): "#CFE6F6", ("loss", True): "#F2B84B", ("loss", False): "#FAE3B8"}
+    looks = {"win": "#7FBFE8", "ahead": "#CFE6F6", "loss": "#F2B84B", "behind": "#FAE3B8"}
     methods = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
     with house_style():
         side = 0.78 * len(methods)
@@ -166,9 +166,11 @@ def outcomes(pairs: pd.DataFrame, paths: Sequence[str | Path], title: str) -> No
         axes = figure.subplots()
         for row in (side for pair in pairs.to_dict("records") for side in (pair, turned(pair))):
             x, y = methods.index(row["second"]), methods.index(row["first"])
-            colour = looks.get((row["outcome"], row["over_rounds"]), "#E6E6E6")
-            text = f"{row['outcome']}{' *' * bool(row['over_rounds'])}\n{row['difference'] + 0.0:+.3f}"
-            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=colour, ec=PAPER, lw=1.5))
+            hatch = "//" if row["outcome"] in ("ahead", "behind") else None
+            difference = "" if np.isnan(row["difference"]) else f"{row['difference'] + 0.0:+.3f}"
+            text = f"{'no score' if row['outcome'] == 'none' else row['outcome']}\n{difference}"
+            colour = looks.get(row["outcome"], "#E6E6E6")
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=colour, ec=PAPER, lw=1.5, hatch=hatch))
             axes.text(x, y, text, ha="center", va="center", color=INK, fontsize=8)
         axes.set(xlim=(-0.5, len(methods) - 0.5), ylim=(len(methods) - 0.5, -0.5))
         axes.set_xticks(range(len(methods)), methods, rotation=30, ha="right", rotation_mode="anchor")
@@ -196,9 +198,10 @@ def cross_matrix(scores: pd.DataFrame, paths: Sequence[str | Path], title: str) 
         for axes, method in zip(panels, methods, strict=True):
             for row in scores[scores["method"] == method].to_dict("records"):
                 x, y = datasets.index(row["tested_on"]), datasets.index(row["trained_on"])
-                shade = shades(min(max(row["srcc"], 0.0), 1.0))
+                known = not np.isnan(row["srcc"])
+                shade = shades(min(max(row["srcc"], 0.0), 1.0)) if known else PAPER
                 axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fc=shade, ec=PAPER, lw=1.5))
-                axes.text(x, y, f"{row['srcc']:.2f}", ha="center", va="center", color=INK, fontsize=8)
+                axes.text(x, y, f"{row['srcc']:.2f}" if known else "—", ha="center", va="center", color=INK, fontsize=8)
             axes.set(title=method, xlim=(-0.5, len(datasets) - 0.5), ylim=(len(datasets) - 0.5, -0.5))
             axes.set_xticks(range(len(datasets)), datasets, rotation=30, ha="right", rotation_mode="anchor")
             axes.set_yticks(range(len(datasets)), datasets)

@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from pipeline.files import write_atomically
-from pipeline.report import figures, formats, page, sections, significance, tables, text, words
+from pipeline.report import figures, formats, page, sections, significance, tables, text
 from pipeline.report.results import Results, read_results
 from pipeline.report.summaries import metrics_tree, paired_differences, summarise
 
@@ -76,9 +76,7 @@ def write_report(
         "curves.csv": results.history,
         "timing.csv": results.timing,
     }
-    texts = {
-        file: table.to_csv(index=False, na_rep=words.ABSENT, float_format="%.6g") for file, table in tables.items()
-    }
+    texts = {file: table.to_csv(index=False, float_format="%.6g") for file, table in tables.items()}
     texts |= {
         f"plots/{dataset}-{method}.csv": rows.to_csv(index=False, float_format="%.6g")
         for dataset, method, rows in mean_curves(results.history)
@@ -86,10 +84,11 @@ def write_report(
     numbers = metrics_tree(summary)
     texts["metrics.json"] = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
     srcc = {
-        dataset: {method: round(row["srcc"], 4) for method, row in rows.items()} for dataset, rows in numbers.items()
+        dataset: {method: round(row["srcc"], 4) for method, row in rows.items() if "srcc" in row}
+        for dataset, rows in numbers.items()
     }
     texts["srcc.json"] = json.dumps(srcc, indent=2, allow_nan=False) + "\n"
-    evidence = {dataset: _evidence(results, dataset) for dataset in tqdm(datasets, "resampling", unit="data set")}
+    evidence = {dataset: _evidence(results, dataset) for dataset in tqdm(datasets, "testing", unit="data set")}
     shown = _tables(results, summary, differences, evidence, generated)
     for table in shown:
         kinds = (("csv", formats.csv), ("md", formats.markdown), ("tex", formats.latex))
@@ -111,8 +110,8 @@ def write_report(
 def _evidence(results: Results, dataset: str) -> significance.Evidence:
     predictions = results.predictions[results.predictions["dataset"] == dataset]
     runs = results.runs[results.runs["dataset"] == dataset]
-    draws = significance.resample(predictions, significance.enough(predictions["method"].nunique()))
-    return significance.Evidence(draws, significance.compare(runs, draws))
+    estimates = significance.leave_out(predictions)
+    return significance.Evidence(estimates, significance.compare(runs, estimates))
 
 
 def mean_curves(history: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
@@ -132,10 +131,10 @@ def _tables(
     generated: Sequence[str],
 ) -> list[formats.Table]:
     found: list[formats.Table | None] = []
-    for dataset, (draws, pairs) in evidence.items():
+    for dataset, (estimates, pairs) in evidence.items():
         rows = summary[summary["dataset"] == dataset]
         target = results.runs.loc[results.runs["dataset"] == dataset, "target"].iloc[0]
-        found.append(tables.main_table(results, rows, draws, target, dataset in generated))
+        found.append(tables.main_table(results, rows, estimates, target, dataset in generated))
         found.append(None if pairs.empty else tables.tests_table(pairs, rows))
         found.append(
             tables.ablation_table(rows, differences[differences["dataset"] == dataset], pairs, results.settings)

@@ -232,7 +232,10 @@ def _get(values: dict[str, Any], path: Path, key: str) -> Any:
 
 
 def _number(values: dict[str, Any], path: Path, key: str) -> float:
+    """A number; NaN for null, which is how an evaluation says that there is no value."""
     value = _get(values, path, key)
+    if value is None:
+        return math.nan
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise StudyError(f"{path}: {key} is {value!r}, which is no finite number; rerun the evaluation")
     return float(value)
@@ -286,12 +289,11 @@ def _generator_rows(predictions: pd.DataFrame, metrics: dict[str, Any], path: Pa
     for name, values in _get(metrics, path, "generator").items():
         if name not in fitted_means:
             raise StudyError(f"{path}: generator {name!r} has no image in predictions.csv; rerun the evaluation")
-        within = _get(values, path, "srcc")  # null where a generator has too few images, or ties only
         rows.append(
             {
                 "generator": name,
                 "n": _get(values, path, "n"),
-                "srcc": math.nan if within is None else float(within),
+                "srcc": _number(values, path, "srcc"),  # null for a few images, or ties only
                 "mos_mean": _number(values, path, "mos_mean"),
                 "predicted_mean": _number(values, path, "predicted_mean"),
                 "fitted_mean": float(fitted_means[name]),

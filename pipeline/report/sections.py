@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from pipeline import jackknife
 from pipeline.report import significance, words
 from pipeline.report.citation import bibtex
 from pipeline.report.figures import Picture
@@ -183,39 +184,41 @@ def _verdict(rows: pd.DataFrame, evidence: Evidence, generated: bool) -> Answer:
     """The best variant of one data set, what is shown of it, and what is not."""
     dataset, best = str(rows["dataset"].iloc[0]), best_row(rows, ["variant"])
     if best is None:
-        why = "no variant" if rows[rows["kind"] == "variant"].empty else "no variant without leaks"
+        variants = rows[rows["kind"] == "variant"]
+        clean = variants[variants["leaks"] == ""]
+        lacks = " without leaks" if clean.empty else " with a score"
+        why = "no variant" + ("" if variants.empty else lacks)
         return Answer(dataset, [f"The study has {why} here, so none is named best.", *words.caveats(rows, generated)])
     method = best["method"]
-    low, high = significance.interval(evidence.draws[method]["srcc"])
+    low, high = jackknife.interval(evidence.estimates[method]["srcc"], jackknife.CORRELATION)
     bounds = [f"95 % over prompts {words.interval(low, high)}"]
     if best["rounds"] > 1:
         bounds.append(f"over rounds {words.interval(best['srcc_low'], best['srcc_high'])}")
     clean = set(rows.loc[rows["leaks"] == "", "method"])
-    outcomes: dict[str, list[str]] = {"win": [], "tie": [], "loss": []}
-    firm = []
+    outcomes: dict[str, list[str]] = {outcome: [] for outcome in significance.OPPOSITE}
     for other, test in significance.against(evidence.pairs, method).items():
         if other in clean:
             outcomes[significance.turned(test)["outcome"]].append(other)
-            firm += [other] if test["over_rounds"] else []
     baseline = best_row(rows, ["baseline"])
     sentences = []
     if baseline is not None and baseline["srcc_mean"] > best["srcc_mean"]:
         proof = "beats" if baseline["method"] in outcomes["loss"] else "scores higher than"
         sentences.append(
             f"**The baseline `{baseline['method']}` {proof} every variant**: SRCC "
-            f"{_score(baseline)}"
-            + ("." if proof == "beats" else ", a difference to the best that the tests do not confirm.")
+            f"{_score(baseline)}" + _confirmed(baseline["method"], outcomes)
         )
-    shown = [f"ahead of {words.listed(outcomes['win'])}"] if outcomes["win"] else []
-    shown += [f"behind {words.listed(outcomes['loss'])}"] if outcomes["loss"] else []
-    if shown:
-        text = f"Shown, whichever prompts stand in test: `{method}` is {' and '.join(shown)}."
-        if best["rounds"] > 1:
-            text += f" Of these, over other splits and trainings too: {words.listed(firm) if firm else 'none'}."
-        sentences.append(text)
-    else:
-        sentences.append("Shown: no difference to any other method.")
+    firm, here = (_places(outcomes, *pair) for pair in (("win", "loss"), ("ahead", "behind")))
+    shown = f"`{method}` is {firm}" if firm else "no difference to any other method"
+    sentences.append(f"Shown, over prompts, splits and trainings: {shown}.")
+    if here:
+        lack = "one round cannot show it" if best["rounds"] == 1 else "the rounds do not show it"
+        text = (
+            f"On these trainings `{method}` is {here}, whichever prompts stand in test; for other splits and trainings,"
+        )
+        sentences.append(f"{text} {lack}.")
     lacks = [f"any difference between `{method}` and {words.listed(outcomes['tie'])}"] if outcomes["tie"] else []
+    if outcomes["none"]:
+        lacks.append(f"anything about {words.listed(outcomes['none'])}, which lacks a score in some round")
     if set(rows["backbone_origin"]) & {"in-house", "random"}:
         lacks.append("what any of them reaches on CLIP's published weights")
     lacks.append("anything about images, prompts and generators unlike these")
@@ -230,6 +233,21 @@ def _verdict(rows: pd.DataFrame, evidence: Evidence, generated: bool) -> Answer:
     )
 
 
+def _places(outcomes: Mapping[str, Sequence[str]], better: str, worse: str) -> str:
+    """Return in words which methods the best one is ahead of and behind, by these two outcomes; empty if none."""
+    found = [f"ahead of {words.listed(outcomes[better])}"] if outcomes[better] else []
+    return " and ".join([*found, *([f"behind {words.listed(outcomes[worse])}"] if outcomes[worse] else [])])
+
+
+def _confirmed(baseline: str, outcomes: Mapping[str, Sequence[str]]) -> str:
+    """Return how a sentence on a baseline with a higher mean than the best variant ends."""
+    if baseline in outcomes["loss"]:
+        return "."
+    if baseline in outcomes["behind"]:
+        return ", a difference to the best that the tests confirm on these trainings alone."
+    return ", a difference to the best that the tests do not confirm."
+
+
 def _score(row: dict[str, Any]) -> str:
     """Mean SRCC, with its spread where there is one."""
     alone = pd.isna(row["srcc_std"])
@@ -240,27 +258,30 @@ def _tests(results: Results, evidence: Mapping[str, Evidence]) -> list[Block]:
     if all(found.pairs.empty for found in evidence.values()):
         return [("text", "One method alone has nothing to be compared with.")]
     rounds, pairs = results.runs["round"].nunique(), max(len(found.pairs) for found in evidence.values())
-    resamples = max(len(draws["srcc"]) for found in evidence.values() for draws in found.draws.values())
     method = (
-        f"**Method.** The SRCC difference of every pair of methods is tested by a paired bootstrap over "
-        f"prompt groups ({resamples:,} resamples, the same draw for all methods and rounds): it asks "
-        "whether other prompts could have turned the order, and assumes that prompt groups are independent of each "
-        "other; the trained models stand as they are."
+        "**Method.** The SRCC difference of every pair of methods is tested by a jackknife over prompt groups, each "
+        "left out of all methods and rounds at once, whose error is compared with Student's t: it asks whether other "
+        "prompts could have turned the order, and assumes that prompt groups are independent of each other; the "
+        "trained models stand as they are."
     )
     if rounds > 1:
         method += (
-            f" It decides who wins. A t-test over the {rounds} rounds, its variance corrected for the images that they "
-            "share (Nadeau and Bengio, 2003), asks whether other splits and trainings could have turned the order, "
-            "too, and assumes roughly normal differences; a star marks what holds by this test as well."
+            f" A t-test over the {rounds} rounds, its variance corrected for the images that they share (Nadeau and "
+            "Bengio, 2003), asks whether other splits and trainings could have turned the order, and assumes roughly "
+            "normal differences. A win or a loss needs both tests. Where the first alone finds a difference, the "
+            "method is ahead or behind on these trainings, and others may turn it."
         )
     else:
-        method += " One round leaves no test over splits and trainings, so these results hold for its models alone."
+        method += (
+            " One round leaves no test over splits and trainings, so no method wins or loses here: it is ahead or "
+            "behind on these trainings alone."
+        )
     method += (
         f" Holm's correction over the {pairs} pairs of a data set keeps the chance of any false win or loss among them "
         "at 5 % in each test. A tie is no proof of equality."
     )
     if 1 < rounds < 5:
-        method += f" With {rounds} rounds the t-test has little power: many true differences will miss their star."
+        method += f" With {rounds} rounds the t-test has little power: it will miss many true differences."
     return [("text", method)]
 
 

@@ -26,7 +26,8 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
         A row per data set x method in the order of `runs`. Per metric (srcc, plcc after the logistic fit, plcc_raw,
         krcc, rmse in units of MOS): `_mean`, `_std` (n - 1; NaN for a single round) and `_median`. `srcc_low` and
         `srcc_high` bound the 95 % interval, and `interval` says of what kind it is: see `mean_interval`; a single
-        round has the bootstrap interval of its own test images.
+        round has the jackknife's interval of its own test images. `without_value` counts the rounds without an SRCC,
+        as where all scores are equal; the others alone make the mean.
     """
     rows = []
     for (dataset, method), group in runs.groupby(["dataset", "method"], sort=False):
@@ -38,11 +39,12 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
             row[f"{metric}_median"] = group[metric].median()
         if len(group) > 1:
             ratio = float((group["test_images"] / group["train_images"]).mean())
-            row["srcc_low"], row["srcc_high"] = mean_interval(group["srcc"].to_numpy(), ratio)
+            row["srcc_low"], row["srcc_high"] = mean_interval(group["srcc"].dropna().to_numpy(), ratio)
             row["interval"] = "corrected t over rounds"
         else:
             row["srcc_low"], row["srcc_high"] = first["srcc_low"], first["srcc_high"]
-            row["interval"] = "bootstrap over prompt groups"
+            row["interval"] = "jackknife over prompt groups"
+        row["without_value"] = int(group["srcc"].isna().sum())
         row["selected_epoch_mean"] = float(group["selected_epoch"].astype(float).mean())
         row["leaks"] = "; ".join(all_leaks(group))
         row |= {key: first[key] for key in ("backbone", "backbone_origin", "trainable_parameters", "checkpoint_bytes")}
@@ -60,21 +62,18 @@ def mean_interval(
     mean is therefore taken as s^2 (1/n + test/train) in place of s^2/n.
 
     Args:
-        values: One value per round, shape (n,), n >= 2.
+        values: One value per round, shape (n,).
         test_per_train: Number of test images per training image.
         bounds: Range the values can take; the interval is cut to it.
 
     Returns:
-        Lower and upper limit.
-
-    Raises:
-        ValueError: If there are fewer than two values.
+        Lower and upper limit; NaN for fewer than two values.
 
     Source: Nadeau and Bengio, "Inference for the Generalization Error", Machine Learning 52, 2003, equation 9.
     """
     count = len(values)
     if count < 2:
-        raise ValueError(f"an interval over rounds needs at least 2 of them, got {count}")
+        return math.nan, math.nan
     half = float(stdtrit(count - 1, 0.975)) * math.sqrt((1 / count + test_per_train) * float(np.var(values, ddof=1)))
     mean = float(np.mean(values))
     return max(bounds[0], mean - half), min(bounds[1], mean + half)
@@ -101,8 +100,9 @@ def paired_differences(runs: pd.DataFrame, reference: str = REFERENCE) -> pd.Dat
         for method, other in group[group["method"] != reference].groupby("method", sort=False):
             difference = (other.set_index("round")["srcc"] - base).to_numpy()
             ratio = float((other["test_images"] / other["train_images"]).mean())
-            low, high = mean_interval(difference, ratio, (-2.0, 2.0)) if len(difference) > 1 else (math.nan, math.nan)
-            spread = (difference.mean(), difference.min(), difference.max(), int((difference > 0).sum()), low, high)
+            difference = difference[~np.isnan(difference)]  # of the rounds in which both have a value
+            ends = (difference.mean(), difference.min(), difference.max()) if len(difference) else [math.nan] * 3
+            spread = (*ends, int((difference > 0).sum()), *mean_interval(difference, ratio, (-2.0, 2.0)))
             rows.append((dataset, method, other["kind"].iloc[0], "; ".join(all_leaks(other)), len(difference), *spread))
     return pd.DataFrame(rows, columns=[*columns, "rounds_better", "low", "high"])
 
@@ -128,9 +128,9 @@ def leak_worth(leaks: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         for split, picked_on in HABITS[1:]:
             values = table[(split, picked_on)]
             worth = (values - clean).to_numpy()
-            low, high = mean_interval(worth, ratio, (-2.0, 2.0)) if len(worth) > 1 else (math.nan, math.nan)
+            low, high = mean_interval(worth[~np.isnan(worth)], ratio, (-2.0, 2.0))
             habit = "; ".join(all_leaks(group[(group["split"] == split) & (group["picked_on"] == picked_on)]))
-            spread = (len(worth), values.mean(), values.std(ddof=1), clean.mean(), worth.mean(), low, high)
+            spread = (len(worth), values.mean(), values.std(ddof=1), clean.mean(), pd.Series(worth).mean(), low, high)
             rows.append((dataset, method, split, picked_on, habit, *spread))
     columns = ["dataset", "method", "split", "picked_on", "leaks", "rounds", "srcc_mean", "srcc_std", "clean_mean"]
     return pd.DataFrame(rows, columns=[*columns, "worth", "low", "high"])
@@ -162,7 +162,7 @@ def metrics_tree(summary: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]
     """Return the numbers that `dvc metrics` shows: data set, method, then srcc, srcc_std, plcc, krcc, rmse.
 
     Args:
-        summary: Result of `summarise`. A single round has no srcc_std, and none is written.
+        summary: Result of `summarise`. What has no value, as the srcc_std of a single round, is not written.
     """
     tree: dict[str, dict[str, dict[str, float]]] = {}
     for row in summary.to_dict("records"):

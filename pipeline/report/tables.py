@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline import jackknife
 from pipeline.report import words
 from pipeline.report.formats import Table
 from pipeline.report.published import (
@@ -24,7 +25,7 @@ from pipeline.report.published import (
     published_for,
 )
 from pipeline.report.results import Results
-from pipeline.report.significance import against, interval
+from pipeline.report.significance import METRICS, against
 from pipeline.report.summaries import HABITS, REFERENCE, all_leaks, generator_ranking, leak_worth
 
 BINS = 10
@@ -35,7 +36,7 @@ PARTS = {"auxiliary": "Auxiliary task", "mpa": "MPA", "layer_f": "Layer F", "ada
 def main_table(
     results: Results,
     rows: pd.DataFrame,
-    draws: dict[str, dict[str, np.ndarray]],
+    estimates: dict[str, dict[str, np.ndarray]],
     target: str,
     generated: bool,
 ) -> Table:
@@ -44,7 +45,7 @@ def main_table(
     Args:
         results: What the runs wrote.
         rows: The data set's rows of `pipeline.report.summaries.summarise`.
-        draws: The data set's resamples, from `pipeline.report.significance.resample`.
+        estimates: Of the data set, from `pipeline.report.significance.leave_out`.
         target: The MOS that is predicted.
         generated: Whether the project makes the data set itself, so that nothing can be published on it.
     """
@@ -55,8 +56,8 @@ def main_table(
         runs = results.runs[(results.runs["dataset"] == dataset) & (results.runs["method"] == row["method"])]
         values: dict[str, Any] = {"method": row["method"], "kind": row["kind"], "year": None}
         cells = []
-        for metric in ("srcc", "plcc", "krcc", "rmse"):
-            low, high = interval(draws[row["method"]][metric])
+        for metric, scale in METRICS.items():
+            low, high = jackknife.interval(estimates[row["method"]][metric], scale)
             mean, std = row[f"{metric}_mean"], row[f"{metric}_std"]
             values |= {metric: mean, f"{metric}_std": std, f"{metric}_low": low, f"{metric}_high": high}
             cells.append(f"{words.spread(mean, std)} {words.interval(low, high)}")
@@ -78,8 +79,8 @@ def main_table(
         lines.append([row.method, f"{row.srcc:.4f}", f"{row.plcc:.4f}", words.ABSENT, words.ABSENT, row.protocol, said])
         marks.append(PUBLISHED)
     note = (
-        "Mean ± standard deviation over the rounds; in brackets, the 95 % interval of the mean by a bootstrap over the "
-        "prompt groups of all rounds' test images. PLCC and RMSE after the logistic fit, which the bootstrap keeps."
+        "Mean ± standard deviation over the rounds; in brackets, the 95 % interval of the mean by a jackknife over the "
+        "prompt groups of all rounds' test images. PLCC and RMSE after the logistic fit, which the jackknife keeps."
     )
     if PUBLISHED in marks:
         note += " [V]: read in the named source or computed from its files; [2nd]: quoted by a third party."
@@ -109,17 +110,19 @@ def tests_table(pairs: pd.DataFrame, rows: pd.DataFrame) -> Table:
             words.figure(row["difference"], "+"),
             words.interval(row["low"], row["high"], "+"),
             *(_p(row[key]) for key in ("p_prompts", "p_prompts_holm", "p_rounds", "p_rounds_holm")),
-            row["outcome"],
-            "yes" if row["over_rounds"] else "no" if row["outcome"] != "tie" else "",
+            words.OUTCOMES[row["outcome"]],
             ("LEAKS" if {row["first"], row["second"]} & leaking else ""),
         ]
         for row in pairs.to_dict("records")
     ]
     heads = ["Pair", "SRCC difference", "95 % over prompts", "p, prompts", "Holm", "p, rounds", "Holm", "First method"]
-    heads += ["Over rounds, too", "Remarks"]
+    heads += ["Remarks"]
     marks = ["leaks" if {row["first"], row["second"]} & leaking else "" for row in pairs.to_dict("records")]
     text = f"{dataset}: paired tests between all methods. {words.caption(rows)}."
-    return Table(f"tests-{dataset}", text, heads, lines, marks, pairs.assign(dataset=dataset))
+    note = (
+        "A win or loss needs both corrected p to be at most 0.05; with the first alone, it is one on these trainings."
+    )
+    return Table(f"tests-{dataset}", text, heads, lines, marks, pairs.assign(dataset=dataset), note)
 
 
 def ablation_table(
@@ -152,13 +155,13 @@ def ablation_table(
             over, test = known[method], tested[method]
             values |= {"difference": over["difference_mean"], "rounds_low": over["low"], "rounds_high": over["high"]}
             values |= {"prompts_low": test["low"], "prompts_high": test["high"]}
-            values |= {key: test[key] for key in ("p_prompts_holm", "p_rounds_holm", "outcome", "over_rounds")}
+            values |= {key: test[key] for key in ("p_prompts_holm", "p_rounds_holm", "outcome")}
             lines.append(
                 [
                     *(method, *cells, words.figure(over["difference_mean"], "+")),
                     words.interval(over["low"], over["high"], "+"),
                     words.interval(test["low"], test["high"], "+"),
-                    test["outcome"] + (" *" if test["over_rounds"] else ""),
+                    words.OUTCOMES[test["outcome"]],
                     words.remarks(row),
                 ]
             )
@@ -173,7 +176,7 @@ def ablation_table(
         ["leaks" if leaks else "" for leaks in variants["leaks"]],
         pd.DataFrame(numbers).assign(dataset=dataset),
         "Negative: behind the full model. An interval that contains 0 shows no difference in either direction. Tests: "
-        "win, tie or loss against the full model over prompts; *: over rounds, too.",
+        "win, tie or loss against the full model; on these trainings: over prompts, but not over rounds.",
     )
 
 
@@ -217,13 +220,13 @@ def leak_tables(results: Results, summary: pd.DataFrame) -> list[Table]:
                 ]
             )
             marks.append("leaks" if habit else "")
-        points = {place: f"{100 * habits.loc[place, 'worth'] + 0.0:+.1f} points" for place in HABITS[1:]}
+        points = {place: _points(habits.loc[place, "worth"]) for place in HABITS[1:]}
         again = mean.loc[("random", "test"), "srcc"] - mean.loc[("random", "validation"), "srcc"]
         third = mean.loc[("random", "test"), "srcc"] - mean.loc[("grouped", "test"), "srcc"]
         grid = [
             ["prompt-disjoint split", *(cells[place] for place in HABITS[:2]), points[HABITS[1]]],
-            ["random split", *(cells[place] for place in HABITS[2:]), f"{100 * again + 0.0:+.1f} points"],
-            ["the random split is worth", points[HABITS[2]], f"{100 * third + 0.0:+.1f} points"],
+            ["random split", *(cells[place] for place in HABITS[2:]), _points(again)],
+            ["the random split is worth", points[HABITS[2]], _points(third)],
         ]
         grid[2].append(f"both: {points[HABITS[3]]}")
         grids.append(
@@ -263,7 +266,7 @@ def cross_table(results: Results, summary: pd.DataFrame) -> Table | None:
             mean, std = group[metric].mean(), group[metric].std(ddof=1)
             values |= {metric: mean, f"{metric}_std": std}
             cells.append(words.spread(mean, std))
-        said = words.remarks(row)
+        said = words.remarks(row.to_dict() | {"without_value": int(group["srcc"].isna().sum())})
         numbers.append(values | {"remarks": said})
         lines.append([method, dataset, other, *cells, said])
         marks.append("leaks" if row["leaks"] else "" if row["kind"] == "variant" else row["kind"])
@@ -400,7 +403,7 @@ def binned(predictions: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
 
 def best_row(rows: pd.DataFrame, kinds: Sequence[str] = ("variant", "baseline")) -> dict[str, Any] | None:
     """Return the row of the highest mean SRCC among those of these kinds without leaks; None without any."""
-    able = rows[(rows["leaks"] == "") & rows["kind"].isin(kinds)]
+    able = rows[(rows["leaks"] == "") & rows["kind"].isin(kinds) & rows["srcc_mean"].notna()]
     return None if able.empty else able.loc[able["srcc_mean"].idxmax()].to_dict()
 
 
@@ -433,6 +436,10 @@ def trimmed(table: Table) -> Table:
     if table.columns[-1] != "Remarks" or any(row[-1] for row in table.rows):
         return table
     return table._replace(columns=table.columns[:-1], rows=[row[:-1] for row in table.rows])
+
+
+def _points(worth: float) -> str:
+    return words.ABSENT if math.isnan(worth) else f"{100 * worth + 0.0:+.1f} points"
 
 
 def _p(value: float) -> str:

@@ -9,10 +9,16 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.metrics import LINE_BELOW
 from pipeline.report.results import Results, shared
 from pipeline.report.summaries import all_leaks
 
-ABSENT = "n/a"
+ABSENT = "—"
+# How the outcomes of `pipeline.report.significance.compare` are written.
+OUTCOMES = {
+    **{"win": "win", "loss": "loss", "tie": "tie", "none": ABSENT},
+    **{"ahead": "ahead on these trainings", "behind": "behind on these trainings"},
+}
 
 
 def protocol(runs: pd.DataFrame) -> str:
@@ -29,12 +35,12 @@ def protocol(runs: pd.DataFrame) -> str:
         f"{count} ({', '.join(str(number) for number in numbers)}), each a split of its own. Split rule: {split}. "
         + (f"The epoch is chosen on {selections}{' (leaking)' if 'test' in selections else ''}. " if selections else "")
         + "PLCC and RMSE are taken after "
-        "the logistic fit; RMSE is in units of the MOS. "
+        f"the logistic fit (a straight line below {LINE_BELOW} test images); RMSE is in units of the MOS. "
     )
     if len(numbers) == 1:
         return (
-            f"{text}One round has no spread over rounds: std is n/a, and the 95 % interval of SRCC is a bootstrap over "
-            "the test images' prompt groups."
+            f"{text}One round has no spread over rounds: no standard deviation is shown, and the 95 % interval of "
+            "SRCC is a jackknife's over the test images' prompt groups."
         )
     return (
         f"{text}± is the standard deviation over the rounds (n - 1). The 95 % interval of the mean SRCC is a t "
@@ -121,10 +127,17 @@ def scale(card: dict[str, Any]) -> str:
 
 
 def remarks(row: Mapping[str, Any]) -> str:
-    """Return what marks a row: its leaks, and whether it is a control or a baseline."""
+    """Return what marks a row: its leaks, whether it is a control or a baseline, and rounds that have no value."""
     kinds = {"control": "control: trained on shuffled labels", "baseline": "baseline"}
     found = [f"LEAKS: {row['leaks']}"] if row["leaks"] else []
-    return "; ".join([*found, *([kinds[row["kind"]]] if row["kind"] in kinds else [])])
+    found += [kinds[row["kind"]]] if row["kind"] in kinds else []
+    return "; ".join([*found, *without_value(row.get("without_value", 0), row.get("rounds", 0))])
+
+
+def without_value(count: int, rounds: int) -> list[str]:
+    """Return in words that so many of the rounds have no correlation; empty where all have one."""
+    what = f"{count} of {rounds} rounds" if rounds > 1 else "the round"
+    return [f"no correlation in {what}: the scores or the MOS are all equal"] if count else []
 
 
 def figure(value: float, sign: str = "") -> str:
@@ -135,8 +148,8 @@ def figure(value: float, sign: str = "") -> str:
 
 
 def spread(mean: float, std: float) -> str:
-    """Return mean ± std."""
-    return f"{figure(mean)} ± {figure(std)}"
+    """Return mean ± std, or one mark where there is not even a mean."""
+    return ABSENT if math.isnan(mean) else f"{figure(mean)} ± {figure(std)}"
 
 
 def interval(low: float, high: float, sign: str = "") -> str:

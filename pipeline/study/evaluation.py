@@ -33,7 +33,6 @@ def predictions_table(
 
     Raises:
         StudyError: If a score is not finite; names the first such image.
-        AgiqaError: If all scores, or all MOS, are equal.
     """
     if not np.isfinite(predicted).all():
         first = manifest["image_id"].iloc[rows[np.flatnonzero(~np.isfinite(predicted))[0]]]
@@ -54,13 +53,14 @@ def predictions_table(
     )
 
 
-def evaluate(predictions: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]:
+def evaluate(predictions: pd.DataFrame) -> dict[str, float | None]:
     """Return the run's test numbers: n, groups, correlations, RMSE after the logistic fit, and 95 % intervals.
 
     Args:
         predictions: From `predictions_table`.
-        resamples: Bootstrap resamples of whole prompt groups.
-        seed: Of the bootstrap.
+
+    Returns:
+        Numbers by name; None for what has no value, as every correlation of scores that are all equal.
     """
     columns = ("predicted", "fitted", "mos", "group")
     predicted, fitted, mos, groups = (predictions[column].to_numpy() for column in columns)
@@ -68,7 +68,7 @@ def evaluate(predictions: pd.DataFrame, resamples: int, seed: int) -> dict[str, 
         "n": len(predictions),
         "groups": int(predictions["group"].nunique()),
         **metrics.summary(predicted, fitted, mos),
-        **metrics.bootstrap(predicted, mos, groups, resamples=resamples, seed=seed),
+        **metrics.intervals(predicted, mos, groups),
     }
 
 
@@ -82,7 +82,7 @@ def by_generator(predictions: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return each generator's number of images, mean MOS, mean score, and SRCC within (None where too few or tied)."""
     found: dict[str, dict[str, Any]] = {}
     for name, part in predictions.groupby("generator", sort=True):
-        varies = part["predicted"].nunique() > 1 and part["mos"].nunique() > 1
+        varies = all(metrics.has_spread(part[column].to_numpy()) for column in ("predicted", "mos"))
         enough = len(part) >= LEAST_IN_GENERATOR and varies
         found[str(name)] = {
             "n": len(part),

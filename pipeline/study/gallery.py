@@ -26,15 +26,18 @@ def choose(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
         A row a picked image: image_id, generator, generation_prompt, mos, predicted, `fitted` (the prediction on the
         MOS scale, after the logistic fit), kind and rank (0, 1, ... within its kind). Kind `best` holds the smallest
         error in each of `count` equal parts of the images by MOS, so that it spans the scale; `over` and `under` hold
-        the largest errors upwards and downwards.
+        the largest errors upwards and downwards. The better half of the images stands under `best` alone, the worse
+        half under the other two, so that no image stands under headings that contradict each other.
     """
     table = predictions.sort_values(["mos", "image_id"], kind="stable")
-    error = table["fitted"] - table["mos"]
+    error = (table["fitted"] - table["mos"]).to_numpy()
+    size = np.abs(error)
+    good = size <= np.median(size)
     parts = np.array_split(np.arange(len(table)), min(count, len(table))) if count else []
-    best = [int(part[np.abs(error.to_numpy()[part]).argmin()]) for part in parts]
-    ordered = np.argsort(-error.to_numpy(), kind="stable")
-    over = [int(place) for place in ordered[:count] if error.iloc[place] > 0]
-    under = [int(place) for place in ordered[::-1][:count] if error.iloc[place] < 0]
+    best = [int(part[size[part].argmin()]) for part in parts if good[part].any()]
+    ordered = [int(place) for place in np.argsort(-error, kind="stable") if not good[place]]
+    over = [place for place in ordered if error[place] > 0][:count]
+    under = [place for place in reversed(ordered) if error[place] < 0][:count]
     kinds = (("best", best), ("over", over), ("under", under))
     picked = pd.concat([table.iloc[places].assign(kind=kind, rank=range(len(places))) for kind, places in kinds])
     columns = ["image_id", "kind", "rank", "mos", "predicted", "fitted", "generator", "generation_prompt"]

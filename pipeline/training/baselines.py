@@ -27,7 +27,7 @@ def fit_linear_probe(
 
     Args:
         train: Features, shape (N, E), and targets, shape (N,).
-        validation: Likewise; picks alpha and nothing else. The first of equals wins.
+        validation: Likewise; picks alpha and nothing else. The first of equals wins, also where SRCC has no value.
         alphas: Strengths to try.
 
     Returns:
@@ -46,9 +46,9 @@ def fit_linear_probe(
         weights = fitted.coef_ / scale
         candidate = {"weights": weights, "bias": np.array(fitted.intercept_ - mean @ weights), "alpha": np.array(alpha)}
         found = _linear(candidate, validation[0])
-        reached = srcc(found, validation[1]) if np.ptp(found) > 0 else -1.0
-        if reached > best_srcc:
-            best, best_srcc = candidate, reached
+        reached = srcc(found, validation[1])
+        if not best or reached > best_srcc:
+            best, best_srcc = candidate, -1.0 if np.isnan(reached) else reached
     return best
 
 
@@ -67,7 +67,8 @@ def fit_handcrafted(
     Returns:
         The trees as plain arrays for `predict`: a pickle could run code when it is loaded, and these cannot.
 
-    Source: scikit-learn's HistGradientBoostingRegressor.
+    Source: scikit-learn's HistGradientBoostingRegressor. Its 20 images at least in a leaf leave fewer than 40 no split
+    at all, and so one score for every image; below 200, a leaf holds a tenth of the images at least.
     """
     from sklearn.ensemble import HistGradientBoostingRegressor
 
@@ -75,6 +76,7 @@ def fit_handcrafted(
         learning_rate=learning_rate,
         max_iter=max_iterations,
         max_depth=max_depth,
+        min_samples_leaf=min(20, max(1, len(train[1]) // 10)),
         random_state=seed,
         early_stopping=False,
     ).fit(*train)

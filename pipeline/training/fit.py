@@ -27,7 +27,14 @@ from pipeline.model.dcmpln import DCMPLN
 from pipeline.model.folded import FoldedScorer, fold, image_scores
 from pipeline.model.windows import WindowRule
 from pipeline.training.crops import DevicePixels, EpochCrops, Subset, epoch_images
-from pipeline.training.schedule import TrainingError, is_stuck, learning_rate_at, select_epoch
+from pipeline.training.schedule import (
+    TrainingError,
+    is_stuck,
+    learning_rate_at,
+    refuse_equal_scores,
+    refuse_targets,
+    select_epoch,
+)
 from pipeline.training.step import batch_step, micro_batch_for, score_tasks
 
 STATE_FILE = "state.pt"
@@ -144,9 +151,11 @@ def fit(
         History, timing and the selected epoch.
 
     Raises:
-        TrainingError: If a loss is not finite (names epoch and step), or no epoch can be selected.
+        TrainingError: If a loss is not finite (names epoch and step), or no epoch can be selected (says so
+            as early as it can be known).
     """
     device, key = settings.device, f"{settings.select_on}_srcc"
+    refuse_targets(settings.select_on, selectors[settings.select_on].main)
     model.to(device)
     optimiser = OPTIMISERS[settings.optimiser](
         model.trainable_parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -173,6 +182,7 @@ def fit(
             row |= correlations("train", done.predicted, train.main)
             for name, subset in selectors.items():
                 row |= correlations(name, _scores_of(scorer, subset, rule, settings), subset.main)
+            refuse_equal_scores(row, key)
             history.append(row)
             timing.append(
                 {"epoch": epoch, "seconds": time.perf_counter() - started,

@@ -2,7 +2,10 @@
 
 import math
 
+import numpy as np
+
 from pipeline.errors import AgiqaError
+from pipeline.metrics import has_spread
 
 
 class TrainingError(AgiqaError):
@@ -24,6 +27,35 @@ def learning_rate_at(step: int, steps: int, warmup: int, base: float, schedule: 
     if schedule == "constant":
         return base
     return base * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def refuse_targets(subset: str, targets: np.ndarray) -> None:
+    """Stop a training before it begins, where no epoch of it could be selected.
+
+    Args:
+        subset: Name of the subset that selects.
+        targets: Its main scores, shape (n,).
+
+    Raises:
+        TrainingError: If they have no spread.
+    """
+    if not has_spread(targets):
+        what = f"all {len(targets)} images have the same main score" if len(targets) > 1 else "it has a single image"
+        raise TrainingError(f"no epoch can be selected on {subset}: {what}, and a correlation needs a spread")
+
+
+def refuse_equal_scores(row: dict[str, float], key: str) -> None:
+    """Stop a training after its first epoch, whose every score on the selecting subset is the same.
+
+    Args:
+        row: Of the history.
+        key: Of the metric that selects.
+
+    Raises:
+        TrainingError: If the first epoch has no finite `key`.
+    """
+    if row["epoch"] == 1 and not math.isfinite(row[key]):
+        raise TrainingError(f"{key} has no value after epoch 1: every score is the same; lower train.learning_rate")
 
 
 def select_epoch(history: list[dict[str, float]], key: str) -> int:

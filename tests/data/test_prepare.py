@@ -28,7 +28,7 @@ def raw(tmp_path: Path) -> Path:
     pd.DataFrame(
         {
             "name": names, "prompt": [f"p{k // 2}" for k in range(6)], "mos_quality": np.linspace(1, 4, 6),
-            "std_quality": 0.1, "mos_align": 2.0, "std_align": 0.1,
+            "std_quality": 0.1, "mos_align": np.linspace(4, 1, 6), "std_align": 0.1,
         }
     ).to_csv(folder / "data.csv", index=False)  # fmt: skip
     return folder
@@ -88,6 +88,20 @@ def test_allowed_problems_have_the_stated_consequence(raw: Path, tmp_path: Path)
     assert problems_of(tmp_path / "out") == FOUND
     with pytest.raises(PreparationError, match=re.escape("has 1 problems")):
         prepare("toy", "agiqa3k", raw, tmp_path / "out", kinds[1:])
+
+
+def test_a_score_that_is_the_same_everywhere_stops_the_stage(raw: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(raw / "data.csv")
+    labels = pd.DataFrame({"image": table["name"], "mos": 61.5})
+    labels.to_csv(raw / "data.csv", index=False)
+    own = {"labels_file": "data.csv", "scale": (0, 100)}
+    message = "no_spread: 1; if allowed, the score stays; a model cannot be trained on it, nor compared with it\n"
+    message += "    quality: 61.5 for all 6 images: a correlation needs different scores"
+    with pytest.raises(PreparationError, match=re.escape(message)):
+        prepare("mine", "folder", raw, tmp_path / "out", **own)
+    found, _ = check("folder", raw, **own)
+    assert [problem[:2] for problem in found.problems] == [("no_spread", "quality")]
+    prepare("mine", "folder", raw, tmp_path / "out", ["no_spread"], **own)
 
 
 def test_ones_own_folder_becomes_a_data_set(raw: Path, tmp_path: Path) -> None:

@@ -104,7 +104,15 @@ def test_a_grouped_split_that_leaks_is_a_fault(manifest: pd.DataFrame) -> None:
 
 def test_too_few_groups_and_unknown_rules_are_refused(manifest: pd.DataFrame) -> None:
     few = manifest.iloc[:12]
-    with pytest.raises(SplitError, match=re.escape("1 prompt groups give 0 to test and 0 to validate: raise")):
+    with pytest.raises(SplitError, match=re.escape("12 images in 1 prompt groups give 12 to train, 0 to val")):
+        split_round(few, find_groups(few), 0, rule="grouped", **SETTINGS)
+    few = manifest.iloc[100:124]
+    message = (
+        "24 images in 6 prompt groups give 20 to train, 0 to validation, 4 to test in round 0; at least 8 to train, "
+        "3 to validation, 4 to test are needed: change split.test_fraction or split.validation_fraction, or use a "
+        "larger data set"
+    )
+    with pytest.raises(SplitError, match=re.escape(message)):
         split_round(few, find_groups(few), 0, rule="grouped", **SETTINGS)
     with pytest.raises(SplitError, match=re.escape("split.rule is 'prompt': use 'grouped' or 'random'")):
         split_round(few, find_groups(few), 0, rule="prompt", **SETTINGS)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.report import figures, plots
 from pipeline.report.results import Results, read_results
-from pipeline.report.significance import compare, resample
+from pipeline.report.significance import compare, leave_out
 from pipeline.report.summaries import summarise
 
 METHODS = ("dcmpln", "no_mpa", "shuffled", "handcrafted")
@@ -42,7 +42,7 @@ def test_the_figures_show_the_studys_numbers(
 
         monkeypatch.setattr(plots, name, note)
     rows = results.runs[results.runs["dataset"] == "agiqa3k"]
-    pairs = compare(rows, resample(results.predictions[results.predictions["dataset"] == "agiqa3k"], resamples=50))
+    pairs = compare(rows, leave_out(results.predictions[results.predictions["dataset"] == "agiqa3k"]))
     drawn = figures.draw(tmp_path, results, summarise(results.runs), {"agiqa3k": pairs, "demo": pairs})
     assert len(drawn) == 14
     for picture in drawn:

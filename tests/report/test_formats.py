@@ -14,7 +14,7 @@ def made(rows: list[list[str]], columns: list[str], note: str = "") -> Table:
 
 
 def test_csv_has_the_numbers_and_says_where_there_is_none() -> None:
-    assert formats.csv(made([], ["a"])) == "a\n1.23457\nn/a\n"
+    assert formats.csv(made([], ["a"])) == 'a\n1.23457\n""\n'
 
 
 def test_markdown_has_caption_cells_and_note() -> None:
@@ -24,8 +24,8 @@ def test_markdown_has_caption_cells_and_note() -> None:
 
 def test_a_column_is_one_of_numbers_if_all_its_cells_are() -> None:
     rows = [
-        ["1", "0.5 ± 0.1", "< 0.001", "reference", "n/a", "", "win", "both: +1.0 points"],
-        ["2", "n/a", "[-0.1, 0.2]", "+0.2", "n/a", "", "0.5", "-3"],
+        ["1", "0.5 ± 0.1", "< 0.001", "reference", "—", "", "win", "both: +1.0 points"],
+        ["2", "—", "[-0.1, 0.2]", "+0.2", "—", "", "0.5", "-3"],
     ]
     assert formats.numeric_columns(made(rows, list("abcdefgh"))) == [1, 2, 3, 4, 7]
 

@@ -91,25 +91,27 @@ def test_every_pair_stands_from_both_sides(draw: Draw) -> None:
     pairs = pd.DataFrame(
         {
             "first": ["a", "a", "b"], "second": ["b", "c", "c"], "difference": [0.2, -0.0001, -0.3], "low": 0.0,
-            "high": 0.0, "outcome": ["win", "tie", "loss"], "over_rounds": [True, False, False],
+            "high": 0.0, "outcome": ["win", "tie", "behind"],
         }
     )  # fmt: skip
     (axes,) = draw(plots.outcomes, pairs).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
     cells = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}  # column, row
     assert cells == {
-        (1, 0): "win *\n+0.200", (0, 1): "loss *\n-0.200", (2, 0): "tie\n-0.000", (0, 2): "tie\n+0.000",
-        (2, 1): "loss\n-0.300", (1, 2): "win\n+0.300",
+        (1, 0): "win\n+0.200", (0, 1): "loss\n-0.200", (2, 0): "tie\n-0.000", (0, 2): "tie\n+0.000",
+        (2, 1): "behind\n-0.300", (1, 2): "ahead\n+0.300",
     }  # fmt: skip
+    hatched = {tuple(np.add(patch.get_xy(), 0.5).astype(int)) for patch in axes.patches if patch.get_hatch()}
+    assert hatched == {(2, 1), (1, 2)}
 
 
 def test_the_matrix_of_data_sets_leaves_untested_pairs_empty(draw: Draw) -> None:
     scores = pd.DataFrame(
-        {"method": "a", "trained_on": ["d", "d", "e"], "tested_on": ["d", "e", "e"], "srcc": [0.9, 0.5, -0.1]}
+        {"method": "a", "trained_on": ["d", "d", "e"], "tested_on": ["d", "e", "e"], "srcc": [0.9, np.nan, -0.1]}
     )
     (axes,) = draw(plots.cross_matrix, scores).axes
     cells = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}  # tested on, trained on
-    assert cells == {(0, 0): "0.90", (1, 0): "0.50", (1, 1): "-0.10"}
+    assert cells == {(0, 0): "0.90", (1, 0): "—", (1, 1): "-0.10"}
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("tested on", "trained on")
 
 

@@ -1,5 +1,6 @@
 """The files of a report: the same for the same runs, none of another study."""
 
+import json
 import re
 from pathlib import Path
 
@@ -31,6 +32,39 @@ def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in report(tmp_path)} == first
     for picture in re.findall(r"\]\((.+?\.png)\)", (tmp_path / "out" / "summary.md").read_text()):
         assert (tmp_path / "out" / picture).is_file()
+
+
+@pytest.mark.parametrize("rounds", [(0,), (0, 1, 2)])
+def test_what_has_no_value_is_a_mark_and_a_remark(tmp_path: Path, rounds: tuple[int, ...]) -> None:
+    """A method that gave one score to every image in round 0, as `evaluate` writes it: null, and a flat fit."""
+    make_study(tmp_path, ("demo", "agiqa3k"), FEW, rounds)
+    folder = tmp_path / "runs/demo/shuffled/round-0/evaluate"
+    table = pd.read_csv(folder / "predictions.csv")
+    table.assign(predicted=0.5, fitted=table["mos"].mean()).to_csv(folder / "predictions.csv", index=False)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    names = ("srcc", "krcc", "plcc", "plcc_logistic", "srcc_low", "srcc_high", "plcc_low", "plcc_high")
+    for values in (metrics["test"], *metrics["cross"].values()):
+        values.update(dict.fromkeys(set(names) & set(values)))
+    for values in metrics["generator"].values():
+        values["srcc"] = None
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    report(tmp_path, ("demo", "agiqa3k"), rounds)
+    each = pd.read_csv(tmp_path / "out/rounds.csv", dtype=str, keep_default_na=False).set_index(["dataset", "method"])
+    row = each[each["round"] == "0"].loc[("demo", "shuffled")]
+    assert row[["srcc", "krcc", "plcc", "plcc_raw", "srcc_low"]].tolist() == [""] * 5
+    assert float(row["rmse"]) > 0
+    said = (tmp_path / "out/tables/main-demo.md").read_text()
+    where = "the round" if len(rounds) == 1 else "1 of 3 rounds"
+    assert f"no correlation in {where}: the scores or the MOS are all equal" in said
+    assert f"no correlation in {where}" in (tmp_path / "out/tables/cross.md").read_text()
+    tests = (tmp_path / "out/tables/tests-demo.md").read_text()
+    assert re.search(r"dcmpln - shuffled \| \S+ \| — \| — \| — \| — \| — \| — \|", tests)
+    numbers = json.loads((tmp_path / "out/metrics.json").read_text())["demo"]["shuffled"]
+    assert ("srcc" in numbers) == (len(rounds) > 1)
+    written = [
+        path for path in (tmp_path / "out").rglob("*") if path.suffix in (".md", ".html", ".csv", ".tex", ".svg")
+    ]
+    assert not [path for path in written if re.search(r"(?<![\w./-])nan(?![\w-])", path.read_text())]
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -122,12 +122,19 @@ def test_a_record_in_the_wrong_place_is_refused(root: Path) -> None:
         read(root)
 
 
-@pytest.mark.parametrize("value", [math.nan, None, "0.5"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, "0.5"])
 def test_a_metric_that_is_no_number_is_refused(root: Path, value: object) -> None:
     path = root / "runs/demo/no_mpa/round-1/evaluate/metrics.json"
     change(path, lambda metrics: metrics["test"].update(srcc=value))
     with pytest.raises(StudyError, match=re.escape(f"{path}: srcc is {value!r}, which is no finite number; rerun the")):
         read(root)
+
+
+def test_a_metric_that_is_null_has_no_value(root: Path) -> None:
+    change(root / "runs/demo/no_mpa/round-1/evaluate/metrics.json", lambda metrics: metrics["test"].update(srcc=None))
+    runs = read(root).runs.set_index(["method", "round"])["srcc"]
+    assert math.isnan(runs[("no_mpa", 1)])
+    assert runs.isna().sum() == 1
 
 
 def test_a_missing_key_and_broken_json_are_refused(root: Path) -> None:

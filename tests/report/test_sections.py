@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
@@ -19,23 +20,21 @@ from pipeline.report.summaries import summarise
 SIDES = ("difference", "low", "high")
 
 
-def verdict(srcc: dict[str, float], outcome: str, over_rounds: bool = False, leaks: str = "") -> str:
+def verdict(srcc: dict[str, float], outcome: str, leaks: str = "", rounds: int = 3) -> str:
     """The answer on made-up rows: variant a, baseline z, and one tested pair of them."""
     kinds = {"a": "variant", "z": "baseline"}
-    rounds = made_runs(**{method: [value + 0.01 * number for number in range(3)] for method, value in srcc.items()})
-    rounds = rounds.assign(kind=rounds["method"].map(kinds), leaks=leaks, backbone_origin="pretrained")
-    pairs = pd.DataFrame(
-        [{"first": "a", "second": "z", "outcome": outcome, "over_rounds": over_rounds} | dict.fromkeys(SIDES, 0.1)]
-    )
-    draws = {method: {"srcc": pd.Series([value, value + 0.1]).to_numpy()} for method, value in srcc.items()}
-    return " ".join(sections._verdict(summarise(rounds), significance.Evidence(draws, pairs), False).sentences)
+    runs = made_runs(**{method: [value + 0.01 * number for number in range(rounds)] for method, value in srcc.items()})
+    runs = runs.assign(kind=runs["method"].map(kinds), leaks=leaks, backbone_origin="pretrained")
+    pairs = pd.DataFrame([{"first": "a", "second": "z", "outcome": outcome} | dict.fromkeys(SIDES, 0.1)])
+    estimates = {method: {"srcc": np.array([value, value - 0.1, value + 0.1])} for method, value in srcc.items()}
+    return " ".join(sections._verdict(summarise(runs), significance.Evidence(estimates, pairs), False).sentences)
 
 
 def test_a_pair_reads_from_either_side() -> None:
     """The tests list a pair once, and the best variant may be its second method."""
-    pair = {"first": "a", "second": "z", "outcome": "loss", "over_rounds": False} | dict.fromkeys(SIDES, 0.0)
-    draws = {method: {"srcc": pd.Series([0.4, 0.8]).to_numpy()} for method in "az"}
-    evidence = significance.Evidence(draws, pd.DataFrame([pair]))
+    pair = {"first": "a", "second": "z", "outcome": "loss"} | dict.fromkeys(SIDES, 0.0)
+    estimates = {method: {"srcc": np.array([0.6, 0.4, 0.8])} for method in "az"}
+    evidence = significance.Evidence(estimates, pd.DataFrame([pair]))
     found = sections._verdict(summarise(made_runs(a=[0.5], z=[0.7])), evidence, False)
     assert found.method == "z"
     assert "`z` is ahead of `a`" in found.sentences[0]
@@ -43,15 +42,26 @@ def test_a_pair_reads_from_either_side() -> None:
 
 def test_the_answer_claims_what_the_tests_carry() -> None:
     text = verdict({"a": 0.5, "z": 0.7}, "loss")
-    assert text.startswith("**The baseline `z` beats every variant**: SRCC 0.710 ± 0.010. Shown, whichever prompts")
-    assert "`a` is behind `z`. Of these, over other splits and trainings too: none." in text
+    assert text.startswith("**The baseline `z` beats every variant**: SRCC 0.710 ± 0.010. Shown, over prompts, ")
+    assert "splits and trainings: `a` is behind `z`. Not shown: anything about images" in text
+    text = verdict({"a": 0.5, "z": 0.7}, "behind")
+    assert text.startswith("**The baseline `z` scores higher than every variant**: SRCC 0.710 ± 0.010, a difference to")
+    assert "that the tests confirm on these trainings alone. Shown, over prompts, splits and trainings: no diff" in text
+    assert (
+        "On these trainings `a` is behind `z`, whichever prompts stand in test; for other splits and trainings, "
+        in text
+    )
+    assert "the rounds do not show it. Not shown: anything about images" in text
+    assert "one round cannot show it." in verdict({"a": 0.8, "z": 0.7}, "ahead", rounds=1)
     text = verdict({"a": 0.5, "z": 0.7}, "tie")
     assert "`z` scores higher than every variant**: SRCC 0.710 ± 0.010, a difference to the best that the tests" in text
-    assert "Shown: no difference to any other method. Not shown: any difference between `a` and `z`;" in text
-    text = verdict({"a": 0.8, "z": 0.7}, "win", over_rounds=True)
-    assert text.startswith("Shown, whichever prompts stand in test: `a` is ahead of `z`. Of these, over other splits")
-    assert "trainings too: `z`." in text
+    assert "trainings: no difference to any other method. Not shown: any difference between `a` and `z`;" in text
+    text = verdict({"a": 0.8, "z": 0.7}, "win")
+    assert text.startswith("Shown, over prompts, splits and trainings: `a` is ahead of `z`. Not shown: anything about")
     assert "baseline" not in text
+    assert "trainings" not in text.split("Not shown")[1]
+    text = verdict({"a": 0.8, "z": 0.7}, "none")
+    assert "Not shown: anything about `z`, which lacks a score in some round;" in text
     text = verdict({"a": 0.8, "z": 0.7}, "win", leaks="random split")
     assert text.startswith("The study has no variant without leaks here, so none is named best.")
 
@@ -63,8 +73,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Section]:
     make_study(root, ("demo",), ("dcmpln",), (0,), leaks=("random split",))
     folders = (root / "runs", root / "data/splits", root / "data/prepared")
     results = read_results(["demo"], ["dcmpln"], [0], *folders, ["dcmpln"])
-    draws = significance.resample(results.predictions, 20)
-    evidence = {"demo": significance.Evidence(draws, significance.compare(results.runs, draws))}
+    estimates = significance.leave_out(results.predictions)
+    evidence = {"demo": significance.Evidence(estimates, significance.compare(results.runs, estimates))}
     found = arrange(results, summarise(results.runs), evidence, [], [], audited=["dcmpln"], lock="c" * 32)
     return {section.name: section for section in found}
 

@@ -73,7 +73,7 @@ def test_leaks_are_marked_and_one_round_claims_no_spread(tmp_path: Path, monkeyp
     )  # fmt: skip
     found = (tmp_path / "out/summary.md").read_text()
     assert "One round has no spread over rounds" in found
-    assert re.match(r"0\.\d{3} ± n/a \[", main_row(found, "dcmpln")[1])
+    assert re.match(r"0\.\d{3} ± — \[", main_row(found, "dcmpln")[1])
     assert all("LEAKS: random split" in main_row(found, method)[-1] for method in FEW)
     assert "The study has no variant without leaks here, so none is named best." in found
     assert "LEAKS in every row: random split" in found

@@ -10,10 +10,10 @@ from pipeline.report import words
 def test_numbers_are_written_in_one_way() -> None:
     assert words.figure(-0.0001) == "0.000"
     assert words.figure(0.05, "+") == "+0.050"
-    assert words.figure(math.nan) == "n/a"
-    assert words.spread(0.7544, math.nan) == "0.754 ± n/a"
+    assert words.figure(math.nan) == "—"
+    assert words.spread(0.7544, math.nan) == "0.754 ± —"
     assert words.interval(-0.1, 0.25, "+") == "[-0.100, +0.250]"
-    assert words.interval(math.nan, 1.0) == "n/a"
+    assert words.interval(math.nan, 1.0) == "—"
     assert words.span([1200, 3, 40]) == "3 to 1,200"
     assert words.listed(["a", "b", "c"]) == "`a`, `b` and `c`"
 

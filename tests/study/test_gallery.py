@@ -40,9 +40,21 @@ def test_the_worst_come_first_and_the_best_span_the_scale() -> None:
 
 def test_no_more_than_there_is() -> None:
     found = choose(table(5), 9)
-    assert found.groupby("kind").size()["best"] == 5
+    assert found.groupby("kind").size()["best"] == 5  # all are predicted rightly
     assert (found[found["kind"] == "over"]["fitted"] > found[found["kind"] == "over"]["mos"]).all()
     assert choose(table(5 * 4), 0).empty
+
+
+@pytest.mark.parametrize("count", [3, 5, 27, 40])
+def test_no_image_stands_under_two_headings(count: int) -> None:
+    rng = np.random.default_rng(count)
+    for _ in range(30):
+        noisy = table(count).assign(fitted=rng.normal(2.5, 1, count).round(1))
+        found = choose(noisy, 6)
+        assert found["image_id"].is_unique
+        error = (found["fitted"] - found["mos"]).abs()
+        worst_of_best = error[found["kind"] == "best"].max()
+        assert (error[found["kind"] != "best"] > worst_of_best).all()
 
 
 def test_colours_by_hand() -> None:

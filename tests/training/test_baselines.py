@@ -38,10 +38,29 @@ def test_the_probe_is_sklearns_ridge_of_the_best_alpha(data: dict[str, tuple[np.
 def test_our_walk_of_the_trees_equals_sklearns(data: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     settings = {"learning_rate": 0.1, "max_depth": 3}
     model = baselines.fit_handcrafted(data["train"], max_iterations=40, seed=1, **settings)
-    oracle = HistGradientBoostingRegressor(max_iter=40, random_state=1, early_stopping=False, **settings)
+    oracle = HistGradientBoostingRegressor(
+        max_iter=40, random_state=1, early_stopping=False, min_samples_leaf=10, **settings
+    )
     expected = oracle.fit(*data["train"]).predict(data["validation"][0])
     found = baselines.scores("handcrafted", model, {"handcrafted": data["validation"][0]})
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [8, 17, 28, 39])
+def test_few_images_still_get_different_scores(data: dict[str, tuple[np.ndarray, np.ndarray]], count: int) -> None:
+    """By default 20 images stand in a leaf at least, so that fewer than 40 are never told apart."""
+    train = tuple(part[:count] for part in data["train"])
+    model = baselines.fit_handcrafted(train, learning_rate=0.05, max_iterations=50, max_depth=3, seed=0)
+    found = baselines.scores("handcrafted", model, {"handcrafted": data["validation"][0]})
+    assert metrics.srcc(found, data["validation"][1]) > 0.3
+
+
+def test_validation_images_that_rank_nothing_leave_the_first_alpha(
+    data: dict[str, tuple[np.ndarray, np.ndarray]],
+) -> None:
+    held_out = data["validation"][0]
+    for validation in ((held_out[:1], np.array([0.5])), (held_out, np.full(60, 0.5))):
+        assert baselines.fit_linear_probe(data["train"], validation, [10.0, 0.1])["alpha"] == 10.0
 
 
 @pytest.mark.parametrize("method", ["linear_probe", "handcrafted"])

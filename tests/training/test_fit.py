@@ -19,9 +19,9 @@ from pipeline.model.dcmpln import antonym_score
 from pipeline.model.folded import image_scores
 from pipeline.model.windows import cut, normalise, window_origins
 from pipeline.training import fit as fit_module
-from pipeline.training.crops import DevicePixels
+from pipeline.training.crops import DevicePixels, Subset
 from pipeline.training.fit import Fitted, Settings, fit, run_epoch
-from pipeline.training.schedule import TrainingError, select_epoch
+from pipeline.training.schedule import TrainingError, refuse_equal_scores, select_epoch
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +151,30 @@ def test_a_tower_that_cannot_be_folded_trains_and_its_checkpoint_scores(
             features = scorer.adapter(backbone.encode_image(windows, scorer.visual_prompts))
             expected = antonym_score(features, scorer.text_features, backbone.logit_scale).mean()
         assert score == pytest.approx(float(expected), abs=0.02 if amp else 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (1, "no epoch can be selected on validation: it has a single image, and a correlation needs a spread"),
+        (4, "no epoch can be selected on validation: all 4 images have the same main score, and a correlation needs"),
+    ],
+)
+def test_what_no_epoch_can_be_selected_on_is_told_before_the_first(
+    tiny_backbone: Backbone, pack: PixelPack, tmp_path: Path, count: int, message: str
+) -> None:
+    train, validation = bright_subsets(pack)
+    few = Subset(pack, validation.rows[:count], np.full(count, 0.5), validation.auxiliary[:count])
+    with pytest.raises(TrainingError, match=re.escape(message)):
+        fit(model_of(tiny_backbone), train, {"validation": few}, RULE, tmp_path, {}, Settings(epochs=1))
+    assert not list(tmp_path.iterdir())
+
+
+def test_equal_scores_are_told_after_the_first_epoch() -> None:
+    refuse_equal_scores({"epoch": 1, "k": 0.1}, "k")
+    refuse_equal_scores({"epoch": 2, "k": math.nan}, "k")  # of a training that has an epoch to fall back on
+    with pytest.raises(TrainingError, match="k has no value after epoch 1: every score is the same; lower train"):
+        refuse_equal_scores({"epoch": 1, "k": math.nan}, "k")
 
 
 @pytest.mark.parametrize("amp", [False, True])
