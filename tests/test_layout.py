@@ -113,6 +113,6 @@ def test_validation_numbers_are_the_selected_epochs(tmp_path: Path) -> None:
 
 def test_a_backbone_is_shown_with_its_weights() -> None:
     label = layout.backbone_label
-    assert label({"name": "ViT-B-32", "pretrained": "openai", "origin": "pretrained"}) == "ViT-B-32 (openai)"
+    assert label({"name": "ViT-B-32", "pretrained": "openai", "origin": "pretrained"}) == "ViT-B-32 (openai weights)"
     assert label({"name": "tiny", "pretrained": None, "origin": "in-house"}) == "tiny (in-house weights)"
     assert label({"name": "tiny", "pretrained": None, "origin": "random"}) == "tiny (random weights)"
