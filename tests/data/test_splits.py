@@ -6,6 +6,8 @@ import networkx
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from pipeline.data.splits import SplitError, audit, audit_rounds, find_groups, normalise_prompt, split_round
 
@@ -137,3 +139,35 @@ def test_splits_are_the_same_on_every_machine() -> None:
     assert {f"{k}.png" for k in order[:4]} == set(split[split == "test"].index)
     assert {f"{k}.png" for k in order[4:8]} == set(split[split == "validation"].index)
     assert np.array_equal(np.sort(split.unique()), ["test", "train", "validation"])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 200)), min_size=40, max_size=160),
+    number=st.integers(0, 9),
+    order=st.randoms(use_true_random=False),
+)
+def test_whatever_shares_prompts_and_files_no_prompt_and_no_file_stands_in_two_subsets(
+    pairs: list[tuple[int, int]], number: int, order: object
+) -> None:
+    table = pd.DataFrame(
+        {
+            "image_id": [f"{k:03d}.png" for k in range(len(pairs))],
+            "prompt_group": [f"prompt {prompt}" for prompt, _ in pairs],
+            "sha256": [f"{file:064x}" for _, file in pairs],
+        }
+    )
+    groups = find_groups(table)
+    assume(groups.nunique() >= 12)
+    try:
+        found = split_round(table, groups, number, rule="grouped", **SETTINGS)
+    except SplitError:
+        assume(False)
+    subset = found.set_index("image_id")["subset"]
+    assert sorted(subset.index) == sorted(table["image_id"])
+    for column in ("prompt_group", "sha256"):
+        assert (table.assign(subset=table["image_id"].map(subset)).groupby(column)["subset"].nunique() == 1).all()
+    shuffled = list(range(len(table)))
+    order.shuffle(shuffled)
+    again = split_round(table.iloc[shuffled], find_groups(table.iloc[shuffled]), number, rule="grouped", **SETTINGS)
+    pd.testing.assert_series_equal(again.set_index("image_id")["subset"].loc[subset.index], subset)

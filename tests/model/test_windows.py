@@ -7,6 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made_parts import noise
 
 from pipeline.model.windows import (
@@ -42,15 +44,23 @@ def test_window_starts_at_the_papers_sizes(side: int, stride: int, cover: str, s
     assert window_origins(side, side, rule(224, stride, cover)) == [(top, left) for top in starts for left in starts]
 
 
-def test_cover_all_leaves_no_pixel_out() -> None:
-    generator = np.random.default_rng(0)
-    for _ in range(50):
-        height, width = generator.integers(4, 40, 2)
-        stride = int(generator.integers(1, 5))
-        seen = np.zeros((height, width), bool)
-        for top, left in window_origins(height, width, rule(4, stride)):
-            seen[top : top + 4, left : left + 4] = True
-        assert seen.all()
+@settings(deadline=None, max_examples=150)
+@given(side=st.integers(1, 9), data=st.data())
+def test_cover_all_leaves_no_pixel_out_and_reference_what_the_stride_leaves(side: int, data: st.DataObject) -> None:
+    height, width = (data.draw(st.integers(side, 40)) for _ in range(2))
+    stride = data.draw(st.integers(1, side))
+    seen = np.zeros((height, width), int)
+    origins = window_origins(height, width, rule(side, stride))
+    for top, left in origins:
+        assert 0 <= top <= height - side
+        assert 0 <= left <= width - side
+        seen[top : top + side, left : left + side] += 1
+    assert seen.min() > 0
+    assert len(set(origins)) == len(origins)
+    reference = window_origins(height, width, rule(side, stride, "reference"))
+    assert set(reference) <= set(origins)
+    assert all(top % stride == left % stride == 0 for top, left in reference)
+    assert len(reference) == ((height - side) // stride + 1) * ((width - side) // stride + 1)
 
 
 def test_too_small_an_image_is_named() -> None:
