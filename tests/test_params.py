@@ -180,7 +180,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"a: [", b"a: \xff", b"a: 2024-13-45", b"a: \x01", b"a: !!python/object:os.system x", b"--- 1\n--- 2"]
+    "content", [b"a: [", b"a: \0", b"a: 2024-13-45", b"a: \x01", b"a: !!python/object:os.system x", b"--- 1\n--- 2"]
 )
 def test_what_is_no_yaml_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "params.yaml"
