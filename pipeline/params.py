@@ -387,7 +387,8 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     except ParamsError:
         raise
     except (YAMLError, ValueError) as error:  # ValueError: a date that there never was, or a number of 5,000 digits
-        raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split()).replace('"<unicode string>", ', "")
+        raise ParamsError(f"{path} is not valid YAML: {reason}") from None
     return parse_params(raw, str(path))
 
 
@@ -422,7 +423,8 @@ def _check_shape(path: Path, text: str) -> None:
 def parse_params(raw: Any, origin: str = "params.yaml") -> Params:
     """Check an already read mapping; see `load_params`."""
     if not isinstance(raw, Mapping):
-        raise ParamsError(f"{origin} must be a mapping of sections, and is a {type(raw).__name__}")
+        kind = "empty" if raw is None else f"a {type(raw).__name__}"
+        raise ParamsError(f"{origin} must be a mapping of sections, and is {kind}")
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
@@ -452,6 +454,9 @@ def _fault(raw: Any, item: dict[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
         *section, word = item["loc"]
         return f"unknown key {'.'.join(map(str, item['loc']))!r}" + _nearest(str(word), _known_keys(section))
+    if item["type"] == "invalid_key":  # a number, a list, or nothing
+        *section, _ = item["loc"]
+        return f"unknown key {_shown(item['input'])}" + (f" in {'.'.join(map(str, section))}" if section else "")
     # pydantic marks a bad table key as `[key]`, and the branch of a choice of types as `literal[...]` or such
     key = ".".join(str(part) for part in item["loc"] if re.fullmatch(r"[\w.]+", str(part)))
     if item["type"] == "missing":
@@ -459,8 +464,6 @@ def _fault(raw: Any, item: dict[str, Any]) -> str:
     message = item["msg"].removeprefix("Value error, ")
     value = item["input"]
     shown = "" if isinstance(value, Mapping) else f" = {_shown(value)}"
-    if not key:  # a key of the file's top that is no word
-        return f"unknown key{shown.replace(' =', '')}: {message[0].lower()}{message[1:]}"
     return f"{key}{shown}: {message[0].lower()}{message[1:]}"
 
 

@@ -209,7 +209,7 @@ def _own_files(names: pd.Series, folder: Path, base: Path) -> tuple[dict[int, st
 
 
 def _may_be_meant(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES or not path.suffix
+    return path.suffix.lower().strip() in IMAGE_SUFFIXES or not path.suffix
 
 
 def _inside(path: Path, folder: Path) -> Path | None:

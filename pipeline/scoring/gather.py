@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.data.labels import IMAGE_SUFFIXES, DatasetError
-from pipeline.data.places import find, is_quality_map, is_side_file
+from pipeline.data.places import find, is_quality_map, is_side_file, nearest
 from pipeline.data.tables import IMAGE_COLUMNS, TABLE_SUFFIXES, column_of, near_column, read_cells
 from pipeline.errors import AgiqaError
 
@@ -192,7 +192,7 @@ def _in_folder(folder: str, search: _Search, above: tuple[tuple[int, int], ...])
 
 def _in_table(path: Path, column: str | None) -> list[Item]:
     if not path.is_file():
-        raise InputError(f"{path} does not exist")
+        raise InputError(f"{path} does not exist{nearest(path)}")
     try:
         table = read_cells(path)
     except DatasetError as error:
