@@ -158,7 +158,7 @@ def listed(methods: Iterable[str]) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Return a cell that a data set's publisher may have named, without what Markdown takes for HTML, a link or a new cell."""
+    """Return a cell that others may have named, without what Markdown takes for HTML, a link or a new cell."""
     text = re.sub(r"&(?=#?\w+;)", "&amp;", text)
     text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
     return " ".join(text.replace("|", "\\|").replace("](", "]\\(").splitlines())
