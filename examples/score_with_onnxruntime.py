@@ -13,14 +13,30 @@ rule, low, high = record["windows"], record["mos_low"], record["mos_high"]
 size, mean, std = rule["window_size"], np.float32(rule["mean"]), np.float32(rule["std"])
 
 
+def opened(path: str) -> Image.Image:  # of colour profiles (see `steps` in the record) it takes sRGB for granted
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode == "F" or image.mode.startswith("I;16"):  # floats in 0..1, or 16 bits, which Pillow clips at 255
+        values = np.asarray(image, np.float64) * (255 if image.mode == "F" else 255 / 65535)
+        image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    if image.mode == "I" or min(image.size) < 16:
+        raise ValueError("32-bit integers, or a side below 16 pixels")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
 def starts(length: int) -> list[int]:
     found = list(range(0, length - size + 1, rule["stride"]))
     return found + [length - size] * (rule["cover"] == "all" and found[-1] != length - size)
 
 
+failures = 0
 for path in sys.argv[2:]:
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    try:
+        image = opened(path)
+    except Exception as error:  # Pillow raises nearly anything of a damaged file
+        failures += 1
+        print(f"{path}: {error}", file=sys.stderr)
+        continue
     if (scale := size / min(image.size)) > 1:
         image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
     data = ((np.asarray(image, np.float32) / 255 - mean) / std).transpose(2, 0, 1)
@@ -28,3 +44,4 @@ for path in sys.argv[2:]:
     parts = np.array_split(windows, len(windows) // 64 + 1)
     raw = np.concatenate([session.run(None, {"windows": part})[0] for part in parts]).mean()
     print(f"{path}\traw {raw:.6f}\tMOS {low + raw * (high - low):.4f} of {low:g}..{high:g}")
+sys.exit(min(failures, 1))

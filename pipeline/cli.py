@@ -225,15 +225,20 @@ def _scorer(options: argparse.Namespace) -> "Scorer":
     )
 
 
-def _gather(options: argparse.Namespace, paths: Sequence[str]) -> "Gathered":
+def _gather(options: argparse.Namespace, paths: Sequence[str], maps: Path | None = None) -> "Gathered":
     from pipeline.scoring.gather import gather
 
     if not paths and not sys.stdin.isatty():
         paths = ["-"]
-    found = gather(paths, column=options.column, listed=sys.stdin.buffer)
+    found = gather(paths, column=options.column, listed=sys.stdin.buffer, maps=maps)
     if found.passed_over:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.passed_over.items()))
         _say(f"passed over, since their names are not those of images: {kinds}")
+    if found.aside:
+        from pipeline.data.decoding import printable
+
+        shown = ", ".join(printable(path) for path in found.aside[:3]) + ", ..." * (len(found.aside) > 3)
+        _say(f"passed over, since hidden, a system's own or quality maps: {len(found.aside)} ({shown})")
     if options.out is not None:
         from pipeline.scoring.output import check_target
 
@@ -297,7 +302,8 @@ def run_score(options: argparse.Namespace) -> int:
     """Score images."""
     from pipeline.scoring.output import write_scores
 
-    found, maps = _gather(options, options.paths), options.quality_map
+    maps = options.quality_map
+    found = _gather(options, options.paths, maps)
     scorer = _scorer(options)
     with _scored(options, scorer, found.items, maps) as coming:
         rows = write_scores(coming, scorer, out=options.out, form=options.format, with_maps=maps is not None)
@@ -307,13 +313,14 @@ def run_score(options: argparse.Namespace) -> int:
 def run_rank(options: argparse.Namespace) -> int:
     """Rank images within their group."""
     from pipeline.scoring.compare import rank
+    from pipeline.scoring.gather import values_of
     from pipeline.scoring.output import write_ranks
 
     items = _gather(options, options.paths).items
-    if options.by != "folder" and not all(options.by in item.cells for item in items):
-        known = ", ".join(sorted({name for item in items for name in item.cells})) or "none, since no CSV is given"
-        raise AgiqaError(f"--by is {options.by!r}, a column that not every image has; columns: {known}")
-    groups = [os.path.dirname(item.path) or "." if options.by == "folder" else item.cells[options.by] for item in items]
+    if options.by == "folder":
+        groups = [os.path.dirname(item.path) or "." for item in items]
+    else:
+        groups = values_of(items, options.by)
     scorer = _scorer(options)
     with _scored(options, scorer, items) as coming:
         rows = list(coming)

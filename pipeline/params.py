@@ -15,22 +15,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 from pipeline.errors import AgiqaError
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.]*$")]
+NonNegative = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator takes for a seed
+
+
+def _plain(name: str) -> str:
+    """Return the name of a data set or variant, of which DVC makes names of stages and keys of its own."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]{0,63}", name):
+        raise ValueError(
+            "a name has letters from A to Z, digits and _, at most 64 of them and _ not first: DVC takes a point for "
+            "the start of another key, and joins names with -"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_plain)]
 Attribute = Literal["quality", "alignment", "authenticity"]
 Reader = Literal["demo", "agiqa3k", "agiqa1k", "aigciqa2023", "folder"]
 BaselineName = Literal["clip_iqa", "linear_probe", "handcrafted"]
 ProblemKind = Literal[
     "missing", "unlabelled", "unreadable", "duplicate_name", "duplicate_image", "bad_label", "no_spread"
 ]
+MOST_BYTES, MOST_VALUES, MOST_DEPTH = 1 << 20, 100_000, 50  # of a file of params; ours have 6 kB, 180 values, depth 5
 BASELINES: tuple[str, ...] = get_args(BaselineName)
 # Keys of earlier versions: section, key, and why it does nothing. A params file that has them still loads.
 RETIRED = (
@@ -53,7 +67,9 @@ class Section(BaseModel):
 class Study(Section):
     """What is run, every data set x method x round: what "the study" means everywhere."""
 
-    name: Name = Field(description="What the experiment in MLflow and the report are called.")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = Field(
+        description="What the experiment in MLflow and the report are called."
+    )
     datasets: Annotated[list[Name], Field(min_length=1)] = Field(description="Entries of `datasets` to study.")
     variants: list[Name] = Field(description="Entries of `variants` to train.")
     baselines: list[BaselineName] = Field(description="Methods that train no prompts, to compare with.")
@@ -281,7 +297,7 @@ class Variant(Section):
 class LinearProbe(Section):
     """Ridge regression on frozen image features."""
 
-    alphas: Annotated[list[float], Field(min_length=1)] = Field(
+    alphas: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)] = Field(
         description="Penalties to choose from on the validation images."
     )
 
@@ -360,21 +376,62 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     path = Path(path)
     if not path.is_file():
         raise ParamsError(f"{path} does not exist: run from the repository root, where params.yaml stands")
+    content = path.read_bytes()
     try:
-        raw = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ParamsError(
+            f"{path} is no UTF-8 text (line {line} holds the byte 0x{content[error.start]:02X}): save it as UTF-8"
+        ) from None
+    try:
+        _check_shape(path, text)
+        raw = YAML(typ="safe").load(text)
     except DuplicateKeyError as error:
         key = re.sub(r'^found duplicate key "(.*)" with value ".*$', r"\1", str(error.problem), flags=re.S)
         line = error.problem_mark.line + 1
         raise ParamsError(f"{path}: key {key!r} stands twice (again in line {line}): keep one") from None
-    except (YAMLError, ValueError) as error:  # ValueError: bytes that are no UTF-8, or a date that there never was
-        raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ParamsError:
+        raise
+    except (YAMLError, ValueError) as error:  # ValueError: a date that there never was, or a number of 5,000 digits
+        reason = " ".join(str(error).split()).replace('"<unicode string>", ', "")
+        raise ParamsError(f"{path} is not valid YAML: {reason}") from None
     return parse_params(raw, str(path))
+
+
+def _check_shape(path: Path, text: str) -> None:
+    """Refuse a file that would exhaust the machine: too long, too deep, or grown without end by its aliases."""
+    if len(text) > MOST_BYTES:
+        raise ParamsError(f"{path} has {len(text):,} letters, and a file of params at most {MOST_BYTES:,}")
+    sizes: dict[str, int] = {}  # of what an anchor names, with all that is in it
+    opened: list[tuple[str | None, int]] = []
+    total = 0
+    for event in YAML(typ="safe").parse(text):
+        line = event.start_mark.line + 1
+        if isinstance(event, CollectionEndEvent):
+            anchor, before = opened.pop()
+            sizes |= {anchor: total - before} if anchor else {}
+        elif isinstance(event, CollectionStartEvent):
+            opened.append((event.anchor, total))
+            total += 1
+        elif isinstance(event, ScalarEvent):
+            total += 1
+            sizes |= {event.anchor: 1} if event.anchor else {}
+        elif isinstance(event, AliasEvent):
+            if event.anchor in (anchor for anchor, _ in opened):
+                raise ParamsError(f"{path}: line {line} holds *{event.anchor} within what &{event.anchor} names")
+            total += sizes.get(event.anchor, 0)
+        if len(opened) > MOST_DEPTH:
+            raise ParamsError(f"{path}: line {line} lies more than {MOST_DEPTH} levels deep")
+        if total > MOST_VALUES:
+            raise ParamsError(f"{path} holds more than {MOST_VALUES:,} values once its aliases are written out")
 
 
 def parse_params(raw: Any, origin: str = "params.yaml") -> Params:
     """Check an already read mapping; see `load_params`."""
     if not isinstance(raw, Mapping):
-        raise ParamsError(f"{origin} must be a mapping of sections, and is a {type(raw).__name__}")
+        kind = "empty" if raw is None else f"a {type(raw).__name__}"
+        raise ParamsError(f"{origin} must be a mapping of sections, and is {kind}")
     raw = _without_retired(raw, origin)
     try:
         params = Params.model_validate(raw)
@@ -395,6 +452,11 @@ def _without_retired(raw: Mapping[str, Any], origin: str) -> Mapping[str, Any]:
     return raw
 
 
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:80]}..."
+
+
 def _refusal(origin: str, faults: list[str]) -> ParamsError:
     """Return the error that tells one fault in a line, and several in a line each below a heading."""
     return ParamsError(f"{origin}: " + faults[0] if len(faults) == 1 else "\n  ".join([f"{origin}:", *faults]))
@@ -410,13 +472,16 @@ def _fault(raw: Any, item: dict[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
         *section, word = item["loc"]
         return f"unknown key {'.'.join(map(str, item['loc']))!r}" + _nearest(str(word), _known_keys(section))
+    if item["type"] == "invalid_key":  # a number, a list, or nothing
+        *section, _ = item["loc"]
+        return f"unknown key {_shown(item['input'])}" + (f" in {'.'.join(map(str, section))}" if section else "")
     # pydantic marks a bad table key as `[key]`, and the branch of a choice of types as `literal[...]` or such
     key = ".".join(str(part) for part in item["loc"] if re.fullmatch(r"[\w.]+", str(part)))
     if item["type"] == "missing":
         return f"missing key {key!r}"
     message = item["msg"].removeprefix("Value error, ")
     value = item["input"]
-    shown = "" if isinstance(value, Mapping) else f" = {value!r}"
+    shown = "" if isinstance(value, Mapping) else f" = {_shown(value)}"
     return f"{key}{shown}: {message[0].lower()}{message[1:]}"
 
 

@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         **settings.model_dump(include={"source", "archive", "sha256", "google_drive_id"}),
         data_folder=os.environ.get("AGIQA_DATA"),
         downloads=root / ".work" / "downloads",
+        root=root,
         checksums=None if settings.reader == "folder" else root / CHECKSUMS,
     )
 

@@ -230,6 +230,28 @@ def test_quality_maps_are_drawn(agiqa: Run, folders: Path) -> None:
     assert len(list(Path("maps").iterdir())) == 4
 
 
+def test_a_second_run_scores_no_maps_of_the_first(
+    agiqa: Run, folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert agiqa("score", "a", "--quality-map", "a/maps", "--out", "s.csv") == 0
+        assert pd.read_csv("s.csv")["image"].tolist() == [f"a/{number}.png" for number in range(4)]
+    assert "passed over, since hidden, a system's own or quality maps: 1 (a/maps)" in capsys.readouterr().err
+    assert agiqa("score", "a", "--out", "t.csv") == 0
+    assert pd.read_csv("t.csv")["image"].tolist() == [f"a/{number}.png" for number in range(4)]
+
+
+def test_rank_takes_a_column_in_letters_of_any_size(
+    agiqa: Run, folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("up.csv").write_text("Image,Prompt\na\\0.png,x\na\\1.png,x\nb\\0.png,y\n")
+    assert agiqa("rank", "up.csv", "--by", "prompt") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["group"] for row in rows] == ["x", "x", "y"]
+    assert agiqa("rank", "up.csv", "--by", "promt") == 2
+    assert "columns: Image, Prompt; is it 'Prompt'?" in capsys.readouterr().err
+
+
 def test_check_speaks_row_by_row(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"{number}.png" for number in range(4)]
     table = pd.DataFrame({"image": names, "mos": [1, 2, 3, 4], "prompt": ["cat", "cat", "dog", "dog"]})

@@ -9,8 +9,11 @@ import pytest
 import yaml
 from conftest import ROOT
 from dvc.utils.serialize import parse_yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
-from pipeline.params import ParamsError, Section, load_params, parse_params
+from pipeline.params import Params, ParamsError, Section, load_params, parse_params
 
 
 @pytest.fixture
@@ -160,9 +163,10 @@ def test_the_number_that_yaml_1_1_has_for_text(tmp_path: Path) -> None:
         load_params(written(tmp_path, RATE, "learning_rate: 1e"))
 
 
-@pytest.mark.parametrize(("text", "seed"), [("010", 10), ("0o10", 8), ("0x10", 16), ("1_000", 1000)])
+@pytest.mark.parametrize(("text", "seed"), [("010", 10), ("017", 17), ("0o10", 8), ("0x10", 16), ("1_000", 1000)])
 def test_whole_numbers_are_those_of_yaml_1_2(tmp_path: Path, text: str, seed: int) -> None:
-    assert load_params(written(tmp_path, "  seed: 7", f"  seed: {text}")).demo.seed == seed
+    path = written(tmp_path, "  seed: 7", f"  seed: {text}")
+    assert load_params(path).demo.seed == parse_yaml(path.read_text(), path)["demo"]["seed"] == seed
 
 
 def test_off_is_a_word_and_true_is_not(tmp_path: Path) -> None:
@@ -180,7 +184,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"a: [", b"a: \xff", b"a: 2024-13-45", b"a: \x01", b"a: !!python/object:os.system x", b"--- 1\n--- 2"]
+    "content", [b"a: [", b"a: \0", b"a: 2024-13-45", b"a: \x01", b"a: !!python/object:os.system x", b"--- 1\n--- 2"]
 )
 def test_what_is_no_yaml_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "params.yaml"
@@ -220,3 +224,59 @@ def test_params_of_earlier_versions_load_and_say_what_does_nothing(
         for key in ("bootstrap", "seed")
     ]
     assert raw["evaluate"]["bootstrap"] == 1000  # the caller's own mapping is left alone
+
+
+def floats(section: type[Section], above: str = "") -> list[str]:
+    """Return every key below a section that holds a number with a fraction."""
+    found = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            found += floats(kind, f"{above}{name}.")
+        elif "float" in str(kind) + str(field.metadata):
+            found.append(above + name)
+    return found
+
+
+FLOATS = floats(Params)
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+@pytest.mark.parametrize("key", FLOATS)
+def test_no_number_is_infinite(raw: dict[str, Any], key: str, value: float) -> None:
+    assert len(FLOATS) > 8
+    place = raw
+    for section in key.split("."):
+        place = place[section]
+    put(raw, key, [value] if isinstance(place, list) else value)
+    with pytest.raises(ParamsError, match=re.escape(key) + r"(\.0)? = -?(inf|nan): input should be a finite number"):
+        parse_params(raw)
+
+
+NUMBERS = st.floats(1e-12, 0.999)
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_]{0,20}", fullmatch=True)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rate=NUMBERS, fraction=NUMBERS, seed=st.integers(0, 2**32 - 1), name=NAMES,
+    texts=st.lists(st.text(st.characters(blacklist_categories=("Cs", "Cc", "Cn", "Co"))), min_size=2, max_size=2),
+)  # fmt: skip
+def test_params_that_a_program_writes_are_read_back(
+    tmp_path: Path, rate: float, fraction: float, seed: int, name: str, texts: list[str]
+) -> None:
+    """As `dvc exp run -S` does, which writes the file anew by ruamel.yaml."""
+    raw = yaml.safe_load((ROOT / "params" / "demo.yaml").read_text())
+    put(raw, "train.learning_rate", rate)
+    put(raw, "split.test_fraction", fraction)
+    put(raw, "demo.seed", seed)
+    put(raw, "model.texts.main", texts)
+    raw["datasets"][name] = raw["datasets"]["demo"]
+    path = tmp_path / "params.yaml"
+    with path.open("w", encoding="utf-8") as stream:
+        YAML().dump(raw, stream)
+    params = load_params(path)
+    assert (params.train.learning_rate, params.split.test_fraction, params.demo.seed) == (rate, fraction, seed)
+    assert params.model.texts.main == texts
+    assert params.dataset(name) == params.dataset("demo")
+    assert parse_params(params.model_dump()) == params

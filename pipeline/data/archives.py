@@ -5,28 +5,32 @@ import json
 import shutil
 from pathlib import Path
 
-from pipeline.data.unpacking import ArchiveError, is_side_file, progress_bar, unpack
+from pipeline.data.places import find_link, plain_files
+from pipeline.data.unpacking import ArchiveError, progress_bar, unpack
 from pipeline.files import expanded, replaced_folder, write_json
 
 CHECKSUMS = "checksums.json"
 _BLOCK = 1 << 20
 
 
-def locate(dataset: str, source: str | None, archive: str | None, data_folder: str | None) -> Path | None:
+def locate(
+    dataset: str, source: str | None, archive: str | None, data_folder: str | None, root: Path = Path()
+) -> Path | None:
     """Return the user's own copy of a data set, an archive or a folder, or None.
 
     Args:
         dataset: Its name in params.yaml.
-        source: `datasets.<name>.source`: a path that must exist if given.
+        source: `datasets.<name>.source`: a path that must exist if given; a relative one starts from `root`.
         archive: Name of the published archive.
-        data_folder: The value of AGIQA_DATA. It may hold the archive, or a folder of the data set's name, with the
-            archive or the unpacked data set in it.
+        data_folder: The value of AGIQA_DATA, likewise. It may hold the archive, or a folder of the data set's name,
+            with the archive or the unpacked data set in it.
+        root: The repository's root; in one of DVC's temporary copies, that of the repository itself.
 
     Raises:
         ArchiveError: If `source` or `data_folder` is given and does not exist.
     """
     if source is not None:
-        path = expanded(source)
+        path = root / expanded(source)
         if not path.exists():
             raise ArchiveError(
                 f"datasets.{dataset}.source is {source!r}, which does not exist: correct the path, or null"
@@ -34,7 +38,7 @@ def locate(dataset: str, source: str | None, archive: str | None, data_folder: s
         return path
     if not data_folder:
         return None
-    base = expanded(data_folder)
+    base = root / expanded(data_folder)
     if not base.is_dir():
         raise ArchiveError(f"AGIQA_DATA is {data_folder!r}, which is no folder: correct or unset it")
     candidates = [place / archive for place in (base, base / dataset)] if archive else []
@@ -52,6 +56,7 @@ def fetch(
     data_folder: str | None = None,
     downloads: Path,
     checksums: Path | None,
+    root: Path = Path(),
 ) -> None:
     """Bring a data set into `out`: from the user's copy if there is one, else from Google Drive.
 
@@ -66,11 +71,12 @@ def fetch(
         downloads: Folder for downloaded archives and their unfinished parts; a broken download goes on from there.
         checksums: JSON file of digests recorded at first sight, which later copies must have as well; None: the data
             set is the user's own, and may change.
+        root: As `locate`.
 
     Raises:
         ArchiveError: If there is no copy and none can be downloaded, the digest differs, or the archive is unsafe.
     """
-    local = locate(dataset, source, archive, data_folder)
+    local = locate(dataset, source, archive, data_folder, root)
     found = local or download(dataset, archive, google_drive_id, downloads)
     if sha256 is not None or checksums is not None:
         digest = folder_digest(found) if found.is_dir() else file_digest(found)
@@ -150,14 +156,9 @@ def folder_digest(folder: Path) -> str:
 
 
 def _plain_files(folder: Path) -> list[Path]:
-    found = []
-    for path in sorted(folder.rglob("*")):
-        if is_side_file(path.relative_to(folder).parts):
-            continue
-        if path.is_symlink():
-            raise ArchiveError(f"{path} is a link: put the file itself there")
-        if path.is_file():
-            found.append(path)
+    if (link := find_link(folder)) is not None:
+        raise ArchiveError(f"{link} is a link: put the file itself there")
+    found = plain_files(folder)
     if not found:
         raise ArchiveError(f"{folder} holds no file")
     return found

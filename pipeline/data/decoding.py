@@ -11,13 +11,15 @@ import re
 import stat
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from pipeline.errors import AgiqaError
+from pipeline.data import mending
+from pipeline.data.colours import ImageError, White, is_deep, rgb, white_of
+from pipeline.data.places import nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,20 +29,19 @@ FORMATS = (
     "JPEG", "PNG", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "ICO", "PCX", "QOI",
 )  # fmt: skip
 MOST_PIXELS = 150_000_000  # 12,000 x 12,000 pass
-STRIP_PIXELS = 1 << 22  # that are converted at once
+LEAST_SIDE = 16  # pixels; what is smaller shows nothing that could be judged
 
 
-class ImageError(AgiqaError):
-    """An image that cannot be used.
+class Opened(NamedTuple):
+    """An image's pixels, and what was done to their colours.
 
     Attributes:
-        reason: Why, in plain words, without the image's name.
+        pixels: RGB in sRGB, shape (H, W, 3), uint8.
+        profile: Name of the embedded profile from whose colour space they were converted; None if they were not.
     """
 
-    def __init__(self, reason: str, name: str | None = None) -> None:
-        """Join name and reason to the message."""
-        super().__init__(reason if name is None else f"{name}: {reason}")
-        self.reason = reason
+    pixels: np.ndarray
+    profile: str | None
 
 
 def open_image(
@@ -52,6 +53,8 @@ def open_image(
     """Return an image as RGB, shape (H, W, 3), uint8, in the orientation that a viewer shows.
 
     Transparent pixels stand on white; 16-bit channels keep their upper half; of an animation the first frame counts.
+    Colours are those of sRGB: an embedded profile of another colour space is converted (see `pipeline.data.colours`).
+    Damaged side data, such as EXIF, XMP, a profile or a PNG's texts, is passed over.
 
     Args:
         source: A path, or an image file's bytes or binary stream, in any format of `FORMATS` that this Pillow reads; a
@@ -62,11 +65,21 @@ def open_image(
             anything is decoded.
 
     Raises:
-        ImageError: If the source is no image, damaged, or too large.
+        ImageError: If the source is no image, damaged, too large, or has a side below LEAST_SIDE.
         TypeError: If `source` is none of the above.
     """
+    return opened(source, max_bytes=max_bytes, max_pixels=max_pixels).pixels
+
+
+def opened(
+    source: "str | Path | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor",
+    *,
+    max_bytes: int | None = None,
+    max_pixels: int | None = MOST_PIXELS,
+) -> Opened:
+    """Return what `open_image` returns, and which profile was converted."""
     if isinstance(source, np.ndarray) or _is_tensor(source):
-        return _from_array(source, max_pixels)
+        return Opened(_from_array(source, max_pixels), None)
     if isinstance(source, Image.Image):
         return _decoded(source, max_pixels, None, ours=False)
     if isinstance(source, str | Path):
@@ -77,7 +90,7 @@ def open_image(
         return _from_stream(io.BytesIO(source), max_pixels, None)
     if hasattr(source, "read"):
         content = source.read(-1 if max_bytes is None else max_bytes + 1)
-        return open_image(content, max_bytes=max_bytes, max_pixels=max_pixels)
+        return opened(content, max_bytes=max_bytes, max_pixels=max_pixels)
     kind = type(source).__name__
     raise TypeError(f"an image is a path, bytes, a binary stream, a PIL image, an array or a tensor, and this a {kind}")
 
@@ -87,13 +100,13 @@ def image_size(path: str | Path) -> tuple[int, int]:
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would wait for ever
             return 0, 0
-        with Image.open(path, formats=_formats()) as opened:
-            return opened.size
+        with Path(path).open("rb") as stream, Image.open(mending.view(stream), formats=_formats()) as image:
+            return image.size
     except Exception:  # whatever is wrong with it, open_image says so
         return 0, 0
 
 
-def _from_path(path: Path, max_bytes: int | None, max_pixels: int | None) -> np.ndarray:
+def _from_path(path: Path, max_bytes: int | None, max_pixels: int | None) -> Opened:
     name = printable(path)
     try:
         status = path.stat()
@@ -106,10 +119,14 @@ def _from_path(path: Path, max_bytes: int | None, max_pixels: int | None) -> np.
         with path.open("rb") as stream:
             return _from_stream(stream, max_pixels, name)
     except FileNotFoundError:
-        raise ImageError("is a link to nothing" if path.is_symlink() else "does not exist", name) from None
+        raise ImageError(
+            "is a link to nothing" if path.is_symlink() else f"does not exist{nearest(path)}", name
+        ) from None
     except PermissionError:
         raise ImageError("may not be read: permission denied", name) from None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ImageError("cannot exist: its name is too long for a file's", name) from None
         if error.errno == errno.ELOOP:
             raise ImageError("is a link that leads in a circle", name) from None
         raise ImageError(f"cannot be read: {error.strerror or error}", name) from None
@@ -134,19 +151,40 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _from_stream(stream: IO[bytes], max_pixels: int | None, name: str | None) -> np.ndarray:
+class _DamagedError(ImageError):
+    """An image that the decoder cannot read."""
+
+
+def _from_stream(stream: IO[bytes], max_pixels: int | None, name: str | None) -> Opened:
     try:
-        with Image.open(stream, formats=_formats()) as opened:
-            return _decoded(opened, max_pixels, name, ours=True)
+        view = mending.view(stream)
+    except ValueError as error:
+        raise ImageError(f"is damaged: {error}", name) from None
+    try:
+        return _from_file(view, stream, max_pixels, name)
+    except _DamagedError:
+        if (mended := mending.without_side_data(stream)) is None:
+            raise
+        try:
+            return _from_file(mended, stream, max_pixels, name)
+        except _DamagedError:
+            pass
+        raise
+
+
+def _from_file(view: IO[bytes], whole: IO[bytes], max_pixels: int | None, name: str | None) -> Opened:
+    try:
+        with Image.open(view, formats=_formats()) as image:
+            return _decoded(image, max_pixels, name, ours=True)
     except Image.UnidentifiedImageError:
-        stream.seek(0)
-        raise ImageError(_what_it_is(stream.read(512)), name) from None
+        whole.seek(0)
+        raise _DamagedError(_what_it_is(whole.read(512)), name) from None
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"may be a decompression bomb: {error}", name) from None
     except Exception as error:  # a damaged header makes Pillow raise nearly anything
-        raise ImageError(_damage(error), name) from None
+        raise _DamagedError(_damage(error), name) from None
 
 
 def _what_it_is(start: bytes) -> str:
@@ -166,18 +204,28 @@ def _what_it_is(start: bytes) -> str:
     return "is no image in a format that is read here, or its beginning is damaged"
 
 
-def _decoded(image: Image.Image, max_pixels: int | None, name: str | None, *, ours: bool) -> np.ndarray:
-    width, height = image.size
+def _check_size(width: int, height: int, max_pixels: int | None, name: str | None = None) -> None:
     if max_pixels is not None and width * height > max_pixels:
         raise ImageError(f"has {width:,} x {height:,} pixels, and {max_pixels:,} are allowed in all", name)
+    if min(width, height) < LEAST_SIDE:
+        raise ImageError(f"has {width:,} x {height:,} pixels: images are judged from {LEAST_SIDE} a side on", name)
+
+
+def _decoded(image: Image.Image, max_pixels: int | None, name: str | None, *, ours: bool) -> Opened:
+    width, height = image.size
+    _check_size(width, height, max_pixels, name)
     try:
-        return _rgb(image, ours=ours)
+        image.load()
+        white = white_of(image) if is_deep(image) else White(255.0, inverted=False)
+        return Opened(*rgb(_upright(image, ours=ours), white))
     except Image.DecompressionBombError:
         raise
+    except ImageError as error:
+        raise ImageError(error.reason, name) from None
     except MemoryError:
         raise ImageError(f"has {width:,} x {height:,} pixels, for which the memory does not suffice", name) from None
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
-        raise ImageError(_damage(error), name) from None
+        raise _DamagedError(_damage(error), name) from None
 
 
 def _damage(error: Exception) -> str:
@@ -200,34 +248,6 @@ def _upright(image: Image.Image, *, ours: bool) -> Image.Image:
     return image
 
 
-def _rgb(image: Image.Image, *, ours: bool) -> np.ndarray:
-    """Return a PIL image's pixels, converted strip by strip: copies of a huge image would double its memory."""
-    if 0 in image.size:
-        raise ImageError("has no pixel")
-    image.load()
-    image = _upright(image, ours=ours)
-    width, height = image.size
-    top = 65535.0
-    if image.mode == "F":
-        top = max(float(image.getextrema()[1]), 1.0)
-    pixels = np.empty((height, width, 3), np.uint8)
-    rows = max(1, STRIP_PIXELS // width)
-    for start in range(0, height, rows):
-        strip = image.crop((0, start, width, min(start + rows, height)))
-        pixels[start : start + rows] = _rgb_strip(strip, top)
-    return pixels
-
-
-def _rgb_strip(image: Image.Image, top: float) -> np.ndarray:
-    if image.mode.startswith("I") or image.mode == "F":  # Pillow would clip 16-bit values at 255
-        values = np.asarray(image, dtype=np.float64)
-        return (values * (255 / top)).round().clip(0, 255).astype(np.uint8)[..., None]
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB"))
-
-
 def _is_tensor(value: object) -> bool:
     return hasattr(value, "is_floating_point") and hasattr(value, "detach")
 
@@ -244,8 +264,7 @@ def _from_array(values: "np.ndarray | Tensor", max_pixels: int | None) -> np.nda
         values = values[..., None]
     if values.ndim != 3 or values.shape[2] not in (1, 3, 4) or 0 in values.shape:
         raise ImageError(f"{'a tensor' if is_tensor else 'an array'} has shape {layout}, and this one {shape}")
-    if max_pixels is not None and values.shape[0] * values.shape[1] > max_pixels:
-        raise ImageError(f"has {values.shape[1]:,} x {values.shape[0]:,} pixels, and {max_pixels:,} are allowed in all")
+    _check_size(values.shape[1], values.shape[0], max_pixels)
     if values.dtype.kind == "f":
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise ImageError("holds floats outside 0..1: give pixels before normalisation, as floats in 0..1 or uint8")
@@ -253,7 +272,7 @@ def _from_array(values: "np.ndarray | Tensor", max_pixels: int | None) -> np.nda
     if values.dtype != np.uint8:
         raise ImageError(f"holds {values.dtype}: give uint8, or floats in 0..1")
     if values.shape[2] == 4:
-        return _rgb(Image.fromarray(np.ascontiguousarray(values)), ours=True)
+        return rgb(Image.fromarray(np.ascontiguousarray(values)), White(255.0, inverted=False))[0]
     return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
 
 

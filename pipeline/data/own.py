@@ -1,17 +1,20 @@
 """The reader of a data set of anyone's own: images at any depth and one CSV."""
 
 import difflib
+import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pipeline.data.labels import ATTRIBUTES, DatasetError, Labels, Problem
+from pipeline.data.labels import ATTRIBUTES, IMAGE_SUFFIXES, DatasetError, Labels, Problem
+from pipeline.data.places import find, is_side_file, nearest, plain_files, shortened
+from pipeline.data.tables import IMAGE_COLUMNS, TABLE_SUFFIXES, read_cells
 
 # Columns of the reader `folder`, and the names under which they may stand.
 OWN_COLUMNS = {
-    "image": ("image", "file", "filename", "path", "name"),
+    "image": IMAGE_COLUMNS,
     "quality": ("mos", "quality", "mos_quality"),
     "quality_std": ("std", "quality_std", "mos_std", "std_quality"),
     "alignment": ("alignment", "mos_align"),
@@ -23,6 +26,13 @@ OWN_COLUMNS = {
     "mos_low": ("mos_low",),
     "mos_high": ("mos_high",),
 }
+# What people write for numbers, and what to do about it.
+_NUMBER_HINTS = {
+    r"[-+]?\d+,\d+": ": write a point for the comma",
+    r"[-+]?\d{1,3}(?:[ ,.'\u00a0\u202f\u2009\u2019]\d{3})+(?:[.,]\d+)?": ": write it without separators of thousands",
+    r"[-+]?[\d.,]+\s*%": ": write the number alone, without %",
+    r"[-+]?[\d.,]+\s*/\s*\d+": ": write the score alone",
+}
 _OWN_TEXTS, _SCALE = ("image", "generation_prompt", "generator"), ("mos_low", "mos_high")
 
 
@@ -30,14 +40,15 @@ def read_folder(folder: Path, labels_file: str | None, scale: tuple[float, float
     """Read a data set of one's own: images at any depth, and a CSV whose first row names OWN_COLUMNS."""
     path = _own_table(folder, labels_file)
     table = read_cells(path)
+    separator = table.attrs["separator"]
     columns, notes = _own_columns(path, list(table.columns))
     table = pd.DataFrame({ours: table[theirs] for ours, theirs in columns.items()})
     # A column without any cell is as good as none, and a row without any (the end of many files) is no row.
     table = table.drop(columns=[name for name in columns if name != "quality" and (table[name] == "").all()])
-    table = table[(table != "").any(axis=1)]
+    table = table[(table != "").any(axis=1)]  # of the columns that are read
     if "image" not in table:
         raise DatasetError(f"{path}: column {columns['image']!r} is empty")
-    numbers = table.index.to_series() + 2  # of the row, as a spreadsheet counts
+    numbers = table.index.to_series()  # of the row, as a spreadsheet counts
     names = table["image"].where(table["image"] != "", "row " + numbers.astype(str))
     faults: dict[int, list[Problem]] = {}
 
@@ -45,12 +56,12 @@ def read_folder(folder: Path, labels_file: str | None, scale: tuple[float, float
         faults.setdefault(row, []).append(Problem(kind, names[row], f"row {numbers[row]}: {detail}"))
 
     for column in [name for name in table if name not in _OWN_TEXTS]:
-        values = pd.to_numeric(table[column], errors="coerce").replace([np.inf, -np.inf], np.nan)
+        values = _as_numbers(table[column], separator)
         for row in table.index[values.isna()]:
             text = table.loc[row, column]
             if text:
-                hint = ": write a point for the comma" if re.fullmatch(r"[-+]?\d+,\d+", text) else ""
-                report("bad_label", row, f"{columns[column]} is {text!r}, which is no number{hint}")
+                hint = next((hint for shape, hint in _NUMBER_HINTS.items() if re.fullmatch(shape, text)), "")
+                report("bad_label", row, f"{columns[column]} is {shortened(text)!r}, which is no number{hint}")
             elif column == "quality" or not column.endswith("_std"):
                 report("bad_label", row, f"{columns[column]} is empty")
         table[column] = values
@@ -96,42 +107,31 @@ def read_folder(folder: Path, labels_file: str | None, scale: tuple[float, float
     return Labels(rows, [problem for row in sorted(faults) for problem in faults[row]], notes)
 
 
+def _as_numbers(texts: pd.Series, separator: str) -> pd.Series:
+    """Return texts as finite numbers, NaN where one is none.
+
+    Where commas do not part cells, a column without points may have commas for them, as spreadsheets of many languages
+    write.
+    """
+    with_comma = texts.str.fullmatch(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?")
+    if separator != "," and with_comma.any() and not texts.str.contains(".", regex=False).any():
+        texts = texts.where(~with_comma, texts.str.replace(",", ".", regex=False))
+    return pd.to_numeric(texts, errors="coerce").replace([np.inf, -np.inf], np.nan)
+
+
 def _own_table(folder: Path, labels_file: str | None) -> Path:
     if labels_file is not None:
         path = folder / labels_file
         if not path.is_file():
             raise DatasetError(f"{path} does not exist: `labels` names the CSV relative to the data set's folder")
         return path
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".csv" and path.is_file())
+    found = [path for path in plain_files(folder) if path.suffix.lower() in TABLE_SUFFIXES]
     if not found:
         raise DatasetError(f"{folder} holds no CSV with the labels: it needs one with the columns image and mos")
     if len(found) > 1:
         places = ", ".join(path.relative_to(folder).as_posix() for path in found)
         raise DatasetError(f"{folder} holds {len(found)} CSV files ({places}): say under `labels` which one it is")
     return found[0]
-
-
-def read_cells(path: Path) -> pd.DataFrame:
-    """Return a CSV's cells as text, without blanks around them; between them stand commas, semicolons or tabs.
-
-    Raises:
-        DatasetError: If the file is no UTF-8 text, or no table with a row of column names and one below it.
-    """
-    try:
-        header = path.read_text(encoding="utf-8-sig").split("\n", 1)[0]
-        separator = max(",;\t", key=header.count)
-        table = pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
-        )
-    except UnicodeDecodeError:
-        raise DatasetError(f"{path} is no UTF-8 text: save it as `CSV UTF-8`") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DatasetError(f"{path} is no table with one row of column names: {str(error).strip()}") from None
-    if not isinstance(table.index, pd.RangeIndex):
-        raise DatasetError(f"{path} has more cells in its rows than column names in its first row")
-    if table.empty:
-        raise DatasetError(f"{path} has no row below its column names")
-    return table.fillna("").apply(lambda column: column.str.strip())
 
 
 def _own_columns(path: Path, names: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -162,7 +162,8 @@ def _one_scale(path: Path, table: pd.DataFrame, scale: tuple[float, float] | Non
     for column, place in (("mos_low", 0), ("mos_high", 1)):
         values = table[column].dropna().unique()
         if len(values) != 1:
-            raise DatasetError(f"{path}: {column} must hold one value in all rows, and holds {sorted(values)}")
+            held = ", ".join(f"{value:g}" for value in sorted(values)[:5]) or "none"
+            raise DatasetError(f"{path}: {column} must hold one value in all rows, and holds {held}")
         if scale is not None and values[0] != scale[place]:
             raise DatasetError(f"{path}: {column} is {values[0]:g}, and `scale` of the data set says {scale[place]:g}")
     if not table["mos_low"].iloc[0] < table["mos_high"].iloc[0]:
@@ -175,31 +176,48 @@ def _own_files(names: pd.Series, folder: Path, base: Path) -> tuple[dict[int, st
     A name is a path from the CSV, or that of a file in one of the folders.
     """
     known: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            known.setdefault(path.name, []).append(path)
+    for path in plain_files(folder):
+        known.setdefault(path.name, []).append(path)
+    near = [os.path.relpath(path, base) for paths in known.values() for path in paths if _may_be_meant(path)]
     files: dict[int, str] = {}
     wrong: dict[int, str] = {}
-    inside = folder.resolve()
     for row, name in names.items():
         if not name:
             wrong[row] = "no image is named"
             continue
-        path = base / name.replace("\\", "/")
+        spelt = base / name.replace("\\", "/")
         try:
-            is_inside, is_file = path.resolve().is_relative_to(inside), path.is_file()
-        except (OSError, ValueError, RuntimeError):  # too long, a zero byte, or links that lead in a circle
-            wrong[row] = f"{name!r} cannot be opened as a path"
+            path = find(base, name)
+            inside = _inside(path or spelt, folder)
+            is_file = path is not None and path.is_file()
+        except (OSError, ValueError, RuntimeError):  # too long, or links that lead in a circle
+            wrong[row] = f"{shortened(name)!r} cannot be opened as a path"
             continue
-        if not is_inside:
+        if inside is None:
             wrong[row] = f"{name} lies outside the data set's folder: name images relative to the CSV"
+        elif is_side_file(inside.parts):
+            wrong[row] = f"{name} is hidden, or a copy that a system or a program made: it is no part of a data set"
         elif is_file:
-            files[row] = path.resolve().relative_to(inside).as_posix()
+            files[row] = inside.as_posix()
         elif len(found := known.get(name, [])) == 1:
             files[row] = found[0].relative_to(folder).as_posix()
         elif found:
             wrong[row] = f"{name} lies in {len(found)} folders: write its path"
         else:
-            near = difflib.get_close_matches(Path(name).name, list(known), n=1, cutoff=0.9)
-            wrong[row] = f"{name} does not exist" + (f"; is it {near[0]}?" if near else "")
+            wrong[row] = f"{shortened(name)} does not exist{nearest(spelt, near)}"
     return files, wrong
+
+
+def _may_be_meant(path: Path) -> bool:
+    return path.suffix.lower().strip() in IMAGE_SUFFIXES or not path.suffix
+
+
+def _inside(path: Path, folder: Path) -> Path | None:
+    """Return a path relative to a folder, or None if it lies elsewhere."""
+    for place, top in (
+        (Path(os.path.abspath(path)), Path(os.path.abspath(folder))),
+        (path.resolve(), folder.resolve()),
+    ):
+        if place.is_relative_to(top):
+            return place.relative_to(top)
+    return None

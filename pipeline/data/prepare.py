@@ -11,8 +11,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from pipeline.data.datasets import read_labels
-from pipeline.data.decoding import ImageError, open_image
+from pipeline.data.decoding import ImageError, opened
 from pipeline.data.labels import ATTRIBUTES, IMAGE_SUFFIXES, WHEN_ALLOWED, Labels, Problem
+from pipeline.data.places import find_link, is_quality_map, plain_files
 from pipeline.errors import AgiqaError
 from pipeline.files import write_atomically, write_json
 
@@ -82,9 +83,14 @@ def check(
         labels_file: As `pipeline.data.datasets.read_labels`.
         scale: Likewise.
 
+    Raises:
+        PreparationError: If the folder holds a link: the study copies a data set, and a link leads out of the copy.
+
     Returns:
         The labels, with every problem found in them and in the images, and the manifest of the images that are left.
     """
+    if folder.is_dir() and (link := find_link(folder)) is not None:
+        raise PreparationError(f"{link} is a link: put the file itself there")
     labels = read_labels(reader, folder, labels_file=labels_file, scale=scale)
     return labels, _decode_all(folder.name, labels, folder, None)
 
@@ -93,6 +99,7 @@ def _decode_all(dataset: str, labels: Labels, raw: Path, stream: IO[bytes] | Non
     """Decode every image, write its pixels to `stream` if there is one, and add what is wrong to the problems."""
     found: list[dict[str, Any]] = []
     kept: list[int] = []
+    profiles: Counter[str] = Counter()
     offset = 0
     with tqdm(
         labels.rows["file"], desc=f"{dataset}: decoding images", unit="image", mininterval=1.0, dynamic_ncols=True
@@ -106,12 +113,14 @@ def _decode_all(dataset: str, labels: Labels, raw: Path, stream: IO[bytes] | Non
                 continue
             content = path.read_bytes()
             try:
-                pixels = open_image(content)
+                pixels, profile = opened(content)
             except ImageError as error:
                 labels.problems.append(
                     Problem("unreadable", str(labels.rows["image_id"][number]), f"{file} {error.reason}")
                 )
                 continue
+            if profile is not None:
+                profiles[profile] += 1
             if stream is not None:
                 stream.write(pixels.data)
             height, width = pixels.shape[:2]
@@ -119,6 +128,9 @@ def _decode_all(dataset: str, labels: Labels, raw: Path, stream: IO[bytes] | Non
             found.append({"sha256": digest, "width": width, "height": height, "pixel_offset": offset})
             kept.append(number)
             offset += height * width * 3
+    if profiles:
+        names = ", ".join(f"{count} {name}" for name, count in sorted(profiles.items()))
+        labels.notes.append(f"converted to sRGB, relative colorimetric, from the profiles that they embed: {names}")
     columns = ["sha256", "width", "height", "pixel_offset"]
     rows = labels.rows.iloc[kept].reset_index(drop=True)
     manifest = pd.concat([rows, pd.DataFrame(found, columns=columns)], axis=1)
@@ -136,9 +148,11 @@ def _decode_all(dataset: str, labels: Labels, raw: Path, stream: IO[bytes] | Non
             what = f"{values.iloc[0]:g} for all {len(values)} images: a correlation needs different scores"
             labels.problems.append(Problem("no_spread", attribute, what))
     known = set(labels.rows["file"]) | {problem.image for problem in labels.problems}
-    for path in sorted(raw.rglob("*")):
+    for path in plain_files(raw):
         name = path.relative_to(raw).as_posix()
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and name not in known and path.name not in known:
+        if path.suffix.lower() not in IMAGE_SUFFIXES or is_quality_map(path):
+            continue
+        if name not in known and path.name not in known:
             labels.problems.append(Problem("unlabelled", name, "no label names this file"))
     return manifest[["image_id", "file", *columns, *(c for c in manifest if c not in ("image_id", "file", *columns))]]
 

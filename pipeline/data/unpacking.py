@@ -22,6 +22,7 @@ from typing import IO
 
 from tqdm import tqdm
 
+from pipeline.data.places import is_side_file
 from pipeline.errors import AgiqaError
 
 MOST_BYTES = 40 * 2**30  # unpacked; the largest data set of this field is below 5 GiB
@@ -35,7 +36,6 @@ _MOST_NAME = 255  # bytes of a file name on the usual file systems
 _MOST_DEPTH = 64
 _PACKED_TAR = {b"\x1f\x8b": gzip.open, b"BZh": bz2.BZ2File, b"\xfd7zXZ\0": lzma.LZMAFile}
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-_SIDE_FILES = {".ds_store", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini"}
 _RECORD = re.compile(rb"([1-9]\d{0,6}) [^=\n]+=")  # of a PAX header: its length, a key; a value and a newline follow
 _DIGITS = re.compile(rb"\d{50}")  # on which tarfile before 3.12.6 takes quadratic time
 _UNREADABLE = (  # what zipfile, tarfile and the decompressors raise on bytes that they did not write
@@ -58,9 +58,10 @@ def unpack(
 ) -> None:
     r"""Unpack a zip or tar archive into an empty folder: whole, with every checksum read, or not at all.
 
-    Left out are the files that a Mac or Windows lays beside one's own: `__MACOSX/`, `._name`, `.DS_Store`, `Icon\r`,
-    `Thumbs.db`, `ehthumbs.db`, `desktop.ini`. A backslash separates folders, as Windows writes them; a colon is a
-    letter like others, but for a drive. Names that are not UTF-8 are read as code page 437, the one of old zip files.
+    Left out are hidden files and those that systems lay beside one's own, such as `__MACOSX/`, `._name`, `.DS_Store`,
+    `Icon\r`, `Thumbs.db`, `desktop.ini`: see `pipeline.data.places.is_side_file`. A backslash separates folders, as
+    Windows writes them; a colon is a letter like others, but for a drive. Names that are not UTF-8 are read as code
+    page 437, the one of old zip files.
 
     Args:
         archive: .zip, or .tar, plain or in gzip, bzip2 or xz.
@@ -317,11 +318,6 @@ def _parts(archive: Path, name: str, *, is_file: bool) -> tuple[str, ...]:
     if fault:
         raise _refused(archive, name, fault)
     return parts
-
-
-def is_side_file(parts: tuple[str, ...]) -> bool:
-    """Tell whether a path is what a Mac or Windows lays beside one's own files, and no part of a data set."""
-    return any(part == "__MACOSX" or part.startswith("._") or part.casefold() in _SIDE_FILES for part in parts)
 
 
 def _place(archive: Path, name: str, parts: tuple[str, ...], is_file: bool, tree: dict[str, bool]) -> None:

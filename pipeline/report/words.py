@@ -4,6 +4,7 @@ A number is written in one way wherever it stands, and a caption always names th
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -169,9 +170,16 @@ def listed(methods: Iterable[str]) -> str:
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
 
 
+def markdown_text(text: str) -> str:
+    """Return a cell that others may have named, without what Markdown takes for HTML, a link or a new cell."""
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", text)
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
+    return " ".join(text.replace("|", "\\|").replace("](", "]\\(").splitlines())
+
+
 def markdown_table(header: list[str], lines: list[list[str]], right: Iterable[int] = ()) -> str:
     """Return a Markdown table; `right` lists the columns to align right."""
     right = set(right)
     rule = ["---:" if column in right else "---" for column in range(len(header))]
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in (header, *lines)]
+    cells = [[markdown_text(cell) for cell in line] for line in (header, *lines)]
     return "\n".join(f"| {' | '.join(line)} |" for line in (cells[0], rule, *cells[1:]))

@@ -4,6 +4,7 @@ Images are taken in blocks whose limits depend on the list alone. A block's rows
 there, and a restarted run computes whole blocks only; so it ends with the same bits as an unbroken one.
 """
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -97,12 +98,21 @@ def _score_block(
         raw = round(raw, 6)
         score = round(float(scorer.to_mos(np.float64(raw))), 6)
         if maps is not None:
-            target = maps / (os.path.relpath(os.path.abspath(path), base) + ".png")
+            target = maps / _map_name(os.path.relpath(os.path.abspath(path), base))
             write_atomically(target, draw_map(small, drawn, scorer.to_mos))
             picture = str(target)
         found[number] = Row(path, score, raw, width, height, None, picture)
         advance(1)
     return [found[number] for number in range(len(block))]
+
+
+def _map_name(name: str) -> str:
+    """Return an image's path with the suffix of its map; a name too long for that is cut, and told apart."""
+    folder, name = os.path.split(name)
+    content = os.fsencode(name)
+    if len(content) > 200:
+        name = os.fsdecode(content[:160]) + "-" + hashlib.sha256(content).hexdigest()[:12]
+    return os.path.join(folder, name + ".png")
 
 
 def _common_folder(items: Sequence[Item]) -> str:

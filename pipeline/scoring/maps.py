@@ -3,13 +3,17 @@
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, PngImagePlugin
+
+from pipeline.data.places import MAP_MARK
 
 MAP_SIDE = 1600  # pixels of a quality map's picture at most
 
 
 def draw_map(pixels: np.ndarray, drawn: np.ndarray, to_mos: Callable[[np.ndarray], np.ndarray]) -> bytes:
     """Return a PNG of an image in grey under the colours of its quality map, with the colours' scale below.
+
+    A mark in it keeps it from being scored as an image later.
 
     Args:
         pixels: Shape (H, W, 3), uint8.
@@ -35,5 +39,7 @@ def draw_map(pixels: np.ndarray, drawn: np.ndarray, to_mos: Callable[[np.ndarray
     pen.text((4, height + 8), f"worst {worst:.2f}", fill="black")
     pen.text((186, height + 8), f"best {best:.2f}", fill="black")
     buffer = io.BytesIO()
-    whole.save(buffer, "PNG")
+    mark = PngImagePlugin.PngInfo()
+    mark.add_text("Software", MAP_MARK.decode())
+    whole.save(buffer, "PNG", pnginfo=mark)
     return buffer.getvalue()

@@ -34,7 +34,8 @@ TOLERANCE = 1e-4  # of a score, against PyTorch
 OPSET = 18
 
 STEPS = (
-    "Turn the image as its EXIF orientation says, lay transparent pixels on white, and convert it to RGB, 8 bits.",
+    "Turn the image as its EXIF orientation says, convert it from the profile that it embeds, if any, to sRGB "
+    "(relative colorimetric), lay transparent pixels on white, and make it RGB, 8 bits a channel.",
     "If a side is shorter than window_size, enlarge the image (bicubic) until its short side is window_size.",
     "Cut windows of window_size pixels at every stride from the top left; with cover `all` add a last row and column "
     "flush with the bottom and right edges where the stride does not reach them.",

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from conftest import ROOT
 
 from pipeline.data import archives
-from pipeline.data.archives import ArchiveError, fetch
+from pipeline.data.archives import ArchiveError, fetch, locate
+from stages.download import main as download_stage
 
 
 def zip_of(path: Path, members: dict[str, bytes]) -> Path:
@@ -146,3 +149,25 @@ def test_ones_own_folder_may_change(tmp_path: Path) -> None:
         (tmp_path / "mine" / "labels.csv").write_text(text)
         fetch("mine", tmp_path / "out", source=str(tmp_path / "mine"), downloads=tmp_path / "d", checksums=None)
         assert (tmp_path / "out" / "labels.csv").read_text() == text
+
+
+def test_a_relative_source_starts_from_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in one of DVC's temporary copies, which does not hold what git does not know."""
+    repository, copy = tmp_path / "repository", tmp_path / "copy"
+    (repository / "photos").mkdir(parents=True)
+    (repository / "photos" / "a.png").write_bytes(b"x")
+    copy.mkdir()
+    monkeypatch.chdir(copy)
+    assert locate("mine", "photos", None, None, repository) == repository / "photos"
+    assert locate("mine", str(repository / "photos"), None, None, copy) == repository / "photos"
+    (repository / "data" / "mine").mkdir(parents=True)
+    assert locate("mine", None, None, "data", repository) == repository / "data" / "mine"
+    with pytest.raises(ArchiveError, match=r"datasets\.mine\.source is 'photos', which does not exist"):
+        locate("mine", "photos", None, None)
+    raw = yaml.safe_load((ROOT / "params" / "demo.yaml").read_text())
+    raw["datasets"]["mine"] = raw["datasets"]["demo"] | {"reader": "folder", "source": "photos", "scale": [1, 5]}
+    raw["study"]["datasets"] = ["mine"]
+    (copy / "params.yaml").write_text(yaml.safe_dump(raw))
+    monkeypatch.setenv("DVC_ROOT", str(repository))
+    download_stage(["--dataset", "mine"])
+    assert (copy / "data" / "raw" / "mine" / "a.png").read_bytes() == b"x"

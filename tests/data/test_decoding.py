@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image, features
 
-from pipeline.data import decoding
+from pipeline.data import colours
 from pipeline.data.decoding import ImageError, image_size, open_image
 
 
@@ -45,7 +45,7 @@ SEEN = {
 @pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "1", "I;16"])
 @pytest.mark.parametrize("orientation", SEEN)
 def test_orientations_are_those_of_a_viewer(orientation: int, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "STRIP_PIXELS", 100)  # several strips
+    monkeypatch.setattr(colours, "STRIP_PIXELS", 100)  # several strips
     if mode == "I;16":
         stored = Image.fromarray(picture()[..., 0].astype(np.uint16) * 257)
     else:
@@ -183,8 +183,8 @@ def test_limits_are_kept_before_anything_is_decoded() -> None:
     [
         (np.zeros((4, 5, 2), np.uint8), "an array has shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), and this one"),
         (torch.zeros(5, 4, 3), "a tensor has shape (1, H, W), (3, H, W) or (4, H, W), and this one (5, 4, 3)"),
-        (np.full((4, 4), 2.0), "holds floats outside 0..1: give pixels before normalisation"),
-        (np.zeros((4, 4), np.int64), "holds int64: give uint8, or floats in 0..1"),
+        (np.full((20, 20), 2.0), "holds floats outside 0..1: give pixels before normalisation"),
+        (np.zeros((20, 20), np.int64), "holds int64: give uint8, or floats in 0..1"),
     ],
 )
 def test_arrays_of_another_layout_are_refused(source: object, message: str) -> None:

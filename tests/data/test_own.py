@@ -7,7 +7,9 @@ import pytest
 
 from pipeline.data.datasets import read_labels
 from pipeline.data.labels import COLUMNS, DatasetError
-from pipeline.data.own import OWN_COLUMNS, read_cells, read_folder
+from pipeline.data.own import OWN_COLUMNS, read_folder
+from pipeline.data.places import shortened
+from pipeline.data.tables import read_cells
 
 
 def own(folder: Path, text: str, names: list[str] | None = None) -> Path:
@@ -88,9 +90,9 @@ def test_what_is_wrong_with_ones_own_data_is_told_row_by_row(tmp_path: Path) -> 
         ("image,mos,mos_low,mos_high\na.png,2,1,5\nb.png,2,0,5\n", "mos_low must hold one value in all rows"),
         ("image,mos,mos_low,mos_high\na.png,2,5,1\n", "mos_low must be below mos_high"),
         ("image,mos\n", "has no row below its column names"),
-        ("", "is no table with one row of column names"),
-        ("image,mos\na.png,2,3,4\n", "has more cells in its rows than column names"),
-        ("image,mos\na.png,2\nb.png,1,1\n", "is no table with one row of column names"),
+        ("", "is empty: it needs a row of column names"),
+        ("image,mos\na.png,2,3,4\n", "row 2 has 4 cells, and row 1 names 2 columns"),
+        ("image,mos\na.png,2\nb.png,1,1\n", "row 3 has 3 cells, and row 1 names 2 columns"),
         ("image,mos\n,2\n", "column 'image' is empty"),
     ],
 )
@@ -131,16 +133,66 @@ def test_every_column_has_its_names(tmp_path: Path, ours: str, alias: str) -> No
 def test_cells_are_text_without_blanks_at_their_ends(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("\ufeffimage; mos\r\n a.png ;01\r\nNA;\r\n".encode())
     table = read_cells(tmp_path / "a.csv")
-    assert table.columns.tolist() == ["image", " mos"]
+    assert table.columns.tolist() == ["image", "mos"]
     assert table.to_numpy().tolist() == [["a.png", "01"], ["NA", ""]]
 
 
-@pytest.mark.parametrize("name", ["a\0.png", "a" * 300 + ".png", "loop.png"])
+@pytest.mark.parametrize("name", ["a" * 300 + ".png", "loop.png"])
 def test_a_name_that_no_file_can_have_is_a_problem_of_its_row(tmp_path: Path, name: str) -> None:
     folder = own(tmp_path / "own", f"image,mos\n{name},2\nb.png,3\n")
     (folder / "loop.png").symlink_to("loop.png")
     labels = read_labels("folder", folder, scale=(0, 5))
     assert labels.rows["image_id"].tolist() == ["b.png"]
     assert [(problem.kind, problem.detail) for problem in labels.problems] == [
-        ("missing", f"row 2: {name!r} cannot be opened as a path")
+        ("missing", f"row 2: {shortened(name)!r} cannot be opened as a path")
     ]
+
+
+def test_decimal_commas_are_read_where_no_comma_parts_cells(tmp_path: Path) -> None:
+    for separator in ";\t|":
+        text = "image;mos;std\na.png;1,5;,25\nb.png;3;1\nsub/c.jpg;2,25;0,5\n".replace(";", separator)
+        labels = read_labels("folder", own(tmp_path / "own", text), scale=(0, 5))
+        assert labels.problems == []
+        assert labels.rows["quality"].tolist() == [1.5, 3.0, 2.25]
+        assert labels.rows["quality_std"].tolist() == [0.25, 1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("cell", "hint"),
+    [
+        ("1,5", ": write a point for the comma"), ("1 000", ": write it without separators of thousands"),
+        ("1\u00a0000,5", ": write it without separators of thousands"),
+        ("1'000.5", ": write it without separators of thousands"), ("80 %", ": write the number alone, without %"),
+        ("4/5", ": write the score alone"), ("inf", ""), ("NaN", ""), ("1_0", ""),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_is_told_what_to_write(tmp_path: Path, cell: str, hint: str) -> None:
+    text = f"image;mos\na.png;{cell}\nb.png;2.5\n"  # a point and a comma in one column are no one's way to write
+    labels = read_labels("folder", own(tmp_path / "own", text), scale=(0, 5000))
+    assert [problem.detail for problem in labels.problems] == [f"row 2: mos is {cell!r}, which is no number{hint}"]
+
+
+def test_side_files_are_neither_labels_nor_images(tmp_path: Path) -> None:
+    names = ["a.png", ".ipynb_checkpoints/a.png", "@eaDir/b.png"]
+    folder = own(tmp_path / "own", "image,mos\na.png,2\n.ipynb_checkpoints/a.png,3\nb.png,1\n", names)
+    for name in (".ipynb_checkpoints/labels-checkpoint.csv", "~$labels.csv", "._labels.csv"):
+        (folder / name).write_text("image,mos\n")
+    labels = read_labels("folder", folder, scale=(0, 5))
+    assert labels.rows["file"].tolist() == ["a.png"]
+    assert [problem.detail for problem in labels.problems] == [
+        "row 3: .ipynb_checkpoints/a.png is hidden, or a copy that a system or a program made: it is no part of a "
+        "data set",
+        "row 4: b.png does not exist",
+    ]
+
+
+def test_names_are_found_in_either_composition(tmp_path: Path) -> None:
+    folder = own(tmp_path / "own", "image,mos\nsub\\e\u0301.png,2\n", ["sub/\u00e9.png"])
+    labels = read_labels("folder", folder, scale=(0, 5))
+    assert (labels.problems, labels.rows["file"].tolist()) == ([], ["sub/\u00e9.png"])
+
+
+def test_a_scale_that_differs_is_told_in_plain_numbers(tmp_path: Path) -> None:
+    text = "image,mos,mos_low,mos_high\na.png,2,1,5\nb.png,2,0,5\n"
+    with pytest.raises(DatasetError, match=r"mos_low must hold one value in all rows, and holds 0, 1$"):
+        read_labels("folder", own(tmp_path / "own", text))

@@ -153,3 +153,33 @@ def test_the_real_agiqa3k(agiqa_data: Path, tmp_path: Path) -> None:
         prepare("agiqa3k", "agiqa3k", tmp_path / "raw", tmp_path / "out")
     manifest = prepare("agiqa3k", "agiqa3k", tmp_path / "raw", tmp_path / "out", ["duplicate_image"])
     assert len(manifest) == 30
+
+
+def test_converted_profiles_and_small_images_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    linear = b"".join([b"curv", bytes(4), (1).to_bytes(4), (256).to_bytes(2), bytes(2)])  # a grey profile, gamma 1
+    tag = b"kTRC" + (144).to_bytes(4) + len(linear).to_bytes(4)
+    head = (144 + len(linear)).to_bytes(4) + bytes(4) + b"\x02\x10\0\0mntrGRAYXYZ " + bytes(12) + b"acsp" + bytes(28)
+    head += b"\0\0\xf6\xd6\0\1\0\0\0\0\xd3\x2d"
+    profile = head.ljust(128, b"\0") + (1).to_bytes(4) + tag + linear
+    grey = np.arange(400, dtype=np.uint16).reshape(20, 20) % 256
+    Image.fromarray(grey.astype(np.uint8)).save(folder / "a.png", icc_profile=profile)
+    Image.fromarray(grey.astype(np.uint8).T.copy()).save(folder / "b.png")
+    Image.new("L", (15, 99)).save(folder / "c.png")
+    (folder / "labels.csv").write_text("image,mos\na.png,2\nb.png,3\nc.png,1\n")
+    prepare("own", "folder", folder, tmp_path / "out", ["unreadable"], scale=(1, 5))
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    assert card["notes"][-1] == (
+        "converted to sRGB, relative colorimetric, from the profiles that they embed: 1 a profile without a name"
+    )
+    detail = pd.read_csv(tmp_path / "out" / "problems.csv")["detail"].tolist()
+    assert detail == ["c.png has 15 x 99 pixels: images are judged from 16 a side on"]
+    _, pack = open_prepared(tmp_path / "out")
+    assert pack[0].mean() > pack[1].mean() + 30  # linear light, shown as such
+
+
+def test_a_link_in_a_data_set_is_refused_as_the_study_does(raw: Path) -> None:
+    (raw / "img" / "more.png").symlink_to("sd_normal_000.png")
+    with pytest.raises(PreparationError, match=r"more\.png is a link: put the file itself there$"):
+        check("agiqa3k", raw)

@@ -22,6 +22,17 @@ def test_markdown_has_caption_cells_and_note() -> None:
     assert text == "**a_b: 95 %**\n\n| Method | SRCC |\n| --- | ---: |\n| x\\|y | -1.0 |\n\nA note.\n"
 
 
+def test_names_of_others_are_text_in_markdown() -> None:
+    rows = [
+        ["<img src=x onerror=y>", "a</td>|b", "![x](http://y) &lt; &amp"],
+        ["a\r\nb\u2028c", "< 0.001", "[0.1, 0.2]"],
+    ]
+    lines = formats.markdown(made(rows, ["<b>", "b", "c"])).splitlines()
+    assert lines[2] == "| &lt;b> | b | c |"
+    assert lines[4] == r"| &lt;img src=x onerror=y> | a&lt;/td>\|b | ![x]\(http://y) &amp;lt; &amp |"
+    assert lines[5] == "| a b c | < 0.001 | [0.1, 0.2] |"
+
+
 def test_a_column_is_one_of_numbers_if_all_its_cells_are() -> None:
     rows = [
         ["1", "0.5 ± 0.1", "< 0.001", "reference", "—", "", "win", "both: +1.0 points"],

@@ -1,5 +1,6 @@
 """Many files: nothing depends on what was decoded ahead, on bad neighbours, or on a run that broke."""
 
+import os
 import weakref
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.scoring import batch
-from pipeline.scoring.batch import score_files
+from pipeline.scoring.batch import _map_name, score_files
 from pipeline.scoring.gather import Item
 from pipeline.scoring.journal import Journal
 from pipeline.scoring.scorer import Scorer
@@ -112,3 +113,12 @@ def test_a_huge_image_is_gone_before_the_next_is_opened(
     rows = list(score_files(scorer, items[10:19], batch=1, maps=Path("maps")))
     assert len(alive) == 9
     assert [row.error for row in rows] == [None] * 9
+
+
+def test_a_map_of_a_long_name_has_a_name_that_a_file_can_have() -> None:
+    assert _map_name("a/one.png") == "a/one.png.png"
+    long, other = ("é" * 100 + f"{end}.png" for end in "ab")
+    names = [_map_name(f"a/{name}") for name in (long, other)]
+    assert names[0] != names[1]
+    assert all(len(os.fsencode(os.path.basename(name))) < 200 for name in names)
+    assert all(name.startswith("a/é") and name.endswith(".png") for name in names)

@@ -5,9 +5,11 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipeline.scoring.gather import InputError, gather
+from pipeline.scoring.gather import InputError, gather, values_of
+from pipeline.scoring.maps import draw_map
 
 
 def touch(*names: str) -> None:
@@ -82,3 +84,52 @@ def test_tables_name_images_relative_to_themselves(in_tmp: Path) -> None:
         gather(["d/x.csv"], column="photo")
     with pytest.raises(InputError, match=r"none\.csv does not exist"):
         gather(["none.csv"])
+
+
+def test_hidden_files_and_those_of_systems_are_left_out(in_tmp: Path) -> None:
+    names = [
+        "._one.png",
+        ".thumbnails/one.png",
+        "@eaDir/one.png/S.png",
+        ".ipynb_checkpoints/one-checkpoint.png",
+        "x/.a.png",
+    ]
+    touch("a/one.png", "a/one (1).png", "a/x/two.png", *(f"a/{name}" for name in names))
+    found = gather(["a"])
+    assert [item.path for item in found.items] == ["a/one (1).png", "a/one.png", "a/x/two.png"]
+    assert sorted(found.aside) == ["a/._one.png", "a/.ipynb_checkpoints", "a/.thumbnails", "a/@eaDir", "a/x/.a.png"]
+    assert paths("a/**/*.png") == ["a/one (1).png", "a/one.png", "a/x/two.png"]
+    for named in ("a/._one.png", "a/.thumbnails/one.png", "a/@eaDir/one.png/S.png"):  # who names one means it
+        assert paths(named) == [named]
+    assert paths("a/.thumbnails") == ["a/.thumbnails/one.png"]
+    assert paths("a/@eaDir/*/*.png") == ["a/@eaDir/one.png/S.png"]
+    assert paths("a/.thumb*/*.png") == ["a/.thumbnails/one.png"]
+
+
+def test_quality_maps_are_no_images_of_a_folder(in_tmp: Path) -> None:
+    drawn = draw_map(np.zeros((40, 40, 3), np.uint8), np.full((40, 40), 0.5, np.float32), lambda raw: raw)
+    touch("a/one.png", "a/maps/one.png.png", "a/other/x.png")
+    assert paths("a", maps=Path("a/maps")) == ["a/one.png", "a/other/x.png"]
+    assert paths("a/*", maps=Path("a/maps")) == ["a/one.png", "a/other/x.png"]
+    assert paths("a/maps", maps=Path("a/maps")) == ["a/maps/one.png.png"]  # who names the folder means it
+    Path("a/maps/one.png.png").write_bytes(drawn)
+    assert paths("a") == paths("a/**/*.png") == ["a/one.png", "a/other/x.png"]
+    assert paths("a/maps/one.png.png") == ["a/maps/one.png.png"]
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.tsv", "list.txt"])
+def test_tables_of_every_dialect_and_spelling(in_tmp: Path, name: str) -> None:
+    touch("a/one.png", "a/two, 2.jpg", "dé.png")
+    Path(name).write_bytes(
+        "sep=;\r\nImage;Prompt\r\na\\one.png;x, y\r\n.\\a\\two, 2.jpg;x\r\n\r\nde\u0301.png;z\r\n".encode("utf-16")
+    )
+    found = gather([name]).items
+    assert [item.path for item in found] == ["a/one.png", "a/two, 2.jpg", "dé.png"]
+    assert values_of(found, "prompt") == values_of(found, "PROMPT") == ["x, y", "x", "z"]
+    with pytest.raises(
+        InputError,
+        match=re.escape("--by is 'promt', a column that not every image has; columns: Image, Prompt; is it 'Prompt'?"),
+    ):
+        values_of(found, "promt")
+    with pytest.raises(InputError, match=re.escape("has no column imag; it has Image, Prompt; is it 'Image'?")):
+        gather([name], column="imag")

@@ -98,8 +98,8 @@ def test_an_image_that_cannot_be_used_is_named(scorer: Scorer, tmp_path: Path) -
         scorer.score([pictures()[0], tmp_path / "a.png"])
     with pytest.raises(ImageError, match=r"image 1 \(from 0\): is empty"):
         scorer.score([pictures()[0], b""])
-    with pytest.raises(ImageError, match="has 1 x 9,000 pixels, and 32 x 288,000 once its short side is enlarged"):
-        scorer.open(np.zeros((9000, 1, 3), np.uint8), max_pixels=1_000_000)
+    with pytest.raises(ImageError, match="has 16 x 32,000 pixels, and 32 x 64,000 once its short side is enlarged"):
+        scorer.open(np.zeros((32000, 16, 3), np.uint8), max_pixels=1_000_000)
 
 
 def test_what_is_missing_is_told(tiny_checkpoint: Path, scorer: Scorer, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ HOSTILE = {
     "no pixels": (claimed_png(100, 100), "is damaged"),
     "bomb": (claimed_png(60_000, 60_000), "may be a decompression bomb"),
     "large": (claimed_png(500, 401), "has 500 x 401 pixels, and 200,000 are allowed"),
-    "narrow": (png(2, 4000), "64 x 128,000 once its short side is enlarged"),
+    "narrow": (png(16, 12000), "64 x 48,000 once its short side is enlarged"),
     "no sides": (claimed_png(0, 0), ""),
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.model.backbone import Backbone
 from pipeline.model.dcmpln import DCMPLN
@@ -90,7 +91,7 @@ def test_a_foreign_program_is_refused(tmp_path: Path) -> None:
 def test_the_example_scores_as_the_scorer(demo_scorer: Scorer, onnx_file: Path, pictures: list[Path]) -> None:
     script = ROOT / "examples" / "score_with_onnxruntime.py"
     text = script.read_text()
-    assert len(text.splitlines()) <= 30
+    assert len(text.splitlines()) <= 50
     roots = set(re.findall(r"^(?:from|import) (\w+)", text, re.M))
     assert roots <= {"numpy", "onnxruntime", "PIL", *sys.stdlib_module_names}
     done = subprocess.run(
@@ -103,6 +104,28 @@ def test_the_example_scores_as_the_scorer(demo_scorer: Scorer, onnx_file: Path, 
     np.testing.assert_allclose([float(line[2].split()[1]) for line in lines], scores.mos, atol=5e-4, rtol=0)
     assert all(line[2].endswith(" of 1..5") for line in lines)
     assert np.ptp(scores.raw) > 0.01  # images that differ, so that the comparison means something
+
+
+def test_the_example_reads_deep_greys_and_goes_on_after_a_bad_file(
+    demo_scorer: Scorer, onnx_file: Path, tmp_path: Path
+) -> None:
+    grey = np.random.default_rng(0).integers(0, 65536, (90, 80)).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "g16.png")
+    Image.fromarray(grey).save(tmp_path / "g16.tif")
+    Image.fromarray(grey / np.float32(65535)).save(tmp_path / "f01.tif")
+    (tmp_path / "bad.png").write_bytes(b"none")
+    Image.new("RGB", (9, 99)).save(tmp_path / "small.png")
+    names = ["bad.png", "g16.png", "small.png", "g16.tif", "f01.tif"]
+    done = subprocess.run(
+        [sys.executable, "-I", ROOT / "examples" / "score_with_onnxruntime.py", onnx_file, *names],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["bad.png", "small.png"]
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["g16.png", "g16.tif", "f01.tif"]
+    raw = demo_scorer.score([tmp_path / line[0] for line in lines]).raw
+    np.testing.assert_allclose([float(line[1].split()[1]) for line in lines], raw, atol=1e-4, rtol=0)
 
 
 def test_a_program_that_scores_otherwise_is_not_written(
