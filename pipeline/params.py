@@ -3,9 +3,6 @@
 Every stage loads its values here and hands plain arguments to the library, so no other module knows the file. A key
 that is unknown, missing, wrongly typed or out of range stops a stage at once: DVC itself accepts any key, and a
 misspelt `lrr: 0.001` would otherwise train silently with the old rate.
-
-The file is read by ruamel.yaml, as DVC reads it (YAML 1.2): `1e-4` is a number, `off` is a word and not False, and a
-key that stands twice is refused. Another reader could see other values than those by which DVC knows what is stale.
 """
 
 import difflib
@@ -16,11 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML, YAMLError
-from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
-from pipeline.errors import AgiqaError
+from pipeline.yaml_file import ParamsError, read_yaml
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -44,7 +38,6 @@ BaselineName = Literal["clip_iqa", "linear_probe", "handcrafted"]
 ProblemKind = Literal[
     "missing", "unlabelled", "unreadable", "duplicate_name", "duplicate_image", "bad_label", "no_spread"
 ]
-MOST_BYTES, MOST_VALUES, MOST_DEPTH = 1 << 20, 100_000, 50  # of a file of params; ours have 6 kB, 180 values, depth 5
 BASELINES: tuple[str, ...] = get_args(BaselineName)
 # Keys of earlier versions: section, key, and why it does nothing. A params file that has them still loads.
 RETIRED = (
@@ -52,10 +45,6 @@ RETIRED = (
     ("evaluate", "seed", "since intervals are no longer drawn at random"),
 )
 logger = logging.getLogger(__name__)
-
-
-class ParamsError(AgiqaError):
-    """params.yaml holds a key or value that no stage can use."""
 
 
 class Section(BaseModel):
@@ -376,55 +365,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     path = Path(path)
     if not path.is_file():
         raise ParamsError(f"{path} does not exist: run from the repository root, where params.yaml stands")
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ParamsError(
-            f"{path} is no UTF-8 text (line {line} holds the byte 0x{content[error.start]:02X}): save it as UTF-8"
-        ) from None
-    try:
-        _check_shape(path, text)
-        raw = YAML(typ="safe").load(text)
-    except DuplicateKeyError as error:
-        key = re.sub(r'^found duplicate key "(.*)" with value ".*$', r"\1", str(error.problem), flags=re.S)
-        line = error.problem_mark.line + 1
-        raise ParamsError(f"{path}: key {key!r} stands twice (again in line {line}): keep one") from None
-    except ParamsError:
-        raise
-    except (YAMLError, ValueError) as error:  # ValueError: a date that there never was, or a number of 5,000 digits
-        reason = " ".join(str(error).split()).replace('"<unicode string>", ', "")
-        raise ParamsError(f"{path} is not valid YAML: {reason}") from None
-    return parse_params(raw, str(path))
-
-
-def _check_shape(path: Path, text: str) -> None:
-    """Refuse a file that would exhaust the machine: too long, too deep, or grown without end by its aliases."""
-    if len(text) > MOST_BYTES:
-        raise ParamsError(f"{path} has {len(text):,} letters, and a file of params at most {MOST_BYTES:,}")
-    sizes: dict[str, int] = {}  # of what an anchor names, with all that is in it
-    opened: list[tuple[str | None, int]] = []
-    total = 0
-    for event in YAML(typ="safe").parse(text):
-        line = event.start_mark.line + 1
-        if isinstance(event, CollectionEndEvent):
-            anchor, before = opened.pop()
-            sizes |= {anchor: total - before} if anchor else {}
-        elif isinstance(event, CollectionStartEvent):
-            opened.append((event.anchor, total))
-            total += 1
-        elif isinstance(event, ScalarEvent):
-            total += 1
-            sizes |= {event.anchor: 1} if event.anchor else {}
-        elif isinstance(event, AliasEvent):
-            if event.anchor in (anchor for anchor, _ in opened):
-                raise ParamsError(f"{path}: line {line} holds *{event.anchor} within what &{event.anchor} names")
-            total += sizes.get(event.anchor, 0)
-        if len(opened) > MOST_DEPTH:
-            raise ParamsError(f"{path}: line {line} lies more than {MOST_DEPTH} levels deep")
-        if total > MOST_VALUES:
-            raise ParamsError(f"{path} holds more than {MOST_VALUES:,} values once its aliases are written out")
+    return parse_params(read_yaml(path), str(path))
 
 
 def parse_params(raw: Any, origin: str = "params.yaml") -> Params:
