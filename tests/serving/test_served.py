@@ -112,7 +112,7 @@ def test_what_cannot_be_scored_is_named(model: Any, pictures: list[Path]) -> Non
     from pipeline.serving.served import MAX_PIXELS  # imported here: brings in MLflow, which warns
 
     good, narrow = pictures[0].read_bytes(), io.BytesIO()
-    Image.new("RGB", (1, MAX_PIXELS // 64**2 + 1)).save(narrow, "PNG")  # 64 wide, it is 64 times as long
+    Image.new("RGB", (16, MAX_PIXELS // 256 + 1)).save(narrow, "PNG")  # 64 wide, it is four times as long
     for image, reason in (
         (b"<html>", "is a web page saved under an image's name, not an image of pixels"),
         ("no-such-file.png", "is neither base64 nor the path of a file"),
