@@ -81,6 +81,56 @@ def unfoldable(folder: Path) -> Backbone:
     return unneutral(load_backbone("gelu-by-tanh", config=folder / "gelu-by-tanh.json", seed=1), 1)
 
 
+TIMM_KINDS = ("map", "stem")
+
+
+def timm_config(kind: str) -> dict[str, Any]:
+    """Return towers that run in milliseconds and are made of the classes of SigLIP (`map`) or MobileCLIP-B (`stem`)."""
+    _know_tiny_trunks()
+    vision = {"image_size": 32, "timm_model_name": f"vit_made_{kind}_32", "timm_model_pretrained": False}
+    text = {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 3}
+    if kind == "stem":
+        vision |= {"timm_pool": "token", "timm_proj": None, "timm_drop": 0.0, "timm_drop_path": 0.0}
+        return {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text, "custom_text": True}
+    vision |= {"timm_pool": "map", "timm_proj": "none"}
+    text |= {
+        "no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6},
+        "act_kwargs": {"approximate": "tanh"},
+    }  # fmt: skip
+    return {"embed_dim": 64, "init_logit_bias": -10, "custom_text": True, "vision_cfg": vision, "text_cfg": text}
+
+
+def timm_towers(folder: Path, kind: str) -> Backbone:
+    """Build random towers of `timm_config`."""
+    name = f"made-{kind}"
+    (folder / f"{name}.json").write_text(json.dumps(timm_config(kind)))
+    return load_backbone(name, config=folder / f"{name}.json", seed=1)
+
+
+def _know_tiny_trunks() -> None:
+    """Make two tiny ViTs known to timm: without a class token behind patches, and with one behind a stem."""
+    from timm.models import is_model, register_model
+    from timm.models.vision_transformer import VisionTransformer, _create_vision_transformer
+    from timm.models.vision_transformer_hybrid import ConvStem, _create_vision_transformer_hybrid
+
+    def vit_made_map_32(pretrained: bool = False, **changes: Any) -> VisionTransformer:
+        sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 3, "num_heads": 1, "class_token": False}
+        return _create_vision_transformer(
+            "vit_base_patch16_siglip_224", pretrained=pretrained, **{**sizes, "global_pool": "map", **changes}
+        )
+
+    def vit_made_stem_32(pretrained: bool = False, **changes: Any) -> VisionTransformer:
+        stem = ConvStem(channels=(16, 32, 64), stride=(2, 2, 2), kernel_size=(2, 2, 2), padding=0)
+        sizes = {"img_size": 32, "embed_dim": 64, "depth": 3, "num_heads": 1, "no_embed_class": True}
+        return _create_vision_transformer_hybrid(
+            "vit_base_mci_224", backbone=stem, embed_args={"proj": False}, pretrained=pretrained, **{**sizes, **changes}
+        )
+
+    for make in (vit_made_map_32, vit_made_stem_32):
+        if not is_model(make.__name__):
+            register_model(make)
+
+
 def sizes_for(seed: int, backbone: Backbone) -> tuple[int, int]:
     """Draw a prompt depth that the towers allow, and a prompt length."""
     draw = np.random.default_rng([seed, 1])

@@ -1,7 +1,10 @@
-"""The frozen CLIP: the room that knows open_clip's towers from inside.
+"""The frozen CLIP: open_clip's towers, and timm's image towers that open_clip puts into its models.
 
 A `Backbone` encodes images and texts, with learned prompts in the transformer layers or without: without, its features
-are open_clip's own. It owns the folded form of its image tower, which others use for speed.
+are open_clip's own. It owns the folded form of its image tower, which others use for speed; where it has none, as a
+tower of timm's has none, it says so and the plain pass serves.
+
+SigLIP's `logit_bias` is not kept: a score is a softmax over two logits, in which a bias on both cancels.
 """
 
 import hashlib
@@ -13,14 +16,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import AgiqaError
+from pipeline.model import text_side
+from pipeline.model.image_side import BackboneError, image_features, image_sizes
 from pipeline.model.tower import FastTower, ImageTowerWeights, LayerWeights
 
+__all__ = ["Backbone", "BackboneError", "Origin"]
+
 Origin = Literal["random", "in-house", "pretrained"]
-
-
-class BackboneError(AgiqaError):
-    """A backbone that cannot be built, loaded or prompted."""
 
 
 class Backbone(nn.Module):
@@ -59,7 +61,7 @@ class Backbone(nn.Module):
         """Freeze and wrap an open_clip model.
 
         Args:
-            clip: `open_clip.CLIP`, or `CustomTextCLIP` with the standard towers.
+            clip: `open_clip.CLIP` or `CustomTextCLIP`, with a ViT of open_clip's or timm's and open_clip's text tower.
             tokenizer: Makes the model's open_clip tokenizer once the first text comes; scoring needs none.
             name: open_clip's name of the model.
             pretrained: Tag or file name of the weights; None for random ones.
@@ -71,10 +73,11 @@ class Backbone(nn.Module):
             vocabulary: Token ids that have an embedding, shape (V,); None means all.
 
         Raises:
-            BackboneError: If the towers are not the standard ViT and causal text transformer.
+            BackboneError: If a tower is none that prompts can be put into.
         """
         super().__init__()
-        _refuse_other_towers(clip, name)
+        sizes = image_sizes(clip.visual, name)
+        self.text_rules = text_side.text_rules(clip, name)
         self.visual = clip.visual
         text = clip.text if hasattr(clip, "text") else clip  # CustomTextCLIP keeps its text tower apart
         self.text_transformer = text.transformer
@@ -83,7 +86,8 @@ class Backbone(nn.Module):
         self.ln_final = text.ln_final
         self.text_projection = text.text_projection
         self.logit_scale = clip.logit_scale
-        self.register_buffer("causal_mask", text.attn_mask.clone(), persistent=False)
+        mask = text.attn_mask
+        self.register_buffer("causal_mask", None if mask is None else mask.clone(), persistent=False)
         self._make_tokenizer = tokenizer
         self.vocabulary = None if vocabulary is None else frozenset(vocabulary.tolist())
         self.requires_grad_(False)
@@ -91,20 +95,23 @@ class Backbone(nn.Module):
 
         self.name, self.pretrained, self.origin = name, pretrained, origin
         self.config, self.quick_gelu, self.file, self.seed = config, quick_gelu, file, seed
-        self.image_size: int = self.visual.image_size[0]
-        self.patch_size: int = self.visual.patch_size[0]
-        self.image_width: int = self.visual.conv1.out_channels
+        self.image_size, self.patch_size, self.image_width, self.embed_dim, self.image_layers = sizes
         self.text_width: int = self.token_embedding.embedding_dim
-        self.embed_dim: int = self.visual.output_dim
-        self.image_layers = len(self.visual.transformer.resblocks)
         self.text_layers = len(self.text_transformer.resblocks)
         self.context_length: int = self.text_positions.shape[0]
+        if (found := self._text_features_width()) != self.embed_dim:
+            raise BackboneError(f"{name} has image features of {self.embed_dim} and text features of {found} numbers")
         self.weights_sha256 = _hash_tensors(clip.state_dict())
 
     @cached_property
     def tokenizer(self) -> Any:
         """The model's open_clip tokenizer."""
         return self._make_tokenizer()
+
+    @cached_property
+    def slot_start(self) -> int:
+        """Place of the first prompt slot in a text: 1 behind a first token that the tokenizer puts there, else 0."""
+        return text_side.slot_start(self.tokenizer, self.context_length)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Stay in evaluation mode: the towers are frozen, whatever the model around them does."""
@@ -119,21 +126,21 @@ class Backbone(nn.Module):
         return {key: getattr(self, key) for key in keys}
 
     def tokenize(self, texts: Sequence[str], slots: int = 0) -> Tensor:
-        """Turn texts into token ids with room for prompts, cut at the longest text's EOT token.
+        """Turn texts into token ids with room for prompts.
 
-        Causal attention keeps tokens after EOT from changing the EOT feature, so cutting them is exact.
+        A causal tower's are cut at the longest text's end token, which is exact; others keep the whole context.
 
         Args:
             texts: T texts.
-            slots: Prompt slots n between the SOS token and the first word.
+            slots: Prompt slots n, from `slot_start` on.
 
         Returns:
-            Token ids [SOS][n slots][words][EOT][padding], shape (T, longest), int64; slots hold 0.
+            Token ids [first token, if any][n slots][words][end][padding], shape (T, N), int64; slots hold 0.
 
         Raises:
             BackboneError: If a text does not fit the context, or uses a token that the weights have no embedding for.
         """
-        rows = [self._encode(text) for text in texts]
+        rows = [text_side.encode(self.tokenizer, text, self.context_length) for text in texts]
         for text, row in zip(texts, rows, strict=True):
             if len(row) + slots > self.context_length:
                 raise BackboneError(
@@ -142,17 +149,14 @@ class Backbone(nn.Module):
                 )
             unknown = [] if self.vocabulary is None else [token for token in row if token not in self.vocabulary]
             if unknown:
-                words = ", ".join(repr(self.tokenizer.decode([token]).strip()) for token in unknown)
+                words = ", ".join(repr(text_side.decode(self.tokenizer, token)) for token in unknown)
                 raise BackboneError(
                     f"text {text!r} uses {words}, which the reduced vocabulary of {self.name} ({self.pretrained}) does "
                     "not hold: use other words, or a backbone with its full vocabulary"
                 )
-        longest = max(len(row) for row in rows) + slots
-        padded = [row[:1] + [0] * slots + row[1:] + [0] * (longest - slots - len(row)) for row in rows]
+        length = max(len(row) for row in rows) + slots if self.text_rules.cuts else self.context_length
+        padded = text_side.lay_out(rows, slots, self.slot_start, length, text_side.padding(self.tokenizer))
         return torch.tensor(padded, dtype=torch.long, device=self.text_positions.device)
-
-    def _encode(self, text: str) -> list[int]:
-        return [self.tokenizer.sot_token_id, *self.tokenizer.encode(text), self.tokenizer.eot_token_id]
 
     def encode_text(self, tokens: Tensor, prompts: Tensor | None = None) -> Tensor:
         """Encode texts, with prompts in the first L layers.
@@ -160,56 +164,49 @@ class Backbone(nn.Module):
         Args:
             tokens: Token ids, shape (T, N), from `tokenize` with the same number of slots.
             prompts: Learned prompts, shape (L, n, D_t): the first fills the slots at the input, each later one replaces
-                the slots' outputs before its layer. None: plain CLIP.
+                the slots' outputs before its layer. None: plain CLIP, which needs no tokenizer.
 
         Returns:
-            Text features at the EOT token, after projection, not normalised, shape (T, E).
+            Features of the token that stands for the text, after projection, not normalised, shape (T, E).
 
         Source: deep prompting as in MaPLe (Khattak et al., CVPR 2023), text side.
         """
-        depth, slots = (0, 0) if prompts is None else prompts.shape[:2]
+        depth, slots, start = (0, 0, 0) if prompts is None else (*prompts.shape[:2], self.slot_start)
         x = self.token_embedding(tokens)  # (T, N, D_t)
         if prompts is not None:
-            x = torch.cat([x[:, :1], prompts[0].expand(len(x), -1, -1), x[:, 1 + slots :]], dim=1)
+            x = text_side.put_prompts(x, prompts[0], start)
         x = x + self.text_positions[: x.shape[1]]
-        mask = self.causal_mask[: x.shape[1], : x.shape[1]]
+        mask = None if self.causal_mask is None else self.causal_mask[: x.shape[1], : x.shape[1]]
         for layer, block in enumerate(self.text_transformer.resblocks):
             if 0 < layer < depth:
-                x = torch.cat([x[:, :1], prompts[layer].expand(len(x), -1, -1), x[:, 1 + slots :]], dim=1)
+                x = text_side.put_prompts(x, prompts[layer], start)
             x = block(x, attn_mask=mask)
-        end = (tokens == self.tokenizer.eot_token_id).int().argmax(dim=1)
-        x = self.ln_final(x[torch.arange(len(x), device=x.device), end])  # (T, D_t)
+        x = self.ln_final(text_side.pooled_token(x, tokens, self.text_rules, start, slots))  # (T, D_t)
         if isinstance(self.text_projection, nn.Linear):
             return self.text_projection(x)
         return x if self.text_projection is None else x @ self.text_projection  # (T, E)
 
+    def _text_features_width(self) -> int:
+        if isinstance(self.text_projection, nn.Linear):
+            return self.text_projection.out_features
+        return self.text_width if self.text_projection is None else self.text_projection.shape[1]
+
     def encode_image(self, images: Tensor, prompts: Tensor | None = None) -> Tensor:
-        """Encode images, with prompts in the first L layers.
+        """Encode images, with prompts in the first L layers; see `pipeline.model.image_side.image_features`.
 
         Args:
             images: Normalised pixels, shape (B, 3, H, W) with H = W = `image_size`.
-            prompts: Learned prompts, shape (L, n, D_v), after the patches: [CLS][patches][n slots]. None: plain CLIP.
+            prompts: Learned prompts, shape (L, n, D_v), after the patches. None: plain CLIP.
 
         Returns:
-            Image features of the class token, after projection, not normalised, shape (B, E).
-
-        Source: VPT-Deep (Jia et al., ECCV 2022). As in MaPLe's code the first prompts pass `ln_pre` with the patches,
-            and carry no positional embedding.
+            Image features, after projection, not normalised, shape (B, E).
         """
-        depth = 0 if prompts is None else len(prompts)
-        x = self.visual._embeds(images)  # (B, 1 + patches, D_v), after ln_pre
-        body = x.shape[1]
-        if prompts is not None:
-            x = torch.cat([x, self.visual.ln_pre(prompts[0]).expand(len(x), -1, -1)], dim=1)
-        for layer, block in enumerate(self.visual.transformer.resblocks):
-            if 0 < layer < depth:
-                x = torch.cat([x[:, :body], prompts[layer].expand(len(x), -1, -1)], dim=1)
-            x = block(x)
-        pooled, _ = self.visual._pool(x[:, :body])  # (B, D_v)
-        return pooled if self.visual.proj is None else pooled @ self.visual.proj  # (B, E)
+        return image_features(self.visual, images, prompts)
 
     def image_tower(self) -> ImageTowerWeights | None:
-        """Return the image tower as plain tensors, or None where its layers are not CLIP's plain ones."""
+        """Return the image tower as plain tensors; None where it is timm's, or its layers are not CLIP's plain ones."""
+        if hasattr(self.visual, "trunk"):
+            return None
         layers = [_layer_weights(block) for block in self.visual.transformer.resblocks]
         pre = self.visual.ln_pre
         plain = self.visual.conv1.bias is None and isinstance(pre, nn.LayerNorm | nn.Identity)
@@ -267,24 +264,6 @@ def _layer_weights(block: nn.Module) -> LayerWeights | None:
         scale_2=scales[1],
         heads=attention.num_heads,
     )
-
-
-def _refuse_other_towers(clip: nn.Module, name: str) -> None:
-    from open_clip.transformer import TextTransformer, Transformer, VisionTransformer
-
-    text = clip.text if hasattr(clip, "text") else clip
-    visual = clip.visual
-    if not isinstance(visual, VisionTransformer):
-        raise BackboneError(
-            f"{name} has a {type(visual).__name__} image tower; prompts need open_clip's VisionTransformer"
-        )
-    pool = getattr(visual, "pool_type", None)
-    if visual.attn_pool is not None or pool != "tok" or visual.proj is None:
-        raise BackboneError(f"{name} pools its image tokens by {pool!r} or attention; prompts need a class token")
-    plain = isinstance(text, TextTransformer) or isinstance(getattr(text, "transformer", None), Transformer)
-    pools_at_eot = getattr(text, "text_pool_type", getattr(text, "pool_type", None)) in ("argmax", "eos")
-    if not plain or getattr(text, "cls_emb", None) is not None or text.attn_mask is None or not pools_at_eot:
-        raise BackboneError(f"{name} has no causal text tower read at the EOT token, which prompts need")
 
 
 def _hash_tensors(state: dict[str, Tensor]) -> str:

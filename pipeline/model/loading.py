@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.model.backbone import Backbone, BackboneError
 from pipeline.model.record import TOKENIZER_KEYS, BackboneRecord, TowersConfig, faults, too_large
+from pipeline.model.stems import know_stems
 from pipeline.model.torchvision_shim import ensure_torchvision_imports
 
 
@@ -49,6 +50,8 @@ def load_backbone(
     ensure_torchvision_imports()
     import open_clip  # imported here: costs two seconds, and needs the line above
 
+    know_stems()
+
     if isinstance(config, Mapping):
         _add_config(open_clip, name, config)
     elif config is not None:
@@ -73,7 +76,13 @@ def load_backbone(
             with _quiet_open_clip():
                 return open_clip.get_tokenizer(name)
         except ImportError as error:
-            raise BackboneError(f"the tokenizer of {name} needs a package that is missing: {error}") from error
+            raise BackboneError(
+                f"the tokenizer of {name} needs a package that is missing ({error.name or error}): pip install "
+                f"{error.name or 'transformers'}"
+            ) from error
+        except OSError as error:
+            source = model_config["text_cfg"].get("hf_tokenizer_name", name)
+            raise BackboneError(f"the tokenizer {source} of {name} is neither here nor downloadable") from error
 
     vocabulary = None
     if file is not None:
@@ -179,6 +188,7 @@ def _trusted_config(
     if trunk := config["vision_cfg"].get("timm_model_name"):
         import timm
 
+        know_stems()
         if not timm.is_model(trunk):
             raise BackboneError(f"the checkpoint's image tower is {trunk!r}, which timm does not know")
         with torch.device("meta"):  # counts without taking memory
