@@ -61,7 +61,7 @@ def export_scorer(scorer: "Scorer", path: str | Path) -> None:
         path: Ends in .pt2 (torch.export) or .onnx; replaced as a whole.
 
     Raises:
-        ExportError: If the suffix is another one, the tower cannot be folded, a package for .onnx is missing, or a
+        ExportError: If the suffix is another one, the tower cannot be traced, a package for .onnx is missing, or a
             score differs by more than 1e-4.
     """
     path = Path(path)
@@ -111,28 +111,30 @@ def load_program(path: str | Path) -> tuple[Callable[["Tensor"], "Tensor"], dict
 def window_scorer(folded: "FoldedScorer") -> "nn.Module":
     """Return a copy of the folded scorer on the CPU with its image tower inside, so that it can be traced whole.
 
-    Raises:
-        ExportError: If the tower's layers are not CLIP's plain ones.
+    The tower is the folded one, or the plain one where the backbone has no folded one.
     """
     from torch import nn
 
     from pipeline.model.dcmpln import score_features
+    from pipeline.model.image_side import image_features
 
     class WindowScorer(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.tower, self.adapter = copy.deepcopy(tower), copy.deepcopy(folded.adapter)
+            self.tower = copy.deepcopy(folded.backbone.visual if tower is None else tower)
+            self.adapter = copy.deepcopy(folded.adapter)
             self.register_buffer("prompts", folded.visual_prompts.clone())
             self.register_buffer("texts", folded.text_features.clone())
             self.register_buffer("scale", folded.backbone.logit_scale.detach().clone())
 
         def forward(self, windows: "Tensor") -> "Tensor":
-            features = self.tower(self.tower.tokens(self.tower.embed(windows)), self.prompts[None])
+            if tower is None:
+                features = image_features(self.tower, windows, self.prompts)
+            else:
+                features = self.tower(self.tower.tokens(self.tower.embed(windows)), self.prompts[None])
             return score_features(features, self.texts, self.scale, self.adapter)
 
     tower = folded.backbone.fast_tower()
-    if tower is None:
-        raise ExportError(f"the image tower of {folded.backbone.name} has layers that cannot be folded or exported")
     return WindowScorer().cpu().eval().requires_grad_(False)
 
 

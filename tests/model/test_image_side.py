@@ -136,3 +136,24 @@ def test_mpa_says_which_widths_it_takes(tmp_path: Path) -> None:
     backbone = load_backbone("narrow-text", config=config)
     with pytest.raises(AgiqaError, match="MPA needs tower widths in multiples of 64, and this tower is 48 wide"):
         DCMPLN(backbone, prompt_depth=2, prompt_length=2)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16-SigLIP2", "MobileCLIP-B"])
+def test_the_readme_counts_parameters_rightly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = open_clip.get_model_config(name)
+    kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
+    monkeypatch.setattr("pipeline.model.backbone._hash_tensors", lambda state: "0" * 64)
+    monkeypatch.setattr(Backbone, "tokenize", lambda self, texts, slots: torch.zeros(2, 12, dtype=torch.long))
+    with torch.device("meta"):  # counts without taking memory or time
+        backbone = Backbone(
+            kind(**config), lambda: None, name=name, pretrained=None, origin="random", config=config, quick_gelu=False
+        )
+        model = DCMPLN(backbone)
+    adapter = sum(part.numel() for part in model.main_adapter.parameters())
+    counts = [
+        sum(part.numel() for part in backbone.parameters()), sum(part.numel() for part in backbone.visual.parameters()),
+        sum(part.numel() for part in model.trainable_parameters()),
+        model.main_prompts.visual.numel() + 2 * backbone.embed_dim + adapter,
+    ]  # fmt: skip
+    row = " | ".join([f"| `{name}`", *(f"{count:,}" for count in counts)])
+    assert f"{row} |" in (Path(__file__).resolve().parents[2] / "README.md").read_text()

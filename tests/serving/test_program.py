@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_parts import RULE, SAID, TIMM_KINDS, model_of, timm_towers
 from PIL import Image
 
 from pipeline.model.backbone import Backbone
+from pipeline.model.checkpoint import save_checkpoint
 from pipeline.model.dcmpln import DCMPLN
 from pipeline.model.folded import fold
-from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.scorer import Scorer, load_scorer
 from pipeline.serving import program
 from pipeline.serving.program import TOLERANCE, ExportError, export_scorer, load_program, preprocessing, window_scorer
 
@@ -136,3 +138,19 @@ def test_a_program_that_scores_otherwise_is_not_written(
     with pytest.raises(ExportError, match=r"a\.pt2 would score 1 off PyTorch, and 0\.0001 is allowed"):
         export_scorer(demo_scorer, tmp_path / "a.pt2")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", TIMM_KINDS)
+def test_a_tower_without_a_folded_form_is_exported_as_it_is(kind: str, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    folded = fold(model_of(timm_towers(tmp_path, kind)))
+    assert folded.backbone.fast_tower() is None
+    windows = torch.randn(6, 3, 32, 32)
+    torch.testing.assert_close(window_scorer(folded)(windows), folded(windows), atol=1e-6, rtol=0)
+    save_checkpoint(tmp_path / "one.safetensors", folded, {"windows": RULE.record(), **SAID})
+    scorer = load_scorer(tmp_path / "one.safetensors", device="cpu")
+    export_scorer(scorer, tmp_path / "one.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "one.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 6):
+        found = session.run(None, {"windows": windows[:count].numpy()})[0]
+        np.testing.assert_allclose(found, folded(windows[:count]).numpy(), atol=TOLERANCE, rtol=0)
