@@ -79,7 +79,7 @@ def packed(pretrain: ModuleType, tmp_path: Path) -> tuple[Path, Path]:
             source = ("caltech", "sheets", "photographs")[number % 3]
             label, subject, style = {
                 "caltech": (("anchor", "an anchor", ""), ("ant", "an ant", ""))[number % 2],
-                "sheets": ("", ("", "woman")[number % 2], "oil painting, style of Ansel Adams"),
+                "sheets": ("", ("", "woman")[number % 2], "oil painting, style of Albrecht Durer (+ engraving)"),
                 "photographs": ("", "a goldfish", ""),
             }[source]
             held_out = number >= 28
@@ -315,6 +315,18 @@ def test_the_rate_rises_holds_and_falls_at_the_end(pretrain: ModuleType) -> None
     down = {"from": 3.0, "hours": 0.5}
     assert pretrain.rate_at(10_000, 0, 3.25, down) == 0.5
     assert pretrain.rate_at(10_000, 0, 3.6, down) == 0
+
+
+def test_every_caption_is_in_the_vocabulary(pretrain: ModuleType, packed: tuple[Path, Path]) -> None:
+    crops, pack = sys.modules["crops"], sys.modules["packing"].Pack(packed[0])
+    tokenizer = sys.modules["shared"].import_open_clip().SimpleTokenizer(context_length=32)
+    rows = set(pretrain.vocabulary(tokenizer, pack.entries).tolist())
+    captions = {crops.Planner(pack, 0)(index).caption for index in range(300)}
+    assert len(captions) > 50
+    for text in captions | {
+        f"{word} {noun}." for pair in pretrain.ANTONYMS for word in pair[:2] for noun in pretrain.NOUNS
+    }:
+        assert set(tokenizer(text)[0].tolist()) - {0} <= rows, text
 
 
 def test_the_class_texts_in_any_case_are_in_the_vocabulary(pretrain: ModuleType) -> None:

@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 from distortions import DISTORTIONS, NAMES, SIDE, as_image, jpeg_at, quality_of  # noqa: E402
-from packing import Pack  # noqa: E402
+from packing import Entry, Pack  # noqa: E402
 
 from pipeline import demo  # noqa: E402
 
@@ -134,22 +134,39 @@ class Planner:
         )  # fmt: skip
 
     def _words(self, picture: int, rng: np.random.Generator) -> tuple[str, str]:
-        entry = self.pack.entries[picture]
-        if not entry.style:
-            return entry.subject, PLAIN[rng.integers(len(PLAIN))]
-        medium, artist = entry.style.split(", ", 1)
-        kind = rng.integers(4)
-        if kind == 0 or not entry.subject:
-            return f"{artist}, {entry.subject}".strip(" ,"), "{content}, {word}"
-        if kind == 1:
-            return f"{medium} of a {entry.subject}", "a {word} {content}"
-        if kind == 2:
-            return f"a {entry.subject}", PLAIN[rng.integers(len(PLAIN))]
-        return f"{medium} of a {entry.subject}, {artist}", "a {word} {content}"
+        forms = forms_of(self.pack.entries[picture])
+        content, templates = forms[rng.integers(len(forms))]
+        return content, templates[rng.integers(len(templates))]
 
     def _whole(self, index: int) -> Plan:
         severities = np.zeros(len(NAMES), np.float32)
         return Plan(index, None, True, CROP / SIDE, (0.5,) * 4, severities, (), 0, "", "", "", 1.0, 1.0, (0, index))
+
+
+def forms_of(entry: Entry) -> list[tuple[str, tuple[str, ...]]]:
+    """Return what can be said of an undistorted picture: its content, and the captions that content may stand in."""
+    if not entry.style:
+        return [(entry.subject, PLAIN)]
+    medium, artist = entry.style.split(", ", 1)
+    if not entry.subject:
+        return [(artist, ("{content}, {word}",))]
+    return [
+        (f"{artist}, {entry.subject}", ("{content}, {word}",)),
+        (f"{medium} of a {entry.subject}", ("a {word} {content}",)),
+        (f"a {entry.subject}", PLAIN),
+        (f"{medium} of a {entry.subject}, {artist}", ("a {word} {content}",)),
+    ]
+
+
+def all_texts(entries: Sequence[Entry]) -> set[str]:
+    """Return every caption that these pictures can get, with one word for the quality: a tokenizer may join marks."""
+    forms = {form for entry in entries for form in forms_of(entry)}
+    return {
+        template.format(word=word, content=content).strip(" ,")
+        for content, templates in forms
+        for template in templates
+        for word in ("", "good")
+    }
 
 
 def quality_word(severities: np.ndarray, quality: float, rng: np.random.Generator) -> str:

@@ -1,8 +1,8 @@
 """Pre-train agiqa-vit, a small CLIP whose image tower learns from a teacher; see README.md beside this file.
 
-    python backbones/agiqa-vit/pretrain.py pack --clones FOLDER     # pictures into one file, once
-    python backbones/agiqa-vit/pretrain.py train                    # goes on from where it was, until it is stopped
-    python backbones/agiqa-vit/pretrain.py export                   # weights, heads and log beside this file
+    python backbones/agiqa-vit/pretrain.py pack ...    # the repositories' pictures into one file, once; see --help
+    python backbones/agiqa-vit/pretrain.py train       # goes on from where it was, until it is stopped
+    python backbones/agiqa-vit/pretrain.py export      # weights, heads and log beside this file
 
 It may be killed at any moment and started again. `train` begins from its own state in `--work`; where there is none,
 from what `export` left beside this file; else anew. Only the pictures that `sources.json` names are read.
@@ -37,7 +37,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]  # so that it
 
 import packing  # noqa: E402
 import teacher as teaching  # noqa: E402
-from crops import CROP, LEVELS, Memo, Plan, Planner, pixels_of  # noqa: E402
+from crops import CROP, LEVELS, Memo, Plan, Planner, all_texts, pixels_of  # noqa: E402
 from distortions import DISTORTIONS, NAMES  # noqa: E402
 from shared import encode_texts, import_open_clip, read_towers, token_rows, write_towers  # noqa: E402
 
@@ -117,7 +117,7 @@ class Settings:
 def vocabulary(tokenizer: Callable[[list[str]], Tensor], entries: Sequence[packing.Entry]) -> Tensor:
     """Return the sorted token ids of every text that the pre-training says, and of what users may say."""
     texts = {*FURTHER_WORDS.split(), *NOUNS, ".", ",", "a natural background", "above below left right of on with"}
-    texts |= {entry.subject for entry in entries} | {entry.style for entry in entries}
+    texts |= all_texts(entries)
     texts |= {word for pair in ANTONYMS for word in pair[:2]} | {word for _, word in LEVELS}
     texts |= {facts[3] for facts in DISTORTIONS.values()}
     texts |= {*demo.SHAPES, *demo.COLOURS, *demo.TEXTURES, *demo.SIZES, *demo.RELATIONS}
