@@ -104,7 +104,6 @@ class Settings:
     hours: float
     cooldown: float
     bf16: bool
-    compile: bool
     probe_minutes: float
     save_minutes: float
     probe_crops: int
@@ -153,13 +152,12 @@ class Pretraining(nn.Module):
         for name, channels in (("statistics", teaching.STATISTICS), ("map16", 112), ("map32", 320)):
             self.register_buffer(f"{name}_mean", torch.zeros(channels))
             self.register_buffer(f"{name}_std", torch.ones(channels))
-        self.encode = self.clip.visual.trunk.forward_features
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """Return the class token and the 64 patches, (B, 65, D), of uint8 crops (B, 3, 128, 128)."""
         mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (MEAN, STD))
         scaled = ((pixels.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
-        return self.encode(scaled)
+        return self.clip.visual.trunk.forward_features(scaled)
 
     def embedding(self, tokens: Tensor) -> Tensor:
         """Return the image features before normalisation, (B, E), as open_clip's tower makes them of the tokens."""
@@ -568,7 +566,6 @@ def _train(
         feed.ahead(range(settings.calibration))
         calibrate(model, feed, settings.calibration)
     average = copy.deepcopy(model)
-    average.encode = average.clip.visual.trunk.forward_features  # the copy's own, not the model's
     if device == "cpu":
         model.clip.visual.to(memory_format=torch.channels_last)
     groups = [
@@ -582,8 +579,6 @@ def _train(
         del state
     if settings.cooldown and cooldown is None:
         cooldown = {"from": log["hours"], "hours": settings.cooldown / 60}
-    if settings.compile:
-        model.encode = torch.compile(model.encode)
     log["legs"].append(
         {"from_step": log["steps"], "device": device, "threads": settings.threads, "batch": settings.batch,
          "pool": settings.pool, "rate": settings.rate, "bf16": settings.bf16, "seed": settings.seed,
@@ -699,7 +694,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--cooldown", type=float, default=0, help="minutes in which to lower the rate to zero, and end"
     )
     trainer.add_argument("--no-bf16", dest="bf16", action="store_false", help="image tower in single precision")
-    trainer.add_argument("--compile", action="store_true", help="compile the image tower; needs a C++ compiler")
     trainer.add_argument("--probe-minutes", type=float, default=10)
     trainer.add_argument("--save-minutes", type=float, default=4)
     trainer.add_argument("--probe-crops", type=int, default=768)
