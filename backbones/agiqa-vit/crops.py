@@ -23,7 +23,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 from distortions import DISTORTIONS, NAMES, SIDE, as_image, jpeg_at, quality_of  # noqa: E402
 from packing import Entry, Pack  # noqa: E402
 
-from pipeline import demo  # noqa: E402
+from pipeline.data import scenes  # noqa: E402
 
 CROP = 128
 CLEAN, DRAWN, WHOLE = 0.35, 0.10, 0.25
@@ -59,7 +59,7 @@ class Plan:
     """
 
     picture: int
-    scene: demo.Scene | None
+    scene: scenes.Scene | None
     whole: bool
     scale: float
     place: tuple[float, ...]
@@ -117,8 +117,8 @@ class Planner:
         quality, structure = quality_of(severities)
         scene = None
         if drawn:
-            scene = demo.draw_scene(rng)
-            content = demo.caption(scene)
+            scene = scenes.draw_scene(rng)
+            content = scenes.caption(scene)
             if rng.random() < 0.5:
                 picture = -1
             else:
@@ -185,11 +185,11 @@ def pixels_of(plan: Plan, pack: Pack) -> np.ndarray:
     """Return the crop, uint8, shape (3, 128, 128)."""
     rng = np.random.default_rng(plan.seed)
     if plan.picture < 0:
-        picture = demo.render(plan.scene, rng, SIDE, detail=rng.uniform(0, 2))
+        picture = scenes.render(plan.scene, rng, SIDE, detail=rng.uniform(0, 2))
     else:
         picture = cut(pack.picture(plan.picture), plan)
         if plan.scene is not None:
-            picture = demo.render(plan.scene, rng, SIDE, ground=picture, detail=rng.uniform(0, 1))
+            picture = scenes.render(plan.scene, rng, SIDE, ground=picture, detail=rng.uniform(0, 1))
     for k in plan.order:
         picture = np.clip(DISTORTIONS[NAMES[k]][0](picture, float(plan.severities[k]), rng), 0, 1)
     image = as_image(picture)

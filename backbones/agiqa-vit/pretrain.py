@@ -41,7 +41,7 @@ from crops import CROP, LEVELS, Memo, Plan, Planner, all_texts, pixels_of  # noq
 from distortions import DISTORTIONS, NAMES  # noqa: E402
 from shared import encode_texts, import_open_clip, read_towers, token_rows, write_towers  # noqa: E402
 
-from pipeline import demo  # noqa: E402
+from pipeline.data import scenes  # noqa: E402
 
 NAME = "agiqa-vit"
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -119,7 +119,7 @@ def vocabulary(tokenizer: Callable[[list[str]], Tensor], entries: Sequence[packi
     texts |= all_texts(entries)
     texts |= {word for pair in ANTONYMS for word in pair[:2]} | {word for _, word in LEVELS}
     texts |= {facts[3] for facts in DISTORTIONS.values()}
-    texts |= {*demo.SHAPES, *demo.COLOURS, *demo.TEXTURES, *demo.SIZES, *demo.RELATIONS}
+    texts |= {*scenes.SHAPES, *scenes.COLOURS, *scenes.TEXTURES, *scenes.SIZES, *scenes.RELATIONS}
     return token_rows(tokenizer, sorted(texts))
 
 
