@@ -225,7 +225,8 @@ def losses(
     answers = scale * (cosines[:, ::2] - cosines[:, 1::2])
     for k, pair in enumerate(chosen):
         parts[pair[0]] = F.binary_cross_entropy_with_logits(answers[:, k], target_of(pair, batch))
-    total = 2 * parts["statistics"] + parts["map16"] + parts["map32"] + 4 * parts["severity"]
+    # A severity's variance over the crops is about .01, most being absent: the weight brings it to the others' scale.
+    total = 2 * parts["statistics"] + parts["map16"] + parts["map32"] + 30 * parts["severity"]
     total = total + 0.25 * parts["contrastive"] + 0.3 * sum(parts[pair[0]] for pair in chosen)
     return total, parts | {"decoded": statistics, "wanted": wanted, "answers": answers}
 
