@@ -185,7 +185,6 @@ def write_params(folder: Path, tiny_config: Path, **changes: Any) -> None:
     raw["images"]["stride"] = 16
     raw["train"] |= {"epochs": 3, "batch_size": 16, "learning_rate": 0.01, "threads": 1}
     raw["validation"]["windows"] = 2
-    raw["evaluate"]["bootstrap"] = 100
     for key, value in changes.items():
         section, name = key.split("__")
         raw[section][name] = value

@@ -1,4 +1,4 @@
-"""Make the in-house image tower known to timm; what it is stands in `pipeline/model/stems.py`, which the product loads."""
+"""Make the in-house image tower known to timm: the one in `pipeline/model/stems.py`, as the product has it."""
 
 from pipeline.model.stems import know_stems
 
