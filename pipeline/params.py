@@ -240,6 +240,12 @@ class Train(Section):
         description="Epochs without a better validation SRCC that end a training; null: none do."
     )
     auxiliary_weight: Annotated[float, Field(ge=0)] = Field(description="Of the auxiliary task's loss.")
+    ranking_weight: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="Of 1 - Pearson's correlation of a batch's main scores with its targets."
+    )
+    windows: Positive = Field(
+        default=1, description="Random crops of an image a step; their scores are averaged before the loss."
+    )
     flip: bool = Field(description="Mirror half of the crops.")
     seed: NonNegative = Field(description="Of prompts, order and crops.")
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto: a GPU if there is one.")

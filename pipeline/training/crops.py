@@ -75,9 +75,14 @@ class DevicePixels:
 
 
 class EpochCrops:
-    """One epoch's random crops in a seeded order: where each crop lies does not depend on the batch size."""
+    """One epoch's random crops in a seeded order: where each crop lies does not depend on the batch size.
 
-    def __init__(self, pack: PixelPack, rows: np.ndarray, rule: WindowRule, *, flip: bool, seed: Sequence[int]) -> None:
+    Each image gives `windows` crops, which lie side by side in all that is returned.
+    """
+
+    def __init__(
+        self, pack: PixelPack, rows: np.ndarray, rule: WindowRule, *, flip: bool, seed: Sequence[int], windows: int = 1
+    ) -> None:
         """Draw the order, the crops and the flips of a whole epoch.
 
         Args:
@@ -86,30 +91,34 @@ class EpochCrops:
             rule: Crop size and normalisation.
             flip: Mirror half of the crops.
             seed: Numbers that name the epoch, such as (run seed, epoch).
+            windows: Crops an image; each has a place and a flip of its own.
         """
         generator = np.random.default_rng(list(seed))
         self.order = generator.permutation(len(rows))
-        self._places = generator.random((len(rows), 2))
-        self._flips = generator.random(len(rows)) < (0.5 if flip else 0.0)
+        self._places = generator.random((len(rows), windows, 2))
+        self._flips = generator.random((len(rows), windows)) < (0.5 if flip else 0.0)
         self._pack, self._rows, self._rule = pack, rows, rule
+        self.windows = windows
 
     def crops(self, positions: np.ndarray) -> np.ndarray:
-        """Return the crops of `positions` (indices into `rows`), shape (len(positions), size, size, 3), uint8."""
+        """Return the crops of `positions`, n indices into `rows`, shape (n x windows, size, size, 3), uint8."""
         size = self._rule.size
-        out = np.empty((len(positions), size, size, 3), dtype=np.uint8)
+        out = np.empty((len(positions), self.windows, size, size, 3), dtype=np.uint8)
         for slot, position in enumerate(positions):
             pixels = enlarge(self._pack[self._rows[position]], size)
-            top = int(self._places[position, 0] * (pixels.shape[0] - size + 1))
-            left = int(self._places[position, 1] * (pixels.shape[1] - size + 1))
-            crop = pixels[top : top + size, left : left + size]
-            out[slot] = crop[:, ::-1] if self._flips[position] else crop
-        return out
+            for window, (down, across) in enumerate(self._places[position]):
+                top, left = int(down * (pixels.shape[0] - size + 1)), int(across * (pixels.shape[1] - size + 1))
+                crop = pixels[top : top + size, left : left + size]
+                out[slot, window] = crop[:, ::-1] if self._flips[position, window] else crop
+        return out.reshape(-1, size, size, 3)
 
     def on_device(self, pixels: DevicePixels) -> Callable[[int, int], Tensor]:
         """Return what cuts the crops of `order[start:stop]` on the device that holds `rows`; equal to `crops`."""
-        room = pixels.shapes[self.order] - self._rule.size + 1
-        tops, lefts = (self._places[self.order] * room).astype(np.int64).T
-        return pixels.crops(self.order, tops, lefts, self._flips[self.order])
+        slots, each = np.repeat(self.order, self.windows), self.windows
+        room = pixels.shapes[slots] - self._rule.size + 1
+        tops, lefts = (self._places[self.order].reshape(-1, 2) * room).astype(np.int64).T
+        cut_out = pixels.crops(slots, tops, lefts, self._flips[self.order].reshape(-1))
+        return lambda start, stop: cut_out(each * start, each * stop)
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,7 @@ class Subset:
 def epoch_images(
     crops: EpochCrops, pixels: DevicePixels | None, rule: WindowRule, device: torch.device | str
 ) -> Callable[[int, int], Tensor]:
-    """Return what gives the normalised crops start..stop of the epoch's order, cut where `pixels` are."""
+    """Return what gives the normalised crops of the images start..stop of the epoch's order, cut where `pixels` are."""
     if pixels is None:
         return lambda start, stop: normalise(crops.crops(crops.order[start:stop]), rule, device)
     there = crops.on_device(pixels)

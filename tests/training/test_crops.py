@@ -36,6 +36,39 @@ def test_epoch_crops_are_real_crops_seeded_and_free_of_the_batch_size(tmp_path: 
     assert not any(EpochCrops(pack, rows, rule(), flip=False, seed=(1,))._flips)
 
 
+def test_crops_of_one_window_are_those_of_the_draws_by_hand(tmp_path: Path) -> None:
+    """Order, places, flips, drawn in this order and of these shapes since the first version: the bits must not move."""
+    images = noise([(8, 9), (6, 4), (12, 7), (5, 5)], seed=1)
+    generator = np.random.default_rng([3, 1])
+    order, places, flips = generator.permutation(4), generator.random((4, 2)), generator.random(4) < 0.5
+    crops = EpochCrops(pack_of(tmp_path, images), np.arange(4), rule(), flip=True, seed=(3, 1))
+    assert crops.order.tolist() == order.tolist()
+    for image, (down, across), flip, found in zip(images, places, flips, crops.crops(np.arange(4)), strict=True):
+        top, left = int(down * (image.shape[0] - 3)), int(across * (image.shape[1] - 3))
+        crop = image[top : top + 4, left : left + 4]
+        np.testing.assert_array_equal(found, crop[:, ::-1] if flip else crop)
+
+
+def test_several_windows_of_an_image_lie_side_by_side_each_with_its_own_place_and_flip(tmp_path: Path) -> None:
+    images = noise([(8, 9)] * 6)
+    pack, rows = pack_of(tmp_path, images), np.array([5, 3, 1])
+    crops = EpochCrops(pack, rows, rule(), flip=True, seed=(3, 1), windows=8)
+    whole = crops.crops(np.arange(3))
+    assert whole.shape == (24, 4, 4, 3)
+    flips = []
+    for number, crop in enumerate(whole):
+        image = images[rows[number // 8]]
+        places = [image[top : top + 4, left : left + 4] for top in range(5) for left in range(6)]
+        flips.append(any(np.array_equal(crop, place[:, ::-1]) for place in places))
+        assert flips[-1] or any(np.array_equal(crop, place) for place in places)
+    assert len({crop.tobytes() for crop in whole}) > 18
+    assert all(0 < sum(flips[k : k + 8]) < 8 for k in (0, 8, 16))
+    by_image = epoch_images(crops, None, rule(), "cpu")
+    torch.testing.assert_close(torch.cat([by_image(0, 1), by_image(1, 3)]), by_image(0, 3), atol=0, rtol=0)
+    held = epoch_images(crops, DevicePixels(pack, rows, 4, "cpu"), rule(), "cpu")
+    torch.testing.assert_close(held(1, 3), by_image(1, 3), atol=0, rtol=0)
+
+
 def test_crops_cut_on_a_device_are_the_hosts(tmp_path: Path) -> None:
     pack = pack_of(tmp_path, noise([(40, 60), (33, 32), (20, 90), (32, 32)], seed=4))  # the third is enlarged
     rows = np.array([3, 1, 0, 2])
