@@ -180,6 +180,9 @@ class Mpa(Section):
     """Multi-modal Prompt Attention."""
 
     shared: bool = Field(description="One attention for all depths.")
+    start: Literal["random", "identity"] = Field(
+        default="random", description="identity: deeper prompts start as copies of the first; random: as drawn."
+    )
 
 
 class Adapter(Section):
@@ -294,6 +297,9 @@ class LinearProbe(Section):
 
     alphas: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)] = Field(
         description="Penalties to choose from on the validation images."
+    )
+    features: Literal["mean", "mean_and_deviation"] = Field(
+        default="mean", description="Over an image's windows: the mean alone, or with the standard deviation."
     )
 
 

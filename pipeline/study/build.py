@@ -56,6 +56,7 @@ def make_model(params: Params, variant: str, backbone: Backbone, seed: int) -> D
             main_texts=tuple(section.texts.main),
             auxiliary_texts=tuple(section.texts.auxiliary),
             mpa_shared=section.mpa.shared,
+            mpa_start=section.mpa.start,
             adapter_reduction=section.adapter.reduction,
             residual_ratio=section.adapter.residual_ratio,
             adapter_shared=section.adapter.shared,

@@ -27,6 +27,7 @@ from pipeline.model.dcmpln import DCMPLN
 from pipeline.model.folded import FoldedScorer, fold, image_scores
 from pipeline.model.windows import WindowRule
 from pipeline.training.crops import DevicePixels, EpochCrops, Subset, epoch_images
+from pipeline.training.prompts import prompt_columns
 from pipeline.training.schedule import (
     TrainingError,
     is_stuck,
@@ -45,7 +46,7 @@ class Fitted:
     """What training came to.
 
     Attributes:
-        history: A row an epoch: losses and correlations; equal for equal inputs.
+        history: A row an epoch: losses, correlations, and how the prompts lie; equal for equal inputs.
         timing: A row an epoch: seconds, images a second, peak memory.
         selected_epoch: The epoch with the best SRCC on the selecting subset; the first of equals.
     """
@@ -189,6 +190,7 @@ def fit(
             for name, subset in selectors.items():
                 row |= correlations(name, _scores_of(scorer, subset, rule, settings), subset.main)
             refuse_equal_scores(row, key)
+            row |= prompt_columns(model, scorer.visual_prompts)
             history.append(row)
             timing.append(
                 {"epoch": epoch, "seconds": time.perf_counter() - started,
