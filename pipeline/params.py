@@ -210,6 +210,9 @@ class Images(Section):
     """How pixels become model input, in training, validation and scoring alike."""
 
     normalisation: Literal["clip", "imagenet"] = Field(description="imagenet reproduces the predecessor.")
+    shorter_side: Positive | None = Field(
+        default=None, description="Pixels that every image's shorter side is resized to first; null: as it is."
+    )
     stride: Positive = Field(description="Of the scoring windows, in pixels; 64 in the paper's lineage.")
     cover: Literal["all", "reference"] = Field(
         description="reference drops what the stride does not reach, as the predecessor does."

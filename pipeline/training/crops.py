@@ -1,5 +1,6 @@
 """What an epoch sees: labelled subsets, their random crops, and pixels held on the device."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -8,46 +9,45 @@ import torch
 from torch import Tensor
 
 from pipeline.data.pixels import PixelPack
-from pipeline.model.windows import WindowRule, enlarge, normalise
+from pipeline.model.windows import WindowRule, normalise, resize, resized_sides
 
 
 class DevicePixels:
-    """Images held on a device, enlarged where a crop needs it, so that crops are cut there and nothing waits for them.
+    """Images held on a device, resized as the rule says, so that crops are cut there and nothing waits for them.
 
     Attributes:
         device: Where they are.
     """
 
-    def __init__(self, pack: PixelPack, rows: np.ndarray, size: int, device: torch.device | str) -> None:
+    def __init__(self, pack: PixelPack, rows: np.ndarray, rule: WindowRule, device: torch.device | str) -> None:
         """Copy images to the device.
 
         Args:
             pack: Decoded images.
             rows: Indices into the pack, shape (N,).
-            size: Side of the crops in pixels.
+            rule: Size of the images and of the crops.
             device: Where to.
         """
-        images = [enlarge(pack[row], size) for row in rows]
+        images = [resize(pack[row], rule) for row in rows]
         shapes = np.array([image.shape[:2] for image in images], dtype=np.int64).reshape(-1, 2)
         starts = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))[:-1]]) if len(images) else np.zeros(0, np.int64)
         self._pixels = torch.empty((int(shapes.prod(axis=1).sum()), 3), dtype=torch.uint8, device=device)
         for start, image in zip(starts, images, strict=True):
             flat = torch.from_numpy(np.array(image).reshape(-1, 3))
             self._pixels[start : start + len(flat)] = flat.to(device, non_blocking=True)
-        self._starts, self.shapes, self._size = starts, shapes, size
+        self._starts, self.shapes, self._size = starts, shapes, rule.size
         self.device = torch.device(device)
 
     @classmethod
     def if_it_fits(
-        cls, pack: PixelPack, rows: np.ndarray, size: int, device: torch.device | str
+        cls, pack: PixelPack, rows: np.ndarray, rule: WindowRule, device: torch.device | str
     ) -> "DevicePixels | None":
         """Return the images on a GPU if they take no more than half of its free memory; None otherwise and on CPUs."""
         if torch.device(device).type != "cuda":
             return None
-        sides = np.stack([pack.heights[rows], pack.widths[rows]], axis=1).astype(np.float64)
-        scale = np.maximum(1, size / sides.min(axis=1, keepdims=True))
-        needed = 3 * float((sides * scale).prod(axis=1).sum())
-        return cls(pack, rows, size, device) if needed < torch.cuda.mem_get_info(device)[0] / 2 else None
+        sides = zip(pack.heights[rows].tolist(), pack.widths[rows].tolist(), strict=True)
+        needed = 3 * sum(math.prod(resized_sides(height, width, rule)) for height, width in sides)
+        return cls(pack, rows, rule, device) if needed < torch.cuda.mem_get_info(device)[0] / 2 else None
 
     def crops(
         self, slots: np.ndarray, tops: np.ndarray, lefts: np.ndarray, flips: np.ndarray
@@ -105,7 +105,7 @@ class EpochCrops:
         size = self._rule.size
         out = np.empty((len(positions), self.windows, size, size, 3), dtype=np.uint8)
         for slot, position in enumerate(positions):
-            pixels = enlarge(self._pack[self._rows[position]], size)
+            pixels = resize(self._pack[self._rows[position]], self._rule)
             for window, (down, across) in enumerate(self._places[position]):
                 top, left = int(down * (pixels.shape[0] - size + 1)), int(across * (pixels.shape[1] - size + 1))
                 crop = pixels[top : top + size, left : left + size]

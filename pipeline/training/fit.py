@@ -167,7 +167,7 @@ def fit(
     )
     history, timing = _resume(folder / STATE_FILE, model, optimiser, device)
     step = _step_of(model, settings)
-    pixels = DevicePixels.if_it_fits(train.pack, train.rows, rule.size, device)
+    pixels = DevicePixels.if_it_fits(train.pack, train.rows, rule, device)
     bar = tqdm(
         total=settings.epochs * len(train.rows), initial=len(history) * len(train.rows), desc=label, unit="image",
         mininterval=1.0, dynamic_ncols=True,
