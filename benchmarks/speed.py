@@ -358,7 +358,7 @@ def crops_a_second(
         path.write_bytes(b"".join(image.tobytes() for image in images))
         sides = [SIDE] * len(images)
         pack = PixelPack(path, np.arange(len(images)) * SIDE * SIDE * 3, sides, sides)
-        pixels = DevicePixels(pack, np.arange(len(images)), rule.size, "cuda")
+        pixels = DevicePixels(pack, np.arange(len(images)), rule, "cuda")
     slots = np.resize(np.arange(len(images)), batch)
     cut_out = pixels.crops(slots, slots, slots, slots % 2 == 0)
     target = torch.rand(batch, device="cuda")

@@ -37,8 +37,9 @@ for path in sys.argv[2:]:
         failures += 1
         print(f"{path}: {error}", file=sys.stderr)
         continue
-    if (scale := size / min(image.size)) > 1:
-        image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
+    short = min(image.size)
+    if (target := max(size, rule.get("shorter_side") or short)) != short:
+        image = image.resize([round(side * target / short) for side in image.size], Image.Resampling.BICUBIC)
     data = ((np.asarray(image, np.float32) / 255 - mean) / std).transpose(2, 0, 1)
     windows = np.stack([data[:, y : y + size, x : x + size] for y in starts(image.height) for x in starts(image.width)])
     parts = np.array_split(windows, len(windows) // 64 + 1)

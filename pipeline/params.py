@@ -180,6 +180,9 @@ class Mpa(Section):
     """Multi-modal Prompt Attention."""
 
     shared: bool = Field(description="One attention for all depths.")
+    start: Literal["random", "identity"] = Field(
+        default="random", description="identity: deeper prompts start as copies of the first; random: as drawn."
+    )
 
 
 class Adapter(Section):
@@ -207,6 +210,9 @@ class Images(Section):
     """How pixels become model input, in training, validation and scoring alike."""
 
     normalisation: Literal["clip", "imagenet"] = Field(description="imagenet reproduces the predecessor.")
+    shorter_side: Positive | None = Field(
+        default=None, description="Pixels that every image's shorter side is resized to first; null: as it is."
+    )
     stride: Positive = Field(description="Of the scoring windows, in pixels; 64 in the paper's lineage.")
     cover: Literal["all", "reference"] = Field(
         description="reference drops what the stride does not reach, as the predecessor does."
@@ -240,6 +246,12 @@ class Train(Section):
         description="Epochs without a better validation SRCC that end a training; null: none do."
     )
     auxiliary_weight: Annotated[float, Field(ge=0)] = Field(description="Of the auxiliary task's loss.")
+    ranking_weight: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="Of 1 - Pearson's correlation of a batch's main scores with its targets."
+    )
+    windows: Positive = Field(
+        default=1, description="Random crops of an image a step; their scores are averaged before the loss."
+    )
     flip: bool = Field(description="Mirror half of the crops.")
     seed: NonNegative = Field(description="Of prompts, order and crops.")
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto: a GPU if there is one.")
@@ -288,6 +300,9 @@ class LinearProbe(Section):
 
     alphas: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)] = Field(
         description="Penalties to choose from on the validation images."
+    )
+    features: Literal["mean", "mean_and_deviation"] = Field(
+        default="mean", description="Over an image's windows: the mean alone, or with the standard deviation."
     )
 
 

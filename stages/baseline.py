@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 baselines.save(folder, model)
             row: dict[str, float] = {"epoch": 0}
             for name in ("train", "validation"):
-                found = baselines.scores(method, model, plan.features(name))
+                found = baselines.scores(method, model, plan.features(name), params.baselines.linear_probe.features)
                 row |= correlations(name, found, plan.targets[name])
             runs.write_table(folder / "history.csv", [row])
             record = plan.finished_record(folder / baselines.MODEL_FILE)
@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _fit(method: str, plan: BaselinePlan, section: object) -> dict[str, object]:
     if method == "clip_iqa":
         return {}
-    column = baselines.READS[method]
     train, validation = (
-        (plan.features(name)[column].astype(float), plan.targets[name]) for name in ("train", "validation")
+        (baselines.reads(method, plan.features(name), section.linear_probe.features), plan.targets[name])
+        for name in ("train", "validation")
     )
     if method == "linear_probe":
         return baselines.fit_linear_probe(train, validation, section.linear_probe.alphas)

@@ -44,20 +44,23 @@ def _features(params: Params, dataset: str) -> bytes:
     backbone.to(device)
     texts = F.normalize(backbone.encode_text(backbone.tokenize(params.baselines.clip_iqa_texts)), dim=-1)
 
-    def features_and_score(windows: Tensor) -> Tensor:  # (N, 3, H, W) -> (N, E + 1)
+    def moments_and_score(windows: Tensor) -> Tensor:  # (N, 3, H, W) -> (N, 2 E + 1)
         features = backbone.encode_image(windows)
-        return torch.cat([features, score_features(features, texts, backbone.logit_scale)[:, None]], dim=1)
+        score = score_features(features, texts, backbone.logit_scale)
+        return torch.cat([features.double(), features.double().square(), score.double()[:, None]], dim=1)
 
     found = image_scores(
-        features_and_score, (pack[row] for row in range(len(pack))), len(pack), rule, device=device,
+        moments_and_score, (pack[row] for row in range(len(pack))), len(pack), rule, device=device,
         label=f"{dataset}: image features",
     )  # fmt: skip
+    means, squares = np.split(found[:, :-1], 2, axis=1)
     handcrafted = statistics.extract((pack[row] for row in range(len(pack))), len(pack))
     buffer = io.BytesIO()
     np.savez(
         buffer,
         image_id=manifest["image_id"].to_numpy(dtype=str),
-        image_features=found[:, :-1].astype(np.float32),
+        image_features=means.astype(np.float32),
+        image_features_deviation=np.sqrt(np.maximum(squares - means**2, 0)).astype(np.float32),
         clip_iqa=found[:, -1],
         handcrafted=handcrafted,
         backbone=np.array(json.dumps(backbone.record(), sort_keys=True)),

@@ -226,6 +226,24 @@ def test_params_of_earlier_versions_load_and_say_what_does_nothing(
     assert raw["evaluate"]["bootstrap"] == 1000  # the caller's own mapping is left alone
 
 
+# Keys that came after the first version: a file without them loads, and means what it meant.
+LATER = {
+    "train.windows": 1, "train.ranking_weight": 0.0, "model.mpa.start": "random",
+    "baselines.linear_probe.features": "mean", "images.shorter_side": None,
+}  # fmt: skip
+
+
+def test_params_without_the_later_keys_mean_what_they_meant(raw: dict[str, Any]) -> None:
+    expected = parse_params(raw)
+    for key, value in LATER.items():
+        *sections, last = key.split(".")
+        place = raw
+        for section in sections:
+            place = place[section]
+        assert place.pop(last) == value
+    assert parse_params(raw) == expected
+
+
 def floats(section: type[Section], above: str = "") -> list[str]:
     """Return every key below a section that holds a number with a fraction."""
     found = []

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -185,6 +186,24 @@ def test_predictions_equal_the_plain_tower_with_the_selected_epochs_windows(
             features = features / features.norm(dim=1, keepdim=True)
             logits = backbone.logit_scale.exp() * features @ scorer.text_features.T
             assert float(logits.softmax(dim=1)[:, 0].mean()) == pytest.approx(row.predicted, abs=1e-5)
+
+
+def test_features_are_means_and_deviations_over_an_images_windows(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oracle is open_clip's own tower on one image's windows."""
+    enter(finished, monkeypatch)
+    params = load_params()
+    backbone = build.make_backbone(params)
+    rule = build.make_window_rule(params, backbone)
+    _, pack = open_prepared("data/prepared/demo")
+    with np.load(finished / "data/features/demo.npz") as found, torch.no_grad():
+        for row in (0, 7):
+            windows = cut(pack[row], window_origins(*pack[row].shape[:2], rule), rule.size)
+            features = backbone.encode_image(normalise(windows, rule)).numpy()
+            assert len(features) > 1
+            np.testing.assert_allclose(found["image_features"][row], features.mean(axis=0), atol=1e-5)
+            np.testing.assert_allclose(found["image_features_deviation"][row], features.std(axis=0), atol=1e-5)
 
 
 def test_the_report_and_mlflow_hold_the_same_numbers(finished: Path) -> None:

@@ -10,10 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
+from made_parts import SAID, model_of
+from PIL import Image
 
 from pipeline.cli import main
+from pipeline.model.backbone import Backbone
+from pipeline.model.checkpoint import save_checkpoint
+from pipeline.model.folded import fold
+from pipeline.model.windows import WindowRule
 from pipeline.scoring.scorer import Scorer, load_scorer
 from pipeline.serving.http import make_app
+from pipeline.serving.program import export_scorer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,6 +40,33 @@ def photos(agiqa_data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[P
 def test_four_ways_to_one_score(
     photos: list[Path], demo_checkpoint: Path, demo_scorer: Scorer, onnx_file: Path, tmp_path: Path
 ) -> None:
+    compare(photos, demo_checkpoint, demo_scorer, onnx_file, tmp_path)
+
+
+def test_four_ways_resize_alike(tiny_backbone: Backbone, tmp_path: Path) -> None:
+    """Images of real sizes, drawn: shrunk to an odd side, enlarged, and already of it."""
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    rule = WindowRule(32, 24, "all", "clip", mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28), shorter_side=77)
+    checkpoint, onnx_file, images = tmp_path / "epoch-001.safetensors", tmp_path / "scorer.onnx", []
+    save_checkpoint(checkpoint, fold(model_of(tiny_backbone, prompt_std=0.5)), {**SAID, "windows": rule.record()})
+    scorer = load_scorer(checkpoint, device="cpu")
+    assert scorer.rule == rule
+    export_scorer(scorer, onnx_file)
+    for number, (height, width) in enumerate([(512, 768), (1023, 511), (40, 61), (77, 90)]):
+        y, x = np.mgrid[0:height, 0:width]
+        drawn = np.stack([127 + 120 * np.sin(x / (3 + 9 * number)), (x * y) % 256, 255 - y % 256], axis=2)
+        images.append(tmp_path / f"{number}.png")
+        Image.fromarray(drawn.astype(np.uint8)).save(images[-1])
+    compare(images, checkpoint, scorer, onnx_file, tmp_path)
+    scores = scorer.score(images, quality_maps=True)
+    assert [drawn.shape for drawn in scores.maps] == [(512, 768), (1023, 511), (40, 61), (77, 90)]
+    small = np.asarray(Image.open(images[0]).resize((116, 77), Image.Resampling.BICUBIC))  # 768 * 77 / 512 = 115.5
+    plain = load_scorer(checkpoint, device="cpu")
+    assert plain.score(small).raw == pytest.approx(scores.raw[:1], abs=1e-6)
+
+
+def compare(photos: list[Path], demo_checkpoint: Path, demo_scorer: Scorer, onnx_file: Path, tmp_path: Path) -> None:
+    """Score by command, Python, HTTP and the ONNX example, which must agree."""
     python = load_scorer(demo_checkpoint, device="cpu").score(photos)
 
     out = tmp_path / "scores.csv"

@@ -129,9 +129,9 @@ def load_checkpoint(
     rule = WindowRule.from_record(rule_record)
     if windows is not None:
         wrong += [
-            f"images {key} is {value!r}, and it was trained with {rule_record[key]!r}"
-            for key, value in windows.record().items()
-            if rule_record[key] != value
+            f"images {key} is {given!r}, and it was trained with {rule_record.get(key)!r}"
+            for key in {**windows.record(), **rule_record}
+            if rule_record.get(key) != (given := windows.record().get(key))
         ]
     if record["prompt_depth"] > backbone.image_layers:
         wrong.append(

@@ -7,7 +7,7 @@ here is named as such. Notation: B batch; L prompt depth; n prompt length; D_v, 
 This is the plain statement of the model.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,12 @@ class CrossModalBranch(nn.Module):
         hidden = own + self.attention(query, key, key, need_weights=False)[0][0]
         wide = self.expand(self.norm_2(hidden))
         return hidden + self.contract(wide * torch.sigmoid(1.702 * wide))  # QuickGELU
+
+    def start_as_identity(self) -> None:
+        """Zero the output maps of attention and MLP, so that the next prompts are the own ones until it has learned."""
+        for output in (self.attention.out_proj, self.contract):
+            nn.init.zeros_(output.weight)
+            nn.init.zeros_(output.bias)
 
 
 class MultimodalPromptAttention(nn.Module):
@@ -191,6 +197,7 @@ class DCMPLN(nn.Module):
         main_texts: tuple[str, str] = ("good photo.", "bad photo."),
         auxiliary_texts: tuple[str, str] = ("aligned photo.", "misaligned photo."),
         mpa_shared: bool = True,
+        mpa_start: Literal["random", "identity"] = "random",
         adapter_reduction: int = 4,
         residual_ratio: float = 0.2,
         adapter_shared: bool = False,
@@ -209,6 +216,10 @@ class DCMPLN(nn.Module):
             main_texts: Better and worse text of the main task.
             auxiliary_texts: Better and worse text of the auxiliary task.
             mpa_shared: One MPA for all depths.
+            mpa_start: `random` as drawn, which the paper's silence leaves; its deep prompts collapse at the start (12
+                depths of ViT-B/32 sizes: mean cosine within a depth .95 at the second and .98 and more from the third,
+                norms from .55 to 112, gradients 87 times smaller at the last than at the first). `identity` zeroes the
+                output maps, so that deeper prompts start as copies of the first and stay apart.
             adapter_reduction: E over the adapter's inner width.
             residual_ratio: a of the adapter.
             adapter_shared: One adapter for both tasks.
@@ -233,6 +244,10 @@ class DCMPLN(nn.Module):
             self.mpa = nn.ModuleList(
                 MultimodalPromptAttention(backbone.text_width, backbone.image_width) for _ in range(count)
             )
+            if mpa_start == "identity":
+                for attention in self.mpa:
+                    attention.text.start_as_identity()
+                    attention.visual.start_as_identity()
         self.layer_f = LayerF(prompt_depth, backbone.image_width) if layer_f else None
         sizes = (backbone.embed_dim, adapter_reduction, residual_ratio)
         self.main_adapter = ImageAdapter(*sizes) if adapter else None

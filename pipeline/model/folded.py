@@ -19,7 +19,7 @@ from pipeline.model.backbone import Backbone
 from pipeline.model.dcmpln import DCMPLN, ImageAdapter, score_features
 from pipeline.model.linear import int8_bits
 from pipeline.model.tower import FastTower
-from pipeline.model.windows import WindowRule, enlarge, normalise, spread, window_batches, window_origins
+from pipeline.model.windows import WindowRule, normalise, resize, spread, window_batches, window_origins
 
 SCORING_BATCH = {"cpu": 64, "cuda": 1024}  # windows a forward pass; larger ones gain nothing on CPUs
 PART_PIXELS = 1 << 22  # of an image that are normalised at once, unless a single row of windows takes more
@@ -223,15 +223,15 @@ def window_scores(
             waiting.clear()
 
     for pixels in images:
-        large = enlarge(pixels, rule.size)
-        origins = window_origins(*large.shape[:2], rule)
+        fitting = resize(pixels, rule)
+        origins = window_origins(*fitting.shape[:2], rule)
         origins = origins if windows is None else spread(origins, windows)
         counts.append(len(origins))
         for part in _parts(origins, batch, rule.size):
             if sum(map(len, waiting)) + len(part) > batch:
                 flush()
             top, left, bottom, right = _box(part, rule.size)
-            image = normalise(large[None, top:bottom, left:right], rule, device)[0]
+            image = normalise(fitting[None, top:bottom, left:right], rule, device)[0]
             waiting.append(scorer.prepare(image, [(row - top, column - left) for row, column in part]))
     flush()
     scores = torch.cat(done).cpu().numpy() if done else np.zeros(0)
@@ -279,16 +279,16 @@ def quality_map(
         batch: Windows a forward pass; None takes what suits the device.
 
     Returns:
-        Scores in (0, 1), shape (H', W'), float32, where H', W' are the sides after enlarging to the window size.
+        Scores in (0, 1), shape (H', W'), float32, where H', W' are the sides after `pipeline.model.windows.resize`.
     """
-    large = enlarge(pixels, rule.size)
+    fitting = resize(pixels, rule)
     if isinstance(scorer, FoldedScorer):
-        scores = window_scores(scorer, [large], rule, device=device, batch=batch)[0]
+        scores = window_scores(scorer, [fitting], rule, device=device, batch=batch)[0]
     else:
         batch = batch or SCORING_BATCH[torch.device(device).type]
-        parts = window_batches([large], rule, batch)
+        parts = window_batches([fitting], rule, batch)
         scores = np.concatenate([scorer(normalise(part, rule, device)).double().cpu().numpy() for part, _ in parts])
-    return lay_out(scores, *large.shape[:2], rule)
+    return lay_out(scores, *fitting.shape[:2], rule)
 
 
 def lay_out(scores: np.ndarray, height: int, width: int, rule: WindowRule, step: int = 1) -> np.ndarray:
@@ -296,7 +296,7 @@ def lay_out(scores: np.ndarray, height: int, width: int, rule: WindowRule, step:
 
     Args:
         scores: Shape (n,), in the order of `window_origins`.
-        height: Of the image in pixels, after enlarging.
+        height: Of the image in pixels, after resizing.
         width: Likewise.
         rule: The window rule.
         step: Take every so many-th row and column only, which spares memory; shape (ceil(H' / step), ceil(W' / step)).

@@ -168,6 +168,7 @@ class WindowsRecord(_Strict):
     normalisation: Text
     mean: Annotated[list[Annotated[float, Field(ge=-1, le=2)]], Field(min_length=3, max_length=3)]
     std: Annotated[list[Annotated[float, Field(gt=1e-3, le=10)]], Field(min_length=3, max_length=3)]
+    shorter_side: Side | None = None
 
 
 class Record(BaseModel):

@@ -31,6 +31,7 @@ class WindowRule:
             `reference` drops the rest, as the predecessor does.
         normalisation: Key of `pipeline.model.windows.NORMALISATION`.
         mean, std: Per channel, of pixel values in 0..1.
+        shorter_side: Pixels that an image's shorter side is resized to before it is cut; None leaves its size.
     """
 
     size: int
@@ -39,9 +40,10 @@ class WindowRule:
     normalisation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    shorter_side: int | None = None
 
     def record(self) -> dict[str, object]:
-        """Return the rule as plain values for a checkpoint's preprocessing record."""
+        """Return the rule as plain values for a checkpoint's preprocessing record; without a resize it has no key."""
         return {
             "window_size": self.size,
             "stride": self.stride,
@@ -49,6 +51,7 @@ class WindowRule:
             "normalisation": self.normalisation,
             "mean": list(self.mean),
             "std": list(self.std),
+            **({} if self.shorter_side is None else {"shorter_side": self.shorter_side}),
         }
 
     @classmethod
@@ -57,6 +60,7 @@ class WindowRule:
         return cls(
             size=record["window_size"], stride=record["stride"], cover=record["cover"],
             normalisation=record["normalisation"], mean=tuple(record["mean"]), std=tuple(record["std"]),
+            shorter_side=record.get("shorter_side"),
         )  # fmt: skip
 
 
@@ -64,15 +68,15 @@ def window_origins(height: int, width: int, rule: WindowRule) -> list[tuple[int,
     """Return the (top, left) corners of an image's windows, row by row.
 
     Args:
-        height: Of the image in pixels, at least `rule.size`.
+        height: Of the resized image in pixels, at least `rule.size`.
         width: Likewise.
         rule: Window size, stride and cover.
 
     Raises:
-        ValueError: If a side is smaller than a window; enlarge the image first.
+        ValueError: If a side is smaller than a window; `resize` the image first.
     """
     if min(height, width) < rule.size:
-        raise ValueError(f"image of {width}x{height} pixels is smaller than a window of {rule.size}: enlarge it first")
+        raise ValueError(f"image of {width}x{height} pixels is smaller than a window of {rule.size}: resize it first")
     return [(top, left) for top in _starts(height, rule) for left in _starts(width, rule)]
 
 
@@ -117,25 +121,28 @@ def _middles(values: list[int], count: int) -> list[int]:
     return [values[(2 * k + 1) * len(values) // (2 * count)] for k in range(count)]
 
 
-def enlarge(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Return the image with its short side raised to `size` (bicubic) if it is below; else the image itself.
+def resize(pixels: np.ndarray, rule: WindowRule) -> np.ndarray:
+    """Return the image at the size at which it is cut, as `resized_sides` says; the image itself where that is its own.
+
+    Pillow's bicubic filter, which is antialiased where it shrinks: CLIP's own preprocessing.
 
     Args:
         pixels: Shape (H, W, 3), uint8.
-        size: Smallest allowed side in pixels.
+        rule: Its `shorter_side` is what the shorter side gets; without one, only images below a window are enlarged.
     """
-    height, width = enlarged_sides(*pixels.shape[:2], size)
+    height, width = resized_sides(*pixels.shape[:2], rule)
     if (height, width) == pixels.shape[:2]:
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def enlarged_sides(height: int, width: int, size: int) -> tuple[int, int]:
-    """Return the (height, width) that `enlarge` gives an image of these sides."""
+def resized_sides(height: int, width: int, rule: WindowRule) -> tuple[int, int]:
+    """Return the (height, width) that `resize` gives an image of these sides; neither is below a window's."""
     short = min(height, width)
-    if short >= size:
+    target = max(rule.size, short if rule.shorter_side is None else rule.shorter_side)
+    if target == short:
         return height, width
-    return max(size, round(height * size / short)), max(size, round(width * size / short))
+    return max(target, round(height * target / short)), max(target, round(width * target / short))
 
 
 def cut(pixels: np.ndarray, origins: Iterable[tuple[int, int]], size: int) -> np.ndarray:
@@ -178,13 +185,13 @@ def window_batches(
     """
     windows, owners, held = [], [], 0
     for index, pixels in enumerate(images):
-        large = enlarge(pixels, rule.size)
-        origins = window_origins(*large.shape[:2], rule)
+        fitting = resize(pixels, rule)
+        origins = window_origins(*fitting.shape[:2], rule)
         if count is not None:
             origins = spread(origins, count)
         for start in range(0, len(origins), batch):  # an image of thousands of windows is never held whole
             part = origins[start : start + batch]
-            windows.append(cut(large, part, rule.size))
+            windows.append(cut(fitting, part, rule.size))
             owners.append(np.full(len(part), index))
             held += len(part)
             while held >= batch:

@@ -28,7 +28,7 @@ from pipeline.layout import repository_root
 from pipeline.model.checkpoint import load_checkpoint, read_record
 from pipeline.model.folded import SCORING_BATCH, FoldedScorer, lay_out, quantise, window_scores
 from pipeline.model.loading import rebuild_backbone
-from pipeline.model.windows import WindowRule, enlarged_sides, window_origins
+from pipeline.model.windows import WindowRule, resized_sides, window_origins
 from pipeline.study.champion import find_champion
 from pipeline.tracking.models import fetch_checkpoint
 
@@ -94,24 +94,25 @@ class Scorer:
         return self.mos_low + raw * (self.mos_high - self.mos_low)
 
     def open(self, source: Source, *, max_bytes: int | None = None, max_pixels: int | None = MOST_PIXELS) -> np.ndarray:
-        """Return an image as `open_image` does, unless it is too long and narrow to be enlarged to a window.
+        """Return an image as `open_image` does, unless it is too long and narrow to be resized for its windows.
 
         Args:
             source: As `open_image`.
             max_bytes: Likewise.
-            max_pixels: Likewise; it holds for the enlarged image, too.
+            max_pixels: Likewise; it holds for the resized image, too.
 
         Raises:
             ImageError: Likewise.
         """
         pixels = open_image(source, max_bytes=max_bytes, max_pixels=max_pixels)
         height, width = pixels.shape[:2]
-        tall, wide = enlarged_sides(height, width, self.rule.size)
+        tall, wide = resized_sides(height, width, self.rule)
         if max_pixels is not None and tall * wide > max_pixels:
             name = str(source) if isinstance(source, str | Path) else None
             raise ImageError(
                 f"has {width:,} x {height:,} pixels, and {wide:,} x {tall:,} once its short side is enlarged to the "
-                f"{self.rule.size} of a window: {max_pixels:,} are allowed in all",
+                f"{min(tall, wide)} of {'a window' if self.rule.shorter_side is None else 'the training'}: "
+                f"{max_pixels:,} are allowed in all",
                 name,
             )
         return pixels
@@ -189,7 +190,7 @@ class Scorer:
             return deque(zip((float(scores.mean()) for scores in found), drawn, strict=True))
 
         for pixels in images:
-            count = len(window_origins(*enlarged_sides(*pixels.shape[:2], self.rule.size), self.rule))
+            count = len(window_origins(*resized_sides(*pixels.shape[:2], self.rule), self.rule))
             if group and held + count > batch:
                 done, held = results(), 0
                 while done:
@@ -206,7 +207,7 @@ class Scorer:
     def _map(self, scores: np.ndarray, pixels: np.ndarray, side: int | None) -> np.ndarray:
         height, width = pixels.shape[:2]
         step = 1 if side is None else max(1, -(-max(height, width) // side))
-        tall, wide = enlarged_sides(height, width, self.rule.size)
+        tall, wide = resized_sides(height, width, self.rule)
         if (tall, wide) == (height, width):
             return lay_out(scores, height, width, self.rule, step)
         drawn = Image.fromarray(lay_out(scores, tall, wide, self.rule))

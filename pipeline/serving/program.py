@@ -36,7 +36,8 @@ OPSET = 18
 STEPS = (
     "Turn the image as its EXIF orientation says, convert it from the profile that it embeds, if any, to sRGB "
     "(relative colorimetric), lay transparent pixels on white, and make it RGB, 8 bits a channel.",
-    "If a side is shorter than window_size, enlarge the image (bicubic) until its short side is window_size.",
+    "Where shorter_side is given, resize the image (bicubic, antialiased) so that its short side is that and the "
+    "long one in proportion, rounded. If a side is then shorter than window_size, do likewise up to window_size.",
     "Cut windows of window_size pixels at every stride from the top left; with cover `all` add a last row and column "
     "flush with the bottom and right edges where the stride does not reach them.",
     "Divide pixels by 255, subtract mean, divide by std, per channel, and put channels first: (N, 3, H, W).",

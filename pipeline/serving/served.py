@@ -54,19 +54,19 @@ class ServedModel(PythonModel):
         from pipeline.model.windows import WindowRule
 
         rule = WindowRule.from_record(self.record["windows"])
-        images = self._opened(model_input["image"], rule.size)
+        images = self._opened(model_input["image"], rule)
         raw = image_scores(self.program, images, len(model_input), rule) if len(model_input) else np.zeros(0)
         low, high = self.record["mos_low"], self.record["mos_high"]
         return pd.DataFrame({"raw": raw, "mos": low + raw * (high - low)}, index=model_input.index)
 
-    def _opened(self, column: pd.Series, window: int) -> Iterator[np.ndarray]:
+    def _opened(self, column: pd.Series, rule: Any) -> Iterator[np.ndarray]:
         from pipeline.data.decoding import ImageError, open_image
-        from pipeline.model.windows import enlarged_sides
+        from pipeline.model.windows import resized_sides
 
         for number, image in enumerate(column):
             try:
                 pixels = open_image(self._bytes_or_path(image), max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
-                if np.prod(enlarged_sides(*pixels.shape[:2], window)) > MAX_PIXELS:
+                if np.prod(resized_sides(*pixels.shape[:2], rule)) > MAX_PIXELS:
                     raise ImageError(
                         f"is too narrow: {MAX_PIXELS:,} pixels are allowed once it is enlarged to a window"
                     )

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.data.decoding import FORMATS, ImageError, from_base64
 from pipeline.errors import AgiqaError
-from pipeline.model.windows import enlarged_sides, window_origins
+from pipeline.model.windows import resized_sides, window_origins
 from pipeline.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -129,10 +129,10 @@ class Turns:
                 raise GoneError("the client has left")
             try:
                 data = from_base64(content) if isinstance(content, str) else content
-                height, width = self._sides(data)
+                height, width, pixels = self._sides(data)
             except ImageError as error:
                 raise ImageError(error.reason, name) from None
-            found.append((name, data, height * width))
+            found.append((name, data, pixels))
             windows += len(window_origins(height, width, self.scorer.rule))
         if windows > self.max_windows:
             raise TooManyWindowsError(
@@ -141,16 +141,18 @@ class Turns:
             )
         return found
 
-    def _sides(self, data: bytes) -> tuple[int, int]:
-        """Return height and width after enlarging, as the file's head states them."""
-        size = self.scorer.rule.size
+    def _sides(self, data: bytes) -> tuple[int, int, int]:
+        """Return height and width after resizing, as the file's head states them, and the most pixels held at once."""
+        rule = self.scorer.rule
         Image.init()
         try:
             with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as opened:
-                height, width = enlarged_sides(opened.height, opened.width, size)
-            known = height * width <= self.max_pixels
+                height, width = opened.height, opened.width
+            tall, wide = resized_sides(height, width, rule)
+            known = max(height * width, tall * wide) <= self.max_pixels
         except Exception:  # a damaged head makes Pillow raise nearly anything
             known = False
         if not known:  # refused in plain words
-            height, width = enlarged_sides(*self.scorer.open(data, max_pixels=self.max_pixels).shape[:2], size)
-        return height, width
+            height, width = self.scorer.open(data, max_pixels=self.max_pixels).shape[:2]
+            tall, wide = resized_sides(height, width, rule)
+        return tall, wide, max(height * width, tall * wide)

@@ -27,7 +27,17 @@ def make_backbone(params: Params) -> Backbone:
 
 
 def make_window_rule(params: Params, backbone: Backbone) -> WindowRule:
-    """Return how images become windows of the backbone's size."""
+    """Return how images become windows of the backbone's size.
+
+    Raises:
+        StudyError: If images would be resized to less than a window.
+    """
+    shorter = params.images.shorter_side
+    if shorter is not None and shorter < backbone.image_size:
+        raise StudyError(
+            f"images.shorter_side is {shorter}, and a window of {backbone.name} has {backbone.image_size} pixels: give "
+            "that many at least, or null"
+        )
     mean, std = NORMALISATION[params.images.normalisation]
     return WindowRule(
         size=backbone.image_size,
@@ -36,6 +46,7 @@ def make_window_rule(params: Params, backbone: Backbone) -> WindowRule:
         normalisation=params.images.normalisation,
         mean=mean,
         std=std,
+        shorter_side=shorter,
     )
 
 
@@ -56,6 +67,7 @@ def make_model(params: Params, variant: str, backbone: Backbone, seed: int) -> D
             main_texts=tuple(section.texts.main),
             auxiliary_texts=tuple(section.texts.auxiliary),
             mpa_shared=section.mpa.shared,
+            mpa_start=section.mpa.start,
             adapter_reduction=section.adapter.reduction,
             residual_ratio=section.adapter.residual_ratio,
             adapter_shared=section.adapter.shared,

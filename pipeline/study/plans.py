@@ -189,6 +189,8 @@ def training_settings(section: Train, windows: int, device: torch.device, seed: 
         epochs=section.epochs,
         patience=section.patience,
         auxiliary_weight=section.auxiliary_weight,
+        ranking_weight=section.ranking_weight,
+        windows=section.windows,
         flip=section.flip,
         seed=seed,
         validation_windows=windows,

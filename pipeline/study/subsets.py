@@ -59,7 +59,11 @@ def features_backbone(dataset: str) -> dict[str, Any]:
 
 
 def read_features(dataset: str, manifest: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Return what the features stage computed, in manifest order: image_features, clip_iqa and handcrafted.
+    """Return what the features stage computed, in manifest order.
+
+    Returns:
+        image_features and image_features_deviation, the mean and the standard deviation over an image's windows, each
+        (N, E); clip_iqa (N,); handcrafted (N, K).
 
     Raises:
         StudyError: If the features belong to other images than the manifest.
@@ -68,4 +72,5 @@ def read_features(dataset: str, manifest: pd.DataFrame) -> dict[str, np.ndarray]
     with np.load(path) as archive:
         if archive["image_id"].tolist() != manifest["image_id"].tolist():
             raise StudyError(f"{path} and the manifest name different images: run the features stage anew")
-        return {key: archive[key] for key in ("image_features", "clip_iqa", "handcrafted")}
+        columns = ("image_features", "image_features_deviation", "clip_iqa", "handcrafted")
+        return {key: archive[key] for key in columns}

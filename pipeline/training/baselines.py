@@ -18,6 +18,26 @@ from pipeline.metrics import srcc
 MODEL_FILE = "model.npz"
 # The columns of the features file that each baseline reads.
 READS = {"clip_iqa": "clip_iqa", "linear_probe": "image_features", "handcrafted": "handcrafted"}
+DEVIATION = "image_features_deviation"  # what the probe may read as well
+
+
+def reads(method: str, features: Mapping[str, np.ndarray], probe: str = "mean") -> np.ndarray:
+    """Return what a baseline reads of the features file, shape (n,) or (n, K), float64.
+
+    Args:
+        method: clip_iqa, linear_probe or handcrafted.
+        features: Columns of the features file, each (n, ...).
+        probe: What linear_probe reads: `mean` over an image's windows, or `mean_and_deviation`.
+
+    Raises:
+        AgiqaError: If the method is unknown.
+    """
+    if method not in READS:
+        raise AgiqaError(f"baseline is {method!r}; known: {', '.join(READS)}")
+    column = np.asarray(features[READS[method]], dtype=np.float64)
+    if method != "linear_probe" or probe == "mean":
+        return column
+    return np.concatenate([column, np.asarray(features[DEVIATION], dtype=np.float64)], axis=1)
 
 
 def fit_linear_probe(
@@ -116,20 +136,21 @@ def save(folder: Path, model: Mapping[str, np.ndarray]) -> None:
     write_atomically(folder / MODEL_FILE, buffer.getvalue())
 
 
-def scores(method: str, model: Mapping[str, np.ndarray], features: Mapping[str, np.ndarray]) -> np.ndarray:
+def scores(
+    method: str, model: Mapping[str, np.ndarray], features: Mapping[str, np.ndarray], probe: str = "mean"
+) -> np.ndarray:
     """Return a fitted baseline's scores, shape (n,), higher is better.
 
     Args:
         method: clip_iqa, linear_probe or handcrafted.
         model: From its fit; empty for clip_iqa.
         features: Columns of the features file, each (n, ...).
+        probe: As `reads`.
 
     Raises:
-        ValueError: If the method is unknown.
+        AgiqaError: If the method is unknown.
     """
-    if method not in READS:
-        raise AgiqaError(f"baseline is {method!r}; known: {', '.join(READS)}")
-    column = np.asarray(features[READS[method]], dtype=np.float64)
+    column = reads(method, features, probe)
     if method == "clip_iqa":
         return column
     return _linear(model, column) if method == "linear_probe" else _trees(model, column)
@@ -145,13 +166,14 @@ def predict(folder: Path, features: Mapping[str, np.ndarray]) -> np.ndarray:
     Raises:
         ValueError: If the model was fitted on another number of features.
     """
-    method = json.loads((folder / "record.json").read_text())["method"]
+    record = json.loads((folder / "record.json").read_text())
+    method, probe = record["method"], record.get("params", {}).get("baselines.linear_probe.features", "mean")
     if method == "clip_iqa":
         return scores(method, {}, features)
     with np.load(folder / MODEL_FILE) as archive:  # allow_pickle stays False
         model = dict(archive)
-    given = features[READS[method]].shape[1]
+    given = reads(method, features, probe).shape[1]
     fits = given == len(model["weights"]) if method == "linear_probe" else given > int(model["feature_idx"].max())
     if not fits:
         raise AgiqaError(f"{folder / MODEL_FILE} was fitted on other features than the {given} given: rerun its stage")
-    return scores(method, model, features)
+    return scores(method, model, features, probe)

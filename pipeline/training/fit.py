@@ -27,6 +27,7 @@ from pipeline.model.dcmpln import DCMPLN
 from pipeline.model.folded import FoldedScorer, fold, image_scores
 from pipeline.model.windows import WindowRule
 from pipeline.training.crops import DevicePixels, EpochCrops, Subset, epoch_images
+from pipeline.training.prompts import prompt_columns
 from pipeline.training.schedule import (
     TrainingError,
     is_stuck,
@@ -45,7 +46,7 @@ class Fitted:
     """What training came to.
 
     Attributes:
-        history: A row an epoch: losses and correlations; equal for equal inputs.
+        history: A row an epoch: losses, correlations, and how the prompts lie; equal for equal inputs.
         timing: A row an epoch: seconds, images a second, peak memory.
         selected_epoch: The epoch with the best SRCC on the selecting subset; the first of equals.
     """
@@ -74,6 +75,8 @@ class Settings:
         epochs: At most.
         patience: Epochs without a better SRCC before stopping; None never stops early.
         auxiliary_weight: lambda of the loss.
+        ranking_weight: Of `pipeline.training.step.ranking_loss`.
+        windows: Random crops of an image a step, whose scores are averaged before the loss.
         flip: Mirror half of the crops.
         seed: Of order, crops and flips.
         validation_windows: Windows an image when selecting.
@@ -96,6 +99,8 @@ class Settings:
     epochs: int = 50
     patience: int | None = None
     auxiliary_weight: float = 0.1
+    ranking_weight: float = 0.0
+    windows: int = 1
     flip: bool = True
     seed: int = 0
     validation_windows: int = 5
@@ -109,7 +114,7 @@ class Epoch:
     """What one pass over the training images came to.
 
     Attributes:
-        losses: Means of the main and the auxiliary loss over the images, shape (2,).
+        losses: Means of the main, the auxiliary and the ranking loss over the images, shape (3,).
         predicted: Main scores as they were in training, in the order of the subset's rows, shape (N,).
         learning_rate: Of the last step.
     """
@@ -162,7 +167,7 @@ def fit(
     )
     history, timing = _resume(folder / STATE_FILE, model, optimiser, device)
     step = _step_of(model, settings)
-    pixels = DevicePixels.if_it_fits(train.pack, train.rows, rule.size, device)
+    pixels = DevicePixels.if_it_fits(train.pack, train.rows, rule, device)
     bar = tqdm(
         total=settings.epochs * len(train.rows), initial=len(history) * len(train.rows), desc=label, unit="image",
         mininterval=1.0, dynamic_ncols=True,
@@ -170,7 +175,9 @@ def fit(
     with bar:
         while len(history) < settings.epochs and not is_stuck(history, key, settings.patience):
             epoch, started = len(history) + 1, time.perf_counter()
-            crops = EpochCrops(train.pack, train.rows, rule, flip=settings.flip, seed=(settings.seed, epoch))
+            crops = EpochCrops(
+                train.pack, train.rows, rule, flip=settings.flip, seed=(settings.seed, epoch), windows=settings.windows
+            )
             images = epoch_images(crops, pixels, rule, device)
             done = run_epoch(
                 step, optimiser, train, crops.order, images, settings, epoch=epoch, label=label, on_images=bar.update
@@ -183,6 +190,7 @@ def fit(
             for name, subset in selectors.items():
                 row |= correlations(name, _scores_of(scorer, subset, rule, settings), subset.main)
             refuse_equal_scores(row, key)
+            row |= prompt_columns(model, scorer.visual_prompts)
             history.append(row)
             timing.append(
                 {"epoch": epoch, "seconds": time.perf_counter() - started,
@@ -216,7 +224,7 @@ def run_epoch(
         optimiser: Of the model's learned parts.
         train: Images to learn from.
         order: Places in `train.rows` in the order of this epoch, shape (N,).
-        images: Gives the normalised crops start..stop of that order.
+        images: Gives the normalised crops of the images start..stop of that order.
         settings: How to train.
         epoch: From 1.
         label: Of the training, for errors.
@@ -271,7 +279,11 @@ def _step_of(model: DCMPLN, settings: Settings) -> Callable[..., tuple[Tensor, T
         batch_step,
         model,
         auxiliary_weight=settings.auxiliary_weight,
-        micro_batch=micro_batch_for(model.backbone, device, settings.batch_size) if size == "auto" else size,
+        ranking_weight=settings.ranking_weight,
+        windows=settings.windows,
+        micro_batch=(
+            micro_batch_for(model.backbone, device, settings.batch_size, settings.windows) if size == "auto" else size
+        ),
         autocast=settings.amp,
         **passes,
     )
@@ -279,11 +291,13 @@ def _step_of(model: DCMPLN, settings: Settings) -> Callable[..., tuple[Tensor, T
 
 def _losses_row(epoch: int, done: Epoch, train: Subset, settings: Settings, *, has_auxiliary: bool) -> dict[str, float]:
     """Return the part of a history row that the losses give; the auxiliary one is NaN where nothing was learned."""
-    main, auxiliary = done.losses.tolist()
+    main, auxiliary, ranking = done.losses.tolist()
     shown = has_auxiliary and bool(np.isfinite(train.auxiliary).any())
+    total = main + settings.auxiliary_weight * auxiliary + settings.ranking_weight * ranking
     return {
-        "epoch": epoch, "learning_rate": done.learning_rate, "loss": main + settings.auxiliary_weight * auxiliary,
-        "loss_main": main, "loss_auxiliary": auxiliary if shown else math.nan,
+        "epoch": epoch, "learning_rate": done.learning_rate, "loss": total, "loss_main": main,
+        "loss_auxiliary": auxiliary if shown else math.nan,
+        **({"loss_ranking": ranking} if settings.ranking_weight else {}),
     }  # fmt: skip
 
 

@@ -66,8 +66,34 @@ def task_losses(
     return main_loss, errors.square().sum() / sizes[1]
 
 
+def ranking_loss(main: Tensor, main_target: Tensor) -> Tensor:
+    """Return 1 - Pearson's correlation of a batch's scores with its targets, in 0..2, a scalar.
+
+    Like the mean squared error it is least where scores equal targets, so that the two terms never pull apart; unlike
+    it, it asks for nothing but the order and the proportions. A batch without a spread of its own in the targets, such
+    as a last batch of one image, has none to learn: 0, without a gradient.
+
+    Args:
+        main: Scores in (0, 1), shape (B,).
+        main_target: In 0..1, shape (B,).
+
+    Source: the PLCC-induced loss of Li et al., "Norm-in-Norm Loss with Faster Convergence and Better Performance for
+        Image Quality Assessment", ACM MM 2020, without its halving.
+    """
+    given, wanted = main - main.mean(), main_target - main_target.mean()
+    spread, wanted_spread = given.square().sum(), wanted.square().sum()
+    # 1e-12, a spread of a millionth, keeps the gradient of equal scores finite.
+    correlation = (given * wanted).sum() / ((spread + 1e-12) * wanted_spread.clamp_min(1e-12)).sqrt()
+    return torch.where(wanted_spread > 1e-12, 1 - correlation, 0.0)
+
+
 def _leaves(constants: Constants | None) -> Constants | None:
     return None if constants is None else Constants(*(part.detach().requires_grad_() for part in constants))
+
+
+def _image_means(scores: Tensor, windows: int) -> Tensor:
+    """Return the mean of each image's window scores, shape (B,), from (B x windows,)."""
+    return scores if windows == 1 else scores.view(-1, windows).mean(dim=1)
 
 
 def batch_step(
@@ -78,6 +104,8 @@ def batch_step(
     *,
     auxiliary_weight: float,
     micro_batch: int,
+    windows: int = 1,
+    ranking_weight: float = 0.0,
     labelled: int | None = None,
     autocast: bool = False,
     constants: Callable[[], tuple[Constants, Constants | None]] | None = None,
@@ -89,21 +117,28 @@ def batch_step(
     at the constants and then flow on through MPA, Layer F and the text tower in one pass: the gradient is the whole
     batch's, and memory is a micro-batch's. Nothing here makes the CPU wait for a GPU, if `labelled` is given.
 
+    The ranking term alone reads all scores of a batch at once. Where the batch takes more than one pass, a first round
+    without gradients gives the scores, the term's gradient at each score follows from them, and the micro-batches of
+    the second round carry it on: still the whole batch's gradient, for the price of one more forward pass.
+
     Args:
         model: The model; its gradients are added to.
-        images: Returns the normalised crops of the batch's rows start..stop, shape (stop - start, 3, H, W).
+        images: Returns the normalised crops of the batch's rows start..stop, `windows` an image side by side, shape
+            ((stop - start) x windows, 3, H, W); the same ones whenever it is asked.
         main_target: In 0..1, shape (B,).
         auxiliary_target: In 0..1 or NaN, shape (B,).
         auxiliary_weight: lambda of the loss.
         micro_batch: Images a forward pass.
+        windows: Crops an image; its score is the mean of theirs.
+        ranking_weight: Of `ranking_loss`.
         labelled: Images with an auxiliary label; None counts them.
         autocast: Run the towers in bfloat16.
         constants: A compiled `model.constants`; None takes the plain one.
         score: `score_tasks`, or a compiled one.
 
     Returns:
-        The batch's main and auxiliary loss (0 without labels or task), shape (2,), and its main scores, shape (B,),
-        both on the device.
+        The batch's main, auxiliary (0 without labels or task) and ranking loss (0 without a weight), shape (3,), and
+        its main scores, shape (B,), both on the device.
     """
     device = main_target.device.type
     labelled = int((~auxiliary_target.isnan()).sum()) if labelled is None else labelled
@@ -112,21 +147,38 @@ def batch_step(
     main_leaf, auxiliary_leaf = (_leaves(source) for source in sources)
     sizes = (len(main_target), labelled)
     use_auxiliary = auxiliary_leaf is not None and sizes[1] > 0
-    losses, scores = torch.zeros(2, device=main_target.device), []
-    for start in range(0, sizes[0], micro_batch):
-        stop = min(start + micro_batch, sizes[0])
+    losses, scores = torch.zeros(3, device=main_target.device), []
+
+    def scores_of(start: int, stop: int, auxiliary: Constants | None) -> TaskScores:
         pixels = images(start, stop)
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
-            main, auxiliary = score(
-                model, model.backbone.fast_tower(), pixels, main_leaf, auxiliary_leaf if use_auxiliary else None
-            )
+            found = score(model, model.backbone.fast_tower(), pixels, main_leaf, auxiliary)
+        return TaskScores(*(None if part is None else _image_means(part.float(), windows) for part in found))
+
+    parts = [(start, min(start + micro_batch, sizes[0])) for start in range(0, sizes[0], micro_batch)]
+    pull = None  # of the ranking term at each score, shape (B,)
+    if ranking_weight and len(parts) > 1:
+        with torch.no_grad():
+            whole = torch.cat([scores_of(start, stop, None).main for start, stop in parts])
+        whole.requires_grad_()
+        ranking = ranking_loss(whole, main_target)
+        losses[2] = ranking.detach()
+        (pull,) = torch.autograd.grad(ranking, whole)
+    for start, stop in parts:
+        main, auxiliary = scores_of(start, stop, auxiliary_leaf if use_auxiliary else None)
         main_loss, auxiliary_loss = task_losses(
-            main.float(), None if auxiliary is None else auxiliary.float(),
-            main_target[start:stop], auxiliary_target[start:stop], sizes,
-        )  # fmt: skip
-        (main_loss + auxiliary_weight * auxiliary_loss).backward()
-        losses += torch.stack([main_loss.detach(), auxiliary_loss.detach()])
-        scores.append(main.detach().float())
+            main, auxiliary, main_target[start:stop], auxiliary_target[start:stop], sizes
+        )
+        loss = main_loss + auxiliary_weight * auxiliary_loss
+        if pull is not None:
+            loss = loss + ranking_weight * (pull[start:stop] * main).sum()
+        elif ranking_weight:
+            ranking = ranking_loss(main, main_target)
+            losses[2] = ranking.detach()
+            loss = loss + ranking_weight * ranking
+        loss.backward()
+        losses[:2] += torch.stack([main_loss.detach(), auxiliary_loss.detach()])
+        scores.append(main.detach())
     pairs = [
         (source, leaf.grad)
         for task, leaves in zip(sources, (main_leaf, auxiliary_leaf), strict=True)
@@ -138,12 +190,13 @@ def batch_step(
     return losses, torch.cat(scores)
 
 
-def micro_batch_for(backbone: Backbone, device: torch.device | str, batch_size: int) -> int:
+def micro_batch_for(backbone: Backbone, device: torch.device | str, batch_size: int, windows: int = 1) -> int:
     """Return how many images a pass suit the device: on CPUs what the caches hold, elsewhere the whole batch.
 
     At ViT-B/32 sizes that is 12: as fast as 16, measured, and a batch of 64 then takes 1.3 GB; small towers take more.
+    Images of several windows are fewer by as much, so that a pass and its memory stay what they are.
     """
     if torch.device(device).type != "cpu":
-        return batch_size
+        return max(1, batch_size // windows)
     tokens = 1 + (backbone.image_size // backbone.patch_size) ** 2
-    return max(1, min(batch_size, 12 * 50 * 768 // (tokens * backbone.image_width)))
+    return max(1, min(batch_size, 12 * 50 * 768 // (tokens * backbone.image_width * windows)))

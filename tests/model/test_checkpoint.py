@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,18 @@ def test_another_backbone_or_window_rule_is_refused(scorer: FoldedScorer, tiny_c
     )
     with pytest.raises(CheckpointError, match=re.escape(message)):
         load_checkpoint(tmp_path / "a.safetensors", scorer.backbone, wide)
+
+
+def test_a_resize_of_images_is_part_of_the_rule(scorer: FoldedScorer, tmp_path: Path) -> None:
+    small = replace(RULE, shorter_side=48)
+    save_checkpoint(tmp_path / "small.safetensors", scorer, {**RECORD, "windows": small.record()})
+    assert load_checkpoint(tmp_path / "small.safetensors", scorer.backbone, small)[1] == small
+    with pytest.raises(CheckpointError, match="images shorter_side is None, and it was trained with 48"):
+        load_checkpoint(tmp_path / "small.safetensors", scorer.backbone, RULE)
+    save_checkpoint(tmp_path / "a.safetensors", scorer, RECORD)  # as earlier versions wrote it: without the key
+    assert "shorter_side" not in read_record(tmp_path / "a.safetensors")["windows"]
+    with pytest.raises(CheckpointError, match="images shorter_side is 48, and it was trained with None"):
+        load_checkpoint(tmp_path / "a.safetensors", scorer.backbone, small)
 
 
 def test_damaged_and_foreign_files_are_refused(scorer: FoldedScorer, tmp_path: Path) -> None:

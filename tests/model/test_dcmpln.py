@@ -87,6 +87,24 @@ def test_mpa_refuses_widths_that_heads_do_not_divide() -> None:
         CrossModalBranch(96, 64)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_identity_start_copies_the_first_prompts_and_learns(tiny_backbone: Backbone, shared: bool) -> None:
+    torch.manual_seed(4)
+    drawn = DCMPLN(tiny_backbone, mpa_shared=shared, **SMALL)
+    torch.manual_seed(4)
+    model = DCMPLN(tiny_backbone, mpa_shared=shared, mpa_start="identity", **SMALL)
+    outputs = [name for name in model.learned_state() if ".out_proj." in name or ".contract." in name]
+    assert len(outputs) == 8 * len(model.mpa)
+    for name, value in model.learned_state().items():  # nothing but the output maps is drawn otherwise
+        assert torch.equal(value, torch.zeros_like(value) if name in outputs else drawn.learned_state()[name]), name
+    text, visual = model.deep_auxiliary_prompts()
+    for deep, first in ((text, model.auxiliary_prompts.text), (visual, model.auxiliary_prompts.visual)):
+        assert all(torch.equal(layer, first[0]) for layer in deep)
+    scores = model(torch.randn(2, 3, 32, 32))
+    (scores[0].sum() + scores[1].sum()).backward()
+    assert all(model.get_parameter(name).grad.any() for name in outputs if name.endswith("weight"))
+
+
 def test_deep_prompts_come_from_mpa_layer_by_layer(tiny_backbone: Backbone) -> None:
     torch.manual_seed(0)
     model = DCMPLN(tiny_backbone, mpa_shared=False, **SMALL)

@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_parts import noise
+from PIL import Image
 
 from pipeline.model.windows import (
     WindowRule,
     cut,
-    enlarge,
-    enlarged_sides,
     normalise,
+    resize,
+    resized_sides,
     spread,
     window_batches,
     window_origins,
@@ -70,10 +72,35 @@ def test_too_small_an_image_is_named() -> None:
 
 def test_enlarge_raises_the_short_side_only_where_needed() -> None:
     image = np.zeros((10, 30, 3), np.uint8)
-    assert enlarge(image, 10) is image
-    assert enlarge(image, 20).shape == (20, 60, 3)
-    assert (enlarged_sides(10, 30, 20), enlarged_sides(9, 7, 8)) == ((20, 60), (10, 8))  # 9 * 8 / 7 = 10.3
-    assert enlarge(np.full((1, 1, 3), 7, np.uint8), 4).tolist() == np.full((4, 4, 3), 7).tolist()
+    assert resize(image, rule(10)) is image
+    assert resize(image, rule(20)).shape == (20, 60, 3)
+    assert (resized_sides(10, 30, rule(20)), resized_sides(9, 7, rule(8))) == ((20, 60), (10, 8))  # 9 * 8 / 7 = 10.3
+    assert resize(np.full((1, 1, 3), 7, np.uint8), rule(4)).tolist() == np.full((4, 4, 3), 7).tolist()
+
+
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [((512, 512), (256, 256)), ((512, 768), (256, 384)), ((300, 257), (299, 256)), ((100, 50), (512, 256)),
+     ((256, 900), (256, 900)), ((16, 1000), (256, 16000))],
+)  # fmt: skip
+def test_a_shorter_side_shrinks_and_enlarges_alike(sides: tuple[int, int], expected: tuple[int, int]) -> None:
+    small = replace(rule(128), shorter_side=256)
+    assert resized_sides(*sides, small) == expected
+    assert resized_sides(*sides, replace(small, shorter_side=64)) == resized_sides(
+        *sides, replace(small, shorter_side=128)
+    )
+
+
+def test_a_resize_is_pillows_antialiased_bicubic_and_stands_in_the_record() -> None:
+    pixels, small = noise([(60, 44)])[0], replace(rule(8), shorter_side=11)
+    found = resize(pixels, small)
+    expected = Image.fromarray(pixels).resize((11, 15), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(found, np.asarray(expected))
+    assert found.std() < 0.5 * pixels.std()  # noise is averaged, not sampled
+    assert WindowRule.from_record(json.loads(json.dumps(small.record()))) == small
+    assert small.record().keys() - rule().record().keys() == {"shorter_side"}
+    windows, _ = next(window_batches([pixels], small, 99))
+    np.testing.assert_array_equal(windows, cut(found, window_origins(15, 11, small), 8))
 
 
 def test_normalise_by_hand() -> None:

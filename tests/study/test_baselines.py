@@ -24,7 +24,8 @@ def study(in_tmp: Path, tiny_config: Path) -> Path:
     Path("data/features").mkdir()
     np.savez(
         "data/features/demo.npz", image_id=manifest["image_id"].to_numpy(dtype=str), backbone=json.dumps(BACKBONE),
-        image_features=np.arange(48.0).reshape(24, 2), clip_iqa=np.arange(24.0), handcrafted=np.ones((24, 3)),
+        image_features=np.arange(48.0).reshape(24, 2), image_features_deviation=np.ones((24, 2)),
+        clip_iqa=np.arange(24.0), handcrafted=np.ones((24, 3)),
     )  # fmt: skip
     return in_tmp
 

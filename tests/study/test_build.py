@@ -34,6 +34,15 @@ def test_the_backbone_and_its_windows_are_those_of_params(
     assert (rule.mean, rule.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's published numbers
 
 
+def test_images_are_resized_to_a_window_at_least(tiny_config: Path, tiny_backbone: Backbone, tmp_path: Path) -> None:
+    for side, asked in ((None, None), (32, 32), (100, 100)):
+        write_params(tmp_path, tiny_config, images__shorter_side=asked)
+        assert build.make_window_rule(load_params(tmp_path / "params.yaml"), tiny_backbone).shorter_side == side
+    write_params(tmp_path, tiny_config, images__shorter_side=31)
+    with pytest.raises(StudyError, match=r"images\.shorter_side is 31, and a window of tiny-vit has 32 pixels: give"):
+        build.make_window_rule(load_params(tmp_path / "params.yaml"), tiny_backbone)
+
+
 def test_a_variant_is_drawn_by_its_seed_alone(tiny_config: Path, tiny_backbone: Backbone, tmp_path: Path) -> None:
     write_params(tmp_path, tiny_config)
     params = load_params(tmp_path / "params.yaml")

@@ -53,7 +53,10 @@ def test_scores_are_scaled_by_the_declared_scale() -> None:
 
 def test_features_come_back_for_the_same_images_alone(in_tmp: Path) -> None:
     manifest = pd.DataFrame({"image_id": ["a.png", "b.png"]})
-    columns = {"image_features": np.eye(2), "clip_iqa": np.array([0.1, 0.9]), "handcrafted": np.ones((2, 3))}
+    columns = {
+        "image_features": np.eye(2), "image_features_deviation": np.eye(2) / 2, "clip_iqa": np.array([0.1, 0.9]),
+        "handcrafted": np.ones((2, 3)),
+    }  # fmt: skip
     Path("data/features").mkdir(parents=True)
     backbone = {"name": "tiny-vit", "origin": "random"}
     np.savez("data/features/demo.npz", image_id=np.array(["a.png", "b.png"]), backbone=json.dumps(backbone), **columns)

@@ -35,6 +35,26 @@ def test_the_probe_is_sklearns_ridge_of_the_best_alpha(data: dict[str, tuple[np.
     np.testing.assert_allclose(found, fitted[best].predict(held_out), atol=1e-6)
 
 
+def test_the_probe_reads_deviations_too_where_its_record_says_so(
+    data: dict[str, tuple[np.ndarray, np.ndarray]], tmp_path: Path
+) -> None:
+    whole, held_out = data["train"][0], data["validation"][0]
+    train, other = ({"image_features": part[:, :4], baselines.DEVIATION: part[:, 4:]} for part in (whole, held_out))
+    for probe, columns in (("mean", slice(4)), ("mean_and_deviation", slice(6))):
+        read = baselines.reads("linear_probe", train, probe)
+        np.testing.assert_array_equal(read, whole[:, columns])
+        validation = (held_out[:, columns], data["validation"][1])
+        model = baselines.fit_linear_probe((read, data["train"][1]), validation, [1.0])
+        baselines.save(tmp_path, model)
+        record = {"method": "linear_probe", "params": {"baselines.linear_probe.features": probe}}
+        (tmp_path / "record.json").write_text(json.dumps(record))
+        expected = held_out[:, columns] @ model["weights"] + model["bias"]
+        np.testing.assert_allclose(baselines.predict(tmp_path, other), expected)
+    (tmp_path / "record.json").write_text(json.dumps({"method": "linear_probe"}))  # the model has six weights
+    with pytest.raises(ValueError, match="was fitted on other features than the 4 given: rerun its stage"):
+        baselines.predict(tmp_path, other)
+
+
 def test_our_walk_of_the_trees_equals_sklearns(data: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     settings = {"learning_rate": 0.1, "max_depth": 3}
     model = baselines.fit_handcrafted(data["train"], max_iterations=40, seed=1, **settings)

@@ -126,6 +126,21 @@ def test_labels_of_other_subsets_change_nothing(tiny_backbone: Backbone, pack: P
     assert {"test_srcc", "test_plcc", "test_krcc"} <= fitted.history[0].keys()
 
 
+def test_windows_and_the_ranking_term_train_in_any_parts(
+    tiny_backbone: Backbone, pack: PixelPack, tmp_path: Path
+) -> None:
+    """18 images in batches of 8 leave a last one of two; parts of three end within them."""
+    changes = {"windows": 3, "ranking_weight": 0.2, "batch_size": 8}
+    whole = run(tiny_backbone, pack, tmp_path / "whole", micro_batch=8, **changes)
+    parts = run(tiny_backbone, pack, tmp_path / "parts", micro_batch=3, **changes)
+    for one, other in zip(whole.history, parts.history, strict=True):
+        terms = one["loss_main"] + 0.1 * one["loss_auxiliary"] + 0.2 * one["loss_ranking"]
+        assert one["loss"] == pytest.approx(terms)
+        assert other["loss"] == pytest.approx(one["loss"], rel=0.02)
+    assert whole.history[-1]["loss"] < 0.5 * whole.history[0]["loss"]
+    assert "loss_ranking" not in run(tiny_backbone, pack, tmp_path / "without", epochs=1).history[0]
+
+
 def test_a_loss_that_is_not_finite_names_its_step(tiny_backbone: Backbone, pack: PixelPack, tmp_path: Path) -> None:
     train, validation = bright_subsets(pack)
     train.main[3] = math.nan
@@ -208,7 +223,7 @@ def test_an_epoch_by_hand(tiny_backbone: Backbone, pack: PixelPack) -> None:
         seen.append((images(0, len(main)), labelled, optimiser.param_groups[0]["lr"]))
         torch.testing.assert_close(auxiliary, 1 - main)
         weight.grad = torch.ones(1)
-        return torch.tensor([float(len(seen)), 0.0]), main
+        return torch.tensor([float(len(seen)), 0.0, 1.0]), main
 
     settings = Settings(batch_size=12, epochs=2, warmup_epochs=1, learning_rate=0.1)
     done = run_epoch(
@@ -217,7 +232,7 @@ def test_an_epoch_by_hand(tiny_backbone: Backbone, pack: PixelPack) -> None:
     )  # fmt: skip
     assert seen == [((0, 12), 12, 0.05), ((12, 18), 6, 0.1)]
     assert moved == [12, 6]
-    assert done.losses.tolist() == [pytest.approx((12 * 1.0 + 6 * 2.0) / 18), 0.0]
+    assert done.losses.tolist() == [pytest.approx((12 * 1.0 + 6 * 2.0) / 18), 0.0, 1.0]
     np.testing.assert_allclose(done.predicted, train.main, atol=1e-7)
     assert done.learning_rate == 0.1
     assert weight.tolist() == [pytest.approx(-0.15)]

@@ -10,7 +10,7 @@ from made_parts import model_of, sizes_for, tower_of, unfoldable
 from pipeline.model.backbone import Backbone
 from pipeline.model.dcmpln import DCMPLN, Constants
 from pipeline.model.tower import FastTower
-from pipeline.training.step import batch_step, micro_batch_for, score_tasks, task_losses
+from pipeline.training.step import batch_step, micro_batch_for, ranking_loss, score_tasks, task_losses
 
 
 def gradients(model: DCMPLN, micro_batch: int, auxiliary: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -47,6 +47,53 @@ def compare_gradients(model: DCMPLN, micro_batch: int) -> None:
         scale = gradient.abs().max()
         assert scale > 0
         torch.testing.assert_close(found[name] / scale, gradient / scale, atol=1e-4, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("micro_batch", [6, 4, 1])
+@pytest.mark.parametrize(("windows", "ranking_weight"), [(3, 0.0), (1, 0.5), (3, 0.5)])
+def test_windows_and_ranking_give_the_gradients_of_one_pass(
+    tiny_backbone: Backbone, micro_batch: int, windows: int, ranking_weight: float
+) -> None:
+    """The oracle scores all windows at once, means by hand, and takes Pearson's correlation from torch.corrcoef."""
+    model, generator = model_of(tiny_backbone, prompt_std=0.5), torch.Generator().manual_seed(0)
+    images, target = torch.randn(6 * windows, 3, 32, 32, generator=generator), torch.rand(6, generator=generator)
+    auxiliary = torch.tensor([0.2, math.nan, 0.9, 0.4, math.nan, 0.6])
+    there = ~auxiliary.isnan()
+    main, other = (torch.stack([scores[k::windows] for k in range(windows)]).mean(dim=0) for scores in model(images))
+    terms = [
+        (main - target).square().mean(), (other[there] - auxiliary[there]).square().mean(),
+        1 - torch.corrcoef(torch.stack([main, target]))[0, 1],
+    ]  # fmt: skip
+    model.zero_grad()
+    (terms[0] + 0.1 * terms[1] + ranking_weight * terms[2]).backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    losses, scores = batch_step(
+        model, lambda a, b: images[a * windows : b * windows], target, auxiliary, auxiliary_weight=0.1,
+        micro_batch=micro_batch, windows=windows, ranking_weight=ranking_weight,
+    )  # fmt: skip
+    torch.testing.assert_close(scores, main.detach(), atol=1e-5, rtol=0)
+    shown = [float(term.detach()) for term in terms[:2]] + [float(terms[2].detach()) if ranking_weight else 0.0]
+    assert losses.tolist() == pytest.approx(shown, abs=1e-4)
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        scale = gradient.abs().max()
+        assert scale > 0
+        torch.testing.assert_close(found[name] / scale, gradient / scale, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_the_ranking_loss_is_least_in_order_and_asks_nothing_where_there_is_none() -> None:
+    target = torch.tensor([0.1, 0.4, 0.7])
+    for scores, loss in (([0.2, 0.3, 0.4], 0.0), ([0.4, 0.3, 0.2], 2.0), ([0.2, 0.5, 0.2], 1.0)):
+        assert float(ranking_loss(torch.tensor(scores), target)) == pytest.approx(loss, abs=1e-5)
+    for scores, targets in (([0.5, 0.5, 0.5], [0.1, 0.4, 0.7]), ([0.1, 0.9, 0.5], [0.3, 0.3, 0.3]), ([0.4], [0.7])):
+        given = torch.tensor(scores, requires_grad=True)
+        loss = ranking_loss(given, torch.tensor(targets))
+        loss.backward()
+        assert given.grad.isfinite().all()
+        assert float(loss.detach()) == (1.0 if len(set(targets)) > 1 else 0.0)
+        assert len(set(targets)) > 1 or not given.grad.any()
 
 
 def test_missing_auxiliary_labels_are_masked_not_filled_in(tiny_backbone: Backbone) -> None:
@@ -111,6 +158,8 @@ def test_a_pass_holds_what_suits_the_device(tiny_backbone: Backbone, vit_b_32: B
     assert [micro_batch_for(vit_b_32, "cpu", size) for size in (64, 8)] == [12, 8]
     assert micro_batch_for(vit_b_32, "cuda", 64) == 64
     assert micro_batch_for(tiny_backbone, "cpu", 10_000) == 12 * 50 * 768 // (17 * 64)
+    assert [micro_batch_for(vit_b_32, device, 64, windows=4) for device in ("cpu", "cuda")] == [3, 16]
+    assert [micro_batch_for(vit_b_32, device, 64, windows=100) for device in ("cpu", "cuda")] == [1, 1]
 
 
 @pytest.mark.parametrize("autocast", [False, True])
