@@ -29,8 +29,8 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("data/raw", "data/prepared", "data/splits", "data/features", "data/index", "runs", "reports/study")
-# What tells when and how long something ran, and at which commit; and what shows it: the page and the table of costs.
-ABOUT = re.compile(r"(run\.json|timing\.csv|index\.html|cost\.(csv|md|tex))$")
+# What tells when and how long something ran, and at which commit; and what shows it: page, summary, table of costs.
+ABOUT = re.compile(r"(run\.json|timing\.csv|index\.html|summary\.md|cost\.(csv|md|tex))$")
 TIMES = {"cost", "seconds", "images_per_second", "lock"}
 CHANGES = (("learning_rate: ", "0.0031"), ("epochs: ", "2"), ("gallery: ", "2"))
 
@@ -49,11 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         subprocess.run(repro(), cwd=calm, env=environment(), check=True, stdout=subprocess.DEVNULL)
         seconds = time.monotonic() - started
         say(f"undisturbed: {seconds:.0f} s")
-        torture(tortured, arguments.kills, random.Random(seed), seconds)
+        killed = torture(tortured, arguments.kills, random.Random(seed), seconds)
         faults = compare(contents(calm), contents(tortured))
     for fault in faults:
         say(fault)
-    say(f"{arguments.kills} kills: {'the same bytes' if not faults else f'{len(faults)} files differ'}")
+    say(
+        f"{killed} kills in {arguments.kills} tries: {'the same bytes' if not faults else f'{len(faults)} files differ'}"
+    )
     sys.exit(1 if faults else 0)
 
 
@@ -81,8 +83,8 @@ def repro() -> list[str]:
     return [sys.executable, "-m", "dvc", "repro", "--quiet"]
 
 
-def torture(place: Path, kills: int, moments: random.Random, seconds: float) -> None:
-    """Kill a clone's study `kills` times, then let it end with its own params.
+def torture(place: Path, kills: int, moments: random.Random, seconds: float) -> int:
+    """Try to kill a clone's study `kills` times, then let it end with its own params; return how often it was killed.
 
     Args:
         place: The clone.
@@ -90,7 +92,7 @@ def torture(place: Path, kills: int, moments: random.Random, seconds: float) -> 
         moments: Draws when, what and how is killed, and which params hold meanwhile.
         seconds: That an undisturbed run takes.
     """
-    params, own = place / "params.yaml", (place / "params.yaml").read_text()
+    params, own, killed = place / "params.yaml", (place / "params.yaml").read_text(), 0
     for _ in tqdm(range(kills), "kills", unit="kill", mininterval=10):
         params.write_text(changed(own, moments) if moments.random() < 0.4 else own)
         running = subprocess.Popen(
@@ -104,11 +106,13 @@ def torture(place: Path, kills: int, moments: random.Random, seconds: float) -> 
         except subprocess.TimeoutExpired:
             stage = running_stage(running.pid)
             how = kill(running, moments)
+            killed += 1
             say(f"killed {how} during {stage}")
         if moments.random() < 0.5:
             time.sleep(moments.uniform(0, 1))  # else the next one begins while an orphan may still be at work
     params.write_text(own)
     subprocess.run(repro(), cwd=place, env=environment(), check=True, stdout=subprocess.DEVNULL)
+    return killed
 
 
 def changed(text: str, moments: random.Random) -> str:
