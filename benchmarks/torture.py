@@ -53,9 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         faults = compare(contents(calm), contents(tortured))
     for fault in faults:
         say(fault)
-    say(
-        f"{killed} kills in {arguments.kills} tries: {'the same bytes' if not faults else f'{len(faults)} files differ'}"
-    )
+    outcome = f"{len(faults)} files differ" if faults else "the same bytes"
+    say(f"{killed} kills in {arguments.kills} tries: {outcome}")
     sys.exit(1 if faults else 0)
 
 
