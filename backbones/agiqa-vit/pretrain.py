@@ -239,14 +239,18 @@ def alike(one: Plan, other: Plan) -> bool:
 # ---------------------------------------------------------------- crops and the teacher's answers
 
 _pack: packing.Pack | None = None
+_teacher: teaching.Teacher | None = None
 
 
-def _open_in_worker(path: Path) -> None:
-    """Open the pack once in a worker process, which ends when its parent is gone."""
-    global _pack
+def _open_in_worker(path: Path, teacher_folder: Path | None) -> None:
+    """Open the pack, and the teacher if a folder is given, once in a worker, which ends when its parent is gone."""
+    global _pack, _teacher
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # a signal to the whole group is for the parent to act upon
     _pack = packing.Pack(path)
+    if teacher_folder is not None:
+        _teacher = teaching.Teacher(teacher_folder, "cpu", 1)
     parent = os.getppid()
 
     def watch() -> None:
@@ -257,21 +261,23 @@ def _open_in_worker(path: Path) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _pixels_in_worker(plans: list[Plan]) -> tuple[np.ndarray, float]:
-    """Return the plans' crops and the processor seconds that they took."""
+def _rows_in_worker(plans: list[Plan], taught: bool) -> tuple[dict[str, np.ndarray], float]:
+    """Return the plans' crops, the teacher's answers where it lives here, and the processor seconds that they took."""
     started = time.process_time()
-    return np.stack([pixels_of(plan, _pack) for plan in plans]), time.process_time() - started
+    pixels = np.stack([pixels_of(plan, _pack) for plan in plans])
+    answers = _teacher(pixels) if taught and _teacher is not None else {}
+    return {"pixels": pixels, **answers}, time.process_time() - started
 
 
 class Feed:
-    """Batches of a pool: read from the memo, or made by worker processes and the teacher and then remembered.
+    """Batches of a pool: read from the memo, or made and then remembered.
 
     Args:
         pack: The opened pack.
         planner: Says what each index is.
         memo: Remembers rows.
-        teacher: Answers for pixels, or None where only pixels are wanted.
-        pool: Worker processes, or None to make pixels in this one.
+        teacher: Answers for pixels, for what workers do not answer; None where only pixels are wanted.
+        pool: Worker processes that make rows ahead of need, or None to make them in this process.
     """
 
     def __init__(
@@ -283,7 +289,7 @@ class Feed:
         pool: ProcessPoolExecutor | None,
     ) -> None:
         self.pack, self.planner, self.memo, self.teacher, self.pool = pack, planner, memo, teacher, pool
-        self.begun: dict[int, tuple[Future, int]] = {}
+        self.begun: dict[int, tuple[Future, list[int]]] = {}
         self.worker_seconds = 0.0
 
     def ahead(self, indices: Sequence[int]) -> None:
@@ -291,31 +297,37 @@ class Feed:
         missing = [int(k) for k in indices if not self.memo.has(k) and int(k) not in self.begun]
         for first in range(0, len(missing), 16) if self.pool is not None else ():
             part = missing[first : first + 16]
-            future = self.pool.submit(_pixels_in_worker, [self.planner(k) for k in part])
-            self.begun |= {k: (future, place) for place, k in enumerate(part)}
+            future = self.pool.submit(_rows_in_worker, [self.planner(k) for k in part], self.teacher is not None)
+            self.begun |= {k: (future, part) for k in part}
 
     def rows(self, indices: Sequence[int]) -> dict[str, np.ndarray]:
         """Return the rows, stacked."""
+        for index in indices:
+            if int(index) in self.begun:
+                self._take(int(index))
         found = self.memo.get(indices)
         if found is None:
             missing = [int(k) for k in indices if not self.memo.has(k)]
-            pixels = np.stack([self._pixels(k) for k in missing])
-            answers = self.teacher(pixels) if self.teacher is not None else {}
-            for place, k in enumerate(missing):
-                self.memo.put(k, {"pixels": pixels[place]} | {name: value[place] for name, value in answers.items()})
+            self._keep(missing, {"pixels": np.stack([pixels_of(self.planner(k), self.pack) for k in missing])})
             found = self.memo.get(indices)
             if found is None:
                 raise OSError(f"{self.memo.path} does not give back what was written to it")
         return found
 
-    def _pixels(self, index: int) -> np.ndarray:
-        if index not in self.begun:
-            return pixels_of(self.planner(index), self.pack)
-        future, place = self.begun.pop(index)
-        pixels, seconds = future.result()
-        if place == 0:
-            self.worker_seconds += seconds
-        return pixels[place]
+    def _take(self, index: int) -> None:
+        """Wait for the part that an index was given to a worker in, and keep it."""
+        future, part = self.begun[index]
+        values, seconds = future.result()
+        self.worker_seconds += seconds
+        self._keep(part, values)
+        for k in part:
+            del self.begun[k]
+
+    def _keep(self, indices: list[int], values: dict[str, np.ndarray]) -> None:
+        if self.teacher is not None and len(values) == 1:
+            values |= self.teacher(values["pixels"])
+        for place, index in enumerate(indices):
+            self.memo.put(index, {name: value[place] for name, value in values.items()})
 
     def batch(self, indices: Sequence[int], device: str, mirror: np.ndarray | None = None) -> dict[str, object]:
         """Return tensors and plans; where `mirror` says so, pixels and maps are mirrored together."""
@@ -530,13 +542,16 @@ def train(
     settings.work.mkdir(parents=True, exist_ok=True)
     pack = packing.Pack(settings.pack)
     check_pack(pack, settings.manifest)
+    taught_here = teacher is not None or settings.device != "cpu"
+    teacher = teacher or teaching.Teacher(settings.work, settings.device, settings.threads)
     pool = None
     if settings.workers:
-        pool = ProcessPoolExecutor(settings.workers, get_context("spawn"), _open_in_worker, (settings.pack,))
+        # On a processor the teacher lives in the workers too: one student's thread and one worker keep two cores busy,
+        # where two threads of the student gain little over one.
+        folder = None if taught_here else settings.work
+        pool = ProcessPoolExecutor(settings.workers, get_context("spawn"), _open_in_worker, (settings.pack, folder))
     try:
-        return _train(
-            settings, pack, teacher or teaching.Teacher(settings.work, settings.device, settings.threads), pool
-        )
+        return _train(settings, pack, teacher, pool)
     finally:
         if pool is not None:
             pool.shutdown(cancel_futures=True)
@@ -613,7 +628,7 @@ def _train(
     while not stopping and not ended and log["steps"] < settings.steps and log["hours"] < settings.hours:
         wall, used, helped = time.monotonic(), time.process_time(), feed.worker_seconds
         step = log["steps"]
-        for further in (step, step + 1, step + 2):
+        for further in range(step, step + 4):
             feed.ahead(indices_of(further, settings))
         for group in optimizer.param_groups:
             group["lr"] = settings.rate * rate_at(step, since, log["hours"], cooldown)
@@ -637,9 +652,9 @@ def _train(
         for name in ("statistics", "map16", "map32", "severity", "contrastive", "good", "aligned"):
             smooth[name] = smooth.get(name, float(parts[name])) * 0.99 + float(parts[name]) * 0.01
         spent = time.monotonic() - wall
-        # On a shared processor the clock says little: there an hour is one of all threads' own time.
+        # On a shared processor the clock says little: there an hour is two of a core's own.
         helped = feed.worker_seconds - helped
-        busy = spent if device != "cpu" else (time.process_time() - used + helped) / settings.threads
+        busy = spent if device != "cpu" else (time.process_time() - used + helped) / 2
         before = log["hours"]
         log["steps"], log["crops"] = step + 1, (log["crops"] + settings.batch)
         log["hours"], log["wall_hours"] = before + busy / 3600, log["wall_hours"] + spent / 3600
@@ -683,11 +698,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.add_argument("--manifest", type=Path, default=packing.MANIFEST)
     trainer.add_argument("--start", type=Path, default=HERE, help="folder of an export to begin with without a state")
     trainer.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    trainer.add_argument("--threads", type=int, default=2)
-    trainer.add_argument("--workers", type=int, default=1, help="processes that make crops; 0 makes them in between")
+    trainer.add_argument("--threads", type=int, default=1, help="of the student; two gain a sixth over one")
+    trainer.add_argument(
+        "--workers", type=int, default=1, help="processes that make crops ahead, with the teacher on a CPU; 0: none"
+    )
     trainer.add_argument("--pool", type=int, default=98304, help="crops; a larger pool keeps the smaller one's")
     trainer.add_argument("--batch", type=int, default=64)
-    trainer.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
+    trainer.add_argument("--rate", type=float, default=4e-4, help="peak learning rate")
     trainer.add_argument("--seed", type=int, default=0)
     trainer.add_argument("--steps", type=int, default=10**9, help="end after this many in all")
     trainer.add_argument("--hours", type=float, default=math.inf, help="end after this many in all")
