@@ -44,11 +44,23 @@ def claim(out: str | Path) -> Iterator[None]:
         place, name = Path(tempfile.gettempdir(), f"agiqa-locks-{os.getuid()}"), path.as_posix()
     place.mkdir(parents=True, exist_ok=True)
     short = re.sub(r"[^A-Za-z0-9.-]+", "_", name)[-80:]
-    lock = FileLock(place / f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:10]}.lock", is_singleton=True)
+    with alone(place / f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:10]}.lock", out):
+        yield
+
+
+@contextmanager
+def alone(lock_file: Path, what: object) -> Iterator[None]:
+    """Hold a lock until the block ends, alone among processes; say so where another one has to end first.
+
+    Args:
+        lock_file: Its folder is there. Locks of one process nest.
+        what: That nobody else writes meanwhile.
+    """
+    lock = FileLock(lock_file, is_singleton=True)
     try:
         lock.acquire(timeout=SAY_AFTER)
     except Timeout:
-        logger.warning("another process writes %s: waiting until it ends", out)
+        logger.warning("another process writes %s: waiting until it ends", what)
         lock.acquire()
     try:
         yield

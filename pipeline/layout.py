@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from pipeline.errors import AgiqaError
 
 SUBSETS = ("train", "validation", "test")
+LOCK = "dvc.lock"
+RAW, PREPARED, SPLITS = Path("data", "raw"), Path("data", "prepared"), Path("data", "splits")
+FEATURES, INDEX, CODE = Path("data", "features"), Path("data", "index"), Path("data", "code")
+MANIFEST, PIXELS, CARD = "manifest.parquet", "pixels.bin", "card.png"  # in a data set's folder of PREPARED
 RUNS = Path("runs")
 CHAMPIONS = Path("reports", "champions.json")  # of the finished study: which checkpoint is the best of each data set
 # The folders of a run: what made its result, how that does on test images, and how the epoch that is best there does.
@@ -37,10 +39,27 @@ def input_paths(dataset: str, round_index: int, split: str = "round") -> tuple[P
         round_index: The round.
         split: `round` for the study's own split, `random` for the leaking one that the audit compares it with.
     """
-    return (
-        Path("data", "prepared", dataset, "manifest.parquet"),
-        Path("data", "splits", dataset, f"{split}-{round_index}.csv"),
-    )
+    return PREPARED / dataset / MANIFEST, SPLITS / dataset / f"{split}-{round_index}.csv"
+
+
+def features_path(dataset: str) -> Path:
+    """Return the file of what baselines read of a data set's images."""
+    return FEATURES / f"{dataset}.npz"
+
+
+def locked_stages(lock: str | Path) -> dict[str, dict[str, Any]]:
+    """Return the stages of a dvc.lock by name, each with its deps, params and outs as DVC took them up.
+
+    Raises:
+        StudyError: If the file is no lock of DVC's.
+    """
+    import yaml  # imported here: few stages need it
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one takes a tenth of the time
+    try:
+        return dict((yaml.load(Path(lock).read_bytes(), loader) or {}).get("stages", {}))
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise StudyError(f"{lock} is no lock of DVC's ({type(error).__name__}): restore it from git") from None
 
 
 def validation_numbers(train_folder: Path, selected_epoch: int) -> dict[str, float]:
@@ -48,6 +67,8 @@ def validation_numbers(train_folder: Path, selected_epoch: int) -> dict[str, flo
 
     They stand in the history, so a trained model has them from `validation.windows` windows an image, not from all.
     """
+    import pandas as pd  # imported here: paths and names are for stages that start in no time, too
+
     history = pd.read_csv(train_folder / HISTORY).set_index("epoch")
     row = history.loc[selected_epoch] if selected_epoch in history.index else pd.Series(dtype=float)
     prefix = "validation_"

@@ -34,12 +34,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _audit(params: Params, dataset: str, variant: str, number: int, split: str) -> None:
     run = layout.run_folder(dataset, variant, number, split)
-    record = json.loads((run / "train" / "record.json").read_text())
+    record = json.loads((run / layout.TRAIN / layout.RECORD).read_text())
     manifest_path, split_path = layout.input_paths(dataset, number, split)
     manifest = pd.read_parquet(manifest_path)
     rows, groups = subsets.open_split(split_path, manifest)
     mos = manifest[params.targets.main].to_numpy()[rows["test"]]
-    judging = judge.Judge.of(params, record, run / "train")
+    judging = judge.Judge.of(params, record, run / layout.TRAIN)
     epochs = []
     for epoch in range(1, record["epochs_run"] + 1):
         scores = judging.scores(dataset, rows["test"], epoch=epoch, windows=params.validation.windows)
@@ -49,8 +49,8 @@ def _audit(params: Params, dataset: str, variant: str, number: int, split: str) 
     selected = select_epoch(epochs, "test_srcc") if able else record["selected_epoch"]
     scores = judging.scores(dataset, rows["test"], epoch=selected)
     predictions = evaluation.predictions_table(manifest, groups, rows["test"], scores, params.targets.main)
-    with replaced_folder(run / "audit") as out:
-        predictions.to_csv(out / "predictions.csv", index=False)
+    with replaced_folder(run / layout.AUDIT) as out:
+        predictions.to_csv(out / layout.PREDICTIONS, index=False)
         found = {
             "selected_epoch": selected,
             "selected_on": "test",
@@ -59,7 +59,7 @@ def _audit(params: Params, dataset: str, variant: str, number: int, split: str) 
             "test": evaluation.evaluate(predictions),
             "leaks": layout.leaks(record["split_rule"], "test"),
         }
-        write_json(out / "metrics.json", found)
+        write_json(out / layout.METRICS, found)
 
 
 if __name__ == "__main__":

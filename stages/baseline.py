@@ -1,7 +1,7 @@
 """Fit one baseline on every round of one data set. It reads training and validation labels, never test labels.
 
-A fit takes a second, so one process serves all rounds. MLflow hears of it from `report` or `mirror`, which bring all
-files over: importing MLflow takes longer than the fit.
+A fit takes a second, so one process serves all rounds. MLflow hears of it from `mirror`, which brings all files over:
+importing MLflow takes longer than the fit.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     params, dataset, method = load_params(arguments.params), arguments.dataset, arguments.baseline
     for number in tqdm(params.study.rounds, f"{dataset}/{method}", unit="round", dynamic_ncols=True):
         plan = plan_baseline(params, dataset, method, number)
-        with replaced_folder(layout.run_folder(dataset, method, number) / "train") as folder:
+        with replaced_folder(layout.run_folder(dataset, method, number) / layout.TRAIN) as folder:
             run = runs.begin(folder, {"device": "cpu"}, params.study.name)
             model = _fit(method, plan, params.baselines)
             if model:
@@ -37,12 +37,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name in ("train", "validation"):
                 found = baselines.scores(method, model, plan.features(name), params.baselines.linear_probe.features)
                 row |= correlations(name, found, plan.targets[name])
-            runs.write_table(folder / "history.csv", [row])
-            record = plan.finished_record(folder / baselines.MODEL_FILE)
-            write_json(folder / "record.json", record)
+            runs.write_table(folder / layout.HISTORY, [row])
+            record = plan.finished_record(folder / layout.BASELINE_MODEL)
+            write_json(folder / layout.RECORD, record)
             # By which MLflow will know it: a fit that is made anew and comes out alike is the same run there.
             run["run_id"] = uuid.uuid5(uuid.NAMESPACE_OID, f"{params.study.name} {record} {row}").hex
-            write_json(folder / "run.json", runs.end(run))
+            write_json(folder / layout.RUN, runs.end(run))
 
 
 def _fit(method: str, plan: BaselinePlan, section: object) -> dict[str, object]:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from pipeline.code import code_of
 from pipeline.files import replaced_folder, write_json
+from pipeline.layout import CODE
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
-    with replaced_folder(Path("data", "code")) as folder:
+    with replaced_folder(CODE) as folder:
         for script in sorted(Path("stages").glob("[!_]*.py")):
             write_json(folder / f"{script.stem}.json", code_of(script))
 

@@ -3,12 +3,11 @@
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline.data import demo
 from pipeline.data.archives import CHECKSUMS, fetch
 from pipeline.files import replaced_folder
-from pipeline.layout import repository_root
+from pipeline.layout import RAW, repository_root
 from pipeline.params import load_params
 
 
@@ -18,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
     params, dataset = load_params(arguments.params), arguments.dataset
-    settings, out = params.dataset(dataset), Path("data", "raw", dataset)
+    settings, out = params.dataset(dataset), RAW / dataset
     if settings.reader == "demo" and settings.source is None:
         with replaced_folder(out) as folder:
             demo.generate(folder, **params.demo.model_dump())

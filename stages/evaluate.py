@@ -1,7 +1,7 @@
 """Score the test images with what `train` or `baseline` has made; here alone, and in `audit`, are test labels read.
 
 The test images of every other data set of the study, in the same round, are scored as well. MLflow hears of it from
-`report` or `mirror`, which bring all files over.
+`mirror`, which brings all files over.
 """
 
 import argparse
@@ -41,11 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _evaluate(params: Params, dataset: str, method: str, number: int, split: str) -> None:
     run, target = layout.run_folder(dataset, method, number, split), params.targets.main
-    record = json.loads((run / "train" / "record.json").read_text())
-    scores, show = _methods(params, record, run / "train")
+    record = json.loads((run / layout.TRAIN / layout.RECORD).read_text())
+    scores, show = _methods(params, record, run / layout.TRAIN)
     found: dict[str, object] = {"cross": {}}
     others = [name for name in params.study.datasets if name != dataset and split == "round"]
-    with replaced_folder(run / "evaluate") as out:
+    with replaced_folder(run / layout.EVALUATE) as out:
         for other in [dataset, *others]:
             manifest_path, split_path = layout.input_paths(other, number, split)
             rows, groups = subsets.open_split(split_path, manifest := pd.read_parquet(manifest_path))
@@ -55,7 +55,7 @@ def _evaluate(params: Params, dataset: str, method: str, number: int, split: str
             predictions = evaluation.predictions_table(manifest, groups, rows["test"], predicted, target)
             if other == dataset:
                 found["cost"] = cost
-                predictions.to_csv(out / "predictions.csv", index=False)
+                predictions.to_csv(out / layout.PREDICTIONS, index=False)
                 found["test"] = evaluation.evaluate(predictions)
                 found["generator"] = evaluation.by_generator(predictions)
                 title = f"{dataset}: {method}, {split} {number}\nbackbone {layout.backbone_label(record['backbone'])}"
@@ -66,8 +66,8 @@ def _evaluate(params: Params, dataset: str, method: str, number: int, split: str
                 predictions.to_csv(out / "cross" / f"{other}.csv", index=False)
                 columns = (predictions[column].to_numpy() for column in ("predicted", "fitted", "mos"))
                 found["cross"][other] = {"n": len(predictions), **metrics.summary(*columns)}
-        found["validation"] = layout.validation_numbers(run / "train", record["selected_epoch"])
-        write_json(out / "metrics.json", found)
+        found["validation"] = layout.validation_numbers(run / layout.TRAIN, record["selected_epoch"])
+        write_json(out / layout.METRICS, found)
 
 
 def _methods(params: Params, record: Mapping[str, Any], train_folder: Path) -> tuple[Scores, Show]:

@@ -7,7 +7,6 @@ import argparse
 import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from pipeline.claims import claim
 from pipeline.data.pixels import open_prepared
 from pipeline.files import write_atomically
+from pipeline.layout import PREPARED, features_path
 from pipeline.model.dcmpln import score_features
 from pipeline.model.folded import image_scores
 from pipeline.params import Params, load_params
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
-    params, out = load_params(arguments.params), Path("data", "features", f"{arguments.dataset}.npz")
+    params, out = load_params(arguments.params), features_path(arguments.dataset)
     with claim(out):
         write_atomically(out, _features(params, arguments.dataset))
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 @torch.no_grad()
 def _features(params: Params, dataset: str) -> bytes:
     """Return the file of features."""
-    manifest, pack = open_prepared(Path("data", "prepared", dataset))
+    manifest, pack = open_prepared(PREPARED / dataset)
     backbone = build.make_backbone(params)
     rule = build.make_window_rule(params, backbone)
     device = build.prepare_torch(params.train.device, params.train.threads)

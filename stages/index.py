@@ -8,11 +8,11 @@ params.yaml anew for each of them, in every `dvc repro`. What only baselines rea
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from tqdm import tqdm
 
 from pipeline.files import file_md5, replaced_folder, write_json
+from pipeline.layout import INDEX, MANIFEST, PIXELS, PREPARED, features_path, input_paths
 from pipeline.params import load_params
 
 
@@ -20,17 +20,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
-    params, data = load_params(arguments.params), Path("data")
+    params = load_params(arguments.params)
     datasets = params.study.datasets
     prepared = {
-        dataset: {name: file_md5(data / "prepared" / dataset / name) for name in ("manifest.parquet", "pixels.bin")}
+        dataset: {name: file_md5(PREPARED / dataset / name) for name in (MANIFEST, PIXELS)}
         for dataset in tqdm(datasets, "index", unit="data set", dynamic_ncols=True)
     }
-    with replaced_folder(data / "index") as folder:
-        features = {dataset: file_md5(data / "features" / f"{dataset}.npz") for dataset in datasets}
+    with replaced_folder(INDEX) as folder:
+        features = {dataset: file_md5(features_path(dataset)) for dataset in datasets}
         write_json(folder / "features.json", features)
         for number in params.study.rounds:
-            splits = {dataset: file_md5(data / "splits" / dataset / f"round-{number}.csv") for dataset in datasets}
+            splits = {dataset: file_md5(input_paths(dataset, number)[1]) for dataset in datasets}
             index = {"prepared": prepared, "splits": splits, "evaluate": params.evaluate.model_dump()}
             write_json(folder / f"round-{number}.json", index)
 

@@ -2,12 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline.claims import claim
 from pipeline.data import card
 from pipeline.data.pixels import open_prepared
 from pipeline.data.prepare import prepare
+from pipeline.layout import CARD, PREPARED, RAW
 from pipeline.params import load_params
 
 
@@ -17,19 +17,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
     settings = load_params(arguments.params).dataset(arguments.dataset)
-    out = Path("data", "prepared", arguments.dataset)
+    out = PREPARED / arguments.dataset
     with claim(out):  # and not a folder that replaces it: problems.csv must stay for its reader where the stage stops
         prepare(
             arguments.dataset,
             settings.reader,
-            Path("data", "raw", arguments.dataset),
+            RAW / arguments.dataset,
             out,
             settings.allow_problems,
             labels_file=settings.labels,
             scale=settings.scale,
         )
         manifest, pack = open_prepared(out)
-        card.data_card(manifest, pack, out / "card.png", arguments.dataset)
+        card.data_card(manifest, pack, out / CARD, arguments.dataset)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from pipeline.data.splits import audit_rounds, find_groups, split_round
 from pipeline.files import replaced_folder, write_json
+from pipeline.layout import MANIFEST, PREPARED, SPLITS
 from pipeline.params import load_params
 
 
@@ -17,14 +17,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
     params, dataset = load_params(arguments.params), arguments.dataset
-    manifest = pd.read_parquet(Path("data", "prepared", dataset, "manifest.parquet"))
+    manifest = pd.read_parquet(PREPARED / dataset / MANIFEST)
     settings = params.split.model_dump(include={"test_fraction", "validation_fraction", "seed"})
     groups = find_groups(manifest)
     splits = {
         number: split_round(manifest, groups, number, rule=params.split.rule, **settings)
         for number in params.study.rounds
     }
-    with replaced_folder(Path("data", "splits", dataset)) as folder:
+    with replaced_folder(SPLITS / dataset) as folder:
         for number, split in splits.items():
             split.to_csv(folder / f"round-{number}.csv", index=False)
             random = split_round(manifest, groups, number, rule="random", **settings)  # for `study.audit` alone

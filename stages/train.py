@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     params = load_params(arguments.params)
     which = (arguments.dataset, arguments.variant, arguments.round, arguments.split)
     plan = plans.plan_training(params, *which)
-    out = layout.run_folder(*which) / "train"
+    out = layout.run_folder(*which) / layout.TRAIN
     root = layout.repository_root()
     with runs.resumable(root, out, runs.key_of(plan.record, plan.inputs, Path("stages", "train.py"))) as folder:
         if not (folder / "results").is_dir():  # else it was killed after its end, before DVC took it up
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _train(plan: plans.TrainingPlan, folder: Path, root: Path, name: str) -> None:
     run = runs.begin(folder, plan.machine, name)
     run["run_id"] = live.start_run(root, name, plan.record, run, run["run_id"])
-    write_json(folder / "run.json", run)
+    write_json(folder / layout.RUN, run)
     try:
         fitted = plan.fit(folder, partial(live.log_epoch, root, run["run_id"]))
     except BaseException as error:
@@ -48,13 +48,13 @@ def _train(plan: plans.TrainingPlan, folder: Path, root: Path, name: str) -> Non
         live.fail_run(root, run["run_id"], f"{type(error).__name__}: {error}", status)
         raise
     with replaced_folder(folder / "results") as results:
-        shutil.copytree(folder / "checkpoints", results / "checkpoints")
-        runs.write_table(results / "history.csv", fitted.history)
-        runs.write_table(results / "timing.csv", fitted.timing)
-        write_json(results / "record.json", plan.finished_record(fitted, results / "checkpoints"))
-        write_json(results / "run.json", runs.end(run))
+        shutil.copytree(folder / layout.CHECKPOINTS, results / layout.CHECKPOINTS)
+        runs.write_table(results / layout.HISTORY, fitted.history)
+        runs.write_table(results / layout.TIMING, fitted.timing)
+        write_json(results / layout.RECORD, plan.finished_record(fitted, results / layout.CHECKPOINTS))
+        write_json(results / layout.RUN, runs.end(run))
     (folder / STATE_FILE).unlink()
-    shutil.rmtree(folder / "checkpoints")
+    shutil.rmtree(folder / layout.CHECKPOINTS)
 
 
 if __name__ == "__main__":

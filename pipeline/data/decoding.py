@@ -95,12 +95,15 @@ def opened(
     raise TypeError(f"an image is a path, bytes, a binary stream, a PIL image, an array or a tensor, and this a {kind}")
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """Return (width, height) as an image file's header states them, or (0, 0) where it cannot be read."""
+def image_size(source: str | Path | bytes) -> tuple[int, int]:
+    """Return (width, height) as the header of an image file, or of its bytes, states; (0, 0) where it is unreadable."""
     try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would wait for ever
-            return 0, 0
-        with Path(path).open("rb") as stream, Image.open(mending.view(stream), formats=_formats()) as image:
+        if not isinstance(source, bytes) and not stat.S_ISREG(Path(source).stat().st_mode):
+            return 0, 0  # opening a pipe would wait for ever
+        with (
+            io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream,
+            Image.open(mending.view(stream), formats=_formats()) as image,
+        ):
             return image.size
     except Exception:  # whatever is wrong with it, open_image says so
         return 0, 0

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import AgiqaError
+from pipeline.layout import MANIFEST, PIXELS
 
 
 class PixelPack:
@@ -50,9 +51,9 @@ class PixelPack:
 def open_prepared(folder: str | Path) -> tuple[pd.DataFrame, PixelPack]:
     """Return a prepared data set: its manifest, a row an image, and the decoded pixels in the same order."""
     folder = Path(folder)
-    path = folder / "manifest.parquet"
+    path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: run `dvc repro preprocess` first")
     manifest = pd.read_parquet(path)
-    pack = PixelPack(folder / "pixels.bin", manifest["pixel_offset"], manifest["height"], manifest["width"])
+    pack = PixelPack(folder / PIXELS, manifest["pixel_offset"], manifest["height"], manifest["width"])
     return manifest, pack

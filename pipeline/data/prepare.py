@@ -16,6 +16,7 @@ from pipeline.data.labels import ATTRIBUTES, IMAGE_SUFFIXES, WHEN_ALLOWED, Label
 from pipeline.data.places import find_link, is_quality_map, plain_files
 from pipeline.errors import AgiqaError
 from pipeline.files import write_atomically, write_json
+from pipeline.layout import MANIFEST, PIXELS
 
 SHOWN = 5  # problems of a kind that the error message spells out; the report holds all
 
@@ -55,10 +56,10 @@ def prepare(
     """
     labels = read_labels(reader, raw, labels_file=labels_file, scale=scale)
     out.mkdir(parents=True, exist_ok=True)
-    partial = out / "pixels.bin.partial"
+    partial = out / f"{PIXELS}.partial"
     with partial.open("wb") as stream:
         manifest = _decode_all(dataset, labels, raw, stream)
-    partial.replace(out / "pixels.bin")
+    partial.replace(out / PIXELS)
     problems = pd.DataFrame(sorted(labels.problems), columns=list(Problem._fields))
     problems["consequence"] = [WHEN_ALLOWED[kind] if kind in allow else "stops the stage" for kind in problems["kind"]]
     write_atomically(out / "problems.csv", problems.to_csv(index=False).encode())
@@ -67,7 +68,7 @@ def prepare(
         raise PreparationError(f"data set {dataset!r} has no usable image left; see {out / 'problems.csv'}")
     buffer = io.BytesIO()
     manifest.to_parquet(buffer, index=False)
-    write_atomically(out / "manifest.parquet", buffer.getvalue())
+    write_atomically(out / MANIFEST, buffer.getvalue())
     write_json(out / "card.json", card(dataset, labels, manifest))
     return manifest
 

@@ -71,6 +71,18 @@ def _files(rows: pd.Series, folder: Path, base: Path) -> list[str]:
     return files
 
 
+def _quality_and_alignment(table: pd.DataFrame) -> dict[str, pd.Series | float]:
+    """Return both scores as AGIQA-3K publishes them, and as the demo, which writes its labels in the same columns."""
+    return {
+        "quality": table["mos_quality"],
+        "quality_std": table["std_quality"],
+        "alignment": table["mos_align"],
+        "alignment_std": table["std_align"],
+        "mos_low": 0.0,
+        "mos_high": 5.0,
+    }
+
+
 def _read_demo(folder: Path) -> Labels:
     path = _only(folder, "labels.csv")
     columns = ["name", "prompt", "generator", "mos_quality", "std_quality", "mos_align", "std_align"]
@@ -81,12 +93,7 @@ def _read_demo(folder: Path) -> Labels:
             "file": _files(table["name"], folder, path.parent),
             "generation_prompt": table["prompt"].astype(str),
             "generator": table["generator"].astype(str),
-            "quality": table["mos_quality"],
-            "quality_std": table["std_quality"],
-            "alignment": table["mos_align"],
-            "alignment_std": table["std_align"],
-            "mos_low": 0.0,
-            "mos_high": 5.0,
+            **_quality_and_alignment(table),
         }
     )
     return Labels(rows, notes=["made by this project: drawn pictures, simulated raters"], licence="MIT")
@@ -106,12 +113,7 @@ def _read_agiqa3k(folder: Path) -> Labels:
             "file": _files(names, folder, path.parent),
             "generation_prompt": table["prompt"].astype(str),
             "generator": parts["generator"],
-            "quality": table["mos_quality"],
-            "quality_std": table["std_quality"],
-            "alignment": table["mos_align"],
-            "alignment_std": table["std_align"],
-            "mos_low": 0.0,
-            "mos_high": 5.0,
+            **_quality_and_alignment(table),
         }
     )
     highest = int(parts["index"].astype(int).max())

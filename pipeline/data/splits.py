@@ -12,8 +12,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.errors import AgiqaError
+from pipeline.layout import SUBSETS
 
-SUBSETS = ("train", "validation", "test")
 LEAST = {"train": 8, "validation": 3, "test": 4}  # images, below which a correlation picks or says next to nothing
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from pipeline.layout import locked_stages
+
 
 def lock_md5(path: str | Path) -> str | None:
     """Return the md5 of dvc.lock's entries without the report's own, which a page inside the report cannot name.
@@ -19,8 +21,7 @@ def lock_md5(path: str | Path) -> str | None:
     path = Path(path)
     if not path.is_file():
         return None
-    stages = yaml.safe_load(path.read_text(encoding="utf-8")).get("stages", {})
-    kept = {stage: entry for stage, entry in stages.items() if stage != "report"}
+    kept = {stage: entry for stage, entry in locked_stages(path).items() if stage != "report"}
     return hashlib.md5(yaml.safe_dump(kept, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
 
 

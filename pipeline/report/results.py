@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from pipeline import layout
 from pipeline.layout import StudyError, backbone_label
 from pipeline.report.summaries import HABITS, METRICS, REFERENCE
 
@@ -109,16 +110,17 @@ def read_results(
     for dataset, method, number in tqdm(wanted, desc="reading runs", unit="run", disable=len(wanted) < 20):
         folder = Path(runs) / dataset / method / f"round-{number}"
         what = f"{method} on {dataset}, round {number}"
-        record = _read_json(folder / "train" / "record.json", what)
-        metrics = _read_json(folder / "evaluate" / "metrics.json", what)
+        record_path, metrics_path = folder / layout.TRAIN / layout.RECORD, folder / layout.EVALUATE / layout.METRICS
+        record = _read_json(record_path, what)
+        metrics = _read_json(metrics_path, what)
         place = {"dataset": dataset, "method": method, "round": number}
         for key, value in place.items():
-            if _get(record, folder / "train" / "record.json", key) != value:
+            if _get(record, record_path, key) != value:
                 raise StudyError(f"{folder}/train/record.json: {key} is {record[key]!r}, its folder says {value!r}")
-        settings.setdefault(method, _get(record, folder / "train" / "record.json", "params"))
+        settings.setdefault(method, _get(record, record_path, "params"))
         tables["runs"].append(place | _run_row(record, metrics, folder, split_audits[dataset]))
         predictions = _read_csv(
-            folder / "evaluate" / "predictions.csv",
+            folder / layout.EVALUATE / layout.PREDICTIONS,
             list(PREDICTED),
             what,
             {"image_id": str, "generator": str, "group": str},
@@ -130,24 +132,22 @@ def read_results(
                 f"{dataset} ({len(images ^ set(predictions['image_id']))} differ); rerun the older of the two"
             )
         predicted.append(predictions[list(PREDICTED)].assign(**place))
-        tables["generators"] += [
-            place | row for row in _generator_rows(predictions, metrics, folder / "evaluate" / "metrics.json")
-        ]
+        tables["generators"] += [place | row for row in _generator_rows(predictions, metrics, metrics_path)]
         tables["costs"].append(place | _cost_row(folder, metrics, what))
         if method in audited and not tables["runs"][-1]["leaks"]:  # a study that leaks has no clean score to start from
             tables["leaks"] += [place | row for row in _leak_rows(folder, number, what)]
         tables["cross"] += [
-            place | {"tested_on": other, "n": _get(values, folder / "evaluate" / "metrics.json", "n")}
-            | {ours: _number(values, folder / "evaluate" / "metrics.json", theirs) for ours, theirs in METRICS.items()}
+            place | {"tested_on": other, "n": _get(values, metrics_path, "n")}
+            | {ours: _number(values, metrics_path, theirs) for ours, theirs in METRICS.items()}
             for other, values in metrics.get("cross", {}).items()
             if other in datasets and other != dataset
         ]  # fmt: skip
         if record["kind"] == "variant":
             columns = ["epoch", "loss", "train_srcc", "validation_srcc"]
-            history = _read_csv(folder / "train" / "history.csv", columns, what)[columns]
+            history = _read_csv(folder / layout.TRAIN / layout.HISTORY, columns, what)[columns]
             tables["history"] += [place | row for row in history.to_dict("records")]
             columns = ["seconds", "images_per_second", "peak_memory_mb"]
-            timing = _read_csv(folder / "train" / "timing.csv", columns, what)
+            timing = _read_csv(folder / layout.TRAIN / layout.TIMING, columns, what)
             tables["timing"].append(
                 place
                 | {
@@ -244,7 +244,7 @@ def _number(values: dict[str, Any], path: Path, key: str) -> float:
 def _run_row(
     record: dict[str, Any], metrics: dict[str, Any], folder: Path, split_audit: dict[str, Any]
 ) -> dict[str, Any]:
-    path = folder / "train" / "record.json"
+    path = folder / layout.TRAIN / layout.RECORD
     kind = "control" if _get(record, path, "shuffled_labels") else _get(record, path, "kind")
     name, origin = "none", "none"
     if record["method"] not in WITHOUT_BACKBONE and _get(record, path, "backbone") is not None:
@@ -257,7 +257,7 @@ def _run_row(
     # The split audit counts what the record only claims.
     if any(shared(split_audit, record["round"])) and not any("split" in leak for leak in leaks):
         leaks.append("test prompts or images shared")
-    source = folder / "evaluate" / "metrics.json"
+    source = folder / layout.EVALUATE / layout.METRICS
     images, test = _get(record, path, "images"), _get(metrics, source, "test")
     return {
         "kind": kind,
@@ -303,11 +303,11 @@ def _generator_rows(predictions: pd.DataFrame, metrics: dict[str, Any], path: Pa
 
 
 def _cost_row(folder: Path, metrics: dict[str, Any], what: str) -> dict[str, Any]:
-    run = _read_json(folder / "train" / "run.json", what)
+    run = _read_json(folder / layout.TRAIN / layout.RUN, what)
     cost = metrics.get("cost", {})  # evaluations of earlier versions did not measure
     return {
-        "train_seconds": _number(run, folder / "train" / "run.json", "seconds"),
-        **{key: _get(run, folder / "train" / "run.json", key) for key in ("device", "git_commit", "git_dirty")},
+        "train_seconds": _number(run, folder / layout.TRAIN / layout.RUN, "seconds"),
+        **{key: _get(run, folder / layout.TRAIN / layout.RUN, key) for key in ("device", "git_commit", "git_dirty")},
         **{
             f"scoring_{key}": math.nan if cost.get(key) is None else float(cost[key])
             for key in ("seconds", "images_per_second", "peak_memory_mb")
@@ -320,11 +320,11 @@ def _leak_rows(folder: Path, number: int, what: str) -> list[dict[str, Any]]:
     rows = []
     for split, picked_on in HABITS:
         place = folder if split == "grouped" else folder.with_name(f"random-{number}")
-        record_path = place / "train" / "record.json"
+        record_path = place / layout.TRAIN / layout.RECORD
         record = _read_json(record_path, f"{what} in study.audit")
         if record["split_rule"] != split:
             raise StudyError(f"{record_path}: split_rule is {record['split_rule']!r}, its folder says {split!r}")
-        path = place / ("evaluate" if picked_on == "validation" else "audit") / "metrics.json"
+        path = place / (layout.EVALUATE if picked_on == "validation" else layout.AUDIT) / layout.METRICS
         metrics = _read_json(path, f"{what} in study.audit")
         source = record if picked_on == "validation" else metrics
         test = _get(metrics, path, "test")
@@ -345,7 +345,7 @@ def _gallery(rows: list[dict[str, Any]], datasets: Sequence[str], runs: str | Pa
             continue
         method = REFERENCE if any(row["method"] == REFERENCE for row in able) else able[0]["method"]
         number = min(row["round"] for row in able if row["method"] == method)
-        folder = Path(runs) / dataset / method / f"round-{number}" / "evaluate" / "gallery"
+        folder = Path(runs) / dataset / method / f"round-{number}" / layout.EVALUATE / "gallery"
         if not folder.is_dir():
             continue
         words = {"image_id": str, "generator": str, "generation_prompt": str}

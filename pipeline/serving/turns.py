@@ -1,7 +1,6 @@
 """Scoring for several requests at once: each gets a forward pass in turn, and none once its client has left."""
 
 import asyncio
-import io
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from anyio import CancelScope, CapacityLimiter, to_thread
-from PIL import Image
 
-from pipeline.data.decoding import FORMATS, ImageError, from_base64
+from pipeline.data.decoding import ImageError, from_base64, image_size
 from pipeline.errors import AgiqaError
 from pipeline.model.windows import resized_sides, window_origins
 from pipeline.scoring.scorer import Scorer
@@ -143,16 +141,9 @@ class Turns:
 
     def _sides(self, data: bytes) -> tuple[int, int, int]:
         """Return height and width after resizing, as the file's head states them, and the most pixels held at once."""
-        rule = self.scorer.rule
-        Image.init()
-        try:
-            with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as opened:
-                height, width = opened.height, opened.width
-            tall, wide = resized_sides(height, width, rule)
-            known = max(height * width, tall * wide) <= self.max_pixels
-        except Exception:  # a damaged head makes Pillow raise nearly anything
-            known = False
-        if not known:  # refused in plain words
+        width, height = image_size(data)
+        tall, wide = resized_sides(height, width, self.scorer.rule) if width and height else (0, 0)
+        if not tall or max(height * width, tall * wide) > self.max_pixels:  # refused in plain words
             height, width = self.scorer.open(data, max_pixels=self.max_pixels).shape[:2]
-            tall, wide = resized_sides(height, width, rule)
+            tall, wide = resized_sides(height, width, self.scorer.rule)
         return tall, wide, max(height * width, tall * wide)

@@ -8,10 +8,17 @@ import numpy as np
 import pandas as pd
 
 from pipeline.files import file_md5
-from pipeline.layout import SUBSETS, StudyError, input_paths, leaks
+from pipeline.layout import SUBSETS, input_paths, leaks
 from pipeline.params import Params
 from pipeline.study.runs import used_params
-from pipeline.study.subsets import features_backbone, open_split, read_features, round_seed, scaled_mos
+from pipeline.study.subsets import (
+    features_backbone,
+    open_split,
+    read_features,
+    refuse_unlabelled,
+    round_seed,
+    scaled_mos,
+)
 
 # The keys of params.yaml that a baseline's run uses, which its record repeats.
 BASELINE_KEYS = ["backbone", "images", "split.rule", "targets.main", "baselines"]
@@ -51,10 +58,7 @@ def plan_baseline(params: Params, dataset: str, method: str, round_index: int) -
     main = scaled_mos(manifest, params.targets.main)
     targets = {name: main[rows[name]] for name in SUBSETS[:2]}
     for name, values in targets.items():
-        if np.isnan(values).any():
-            raise StudyError(
-                f"targets.main is {params.targets.main!r}, which {name} images of this data set do not have"
-            )
+        refuse_unlabelled(values, params.targets.main, name)
     record = {
         "dataset": dataset,
         "method": method,

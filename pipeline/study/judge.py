@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.pixels import open_prepared
-from pipeline.layout import checkpoint_name, input_paths
+from pipeline.layout import checkpoint_path, input_paths
 from pipeline.model.backbone import Backbone
 from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.folded import FoldedScorer, image_scores, quality_map
@@ -54,8 +54,8 @@ class Judge:
 
     def scorer(self, epoch: int | None = None) -> FoldedScorer:
         """Return the scorer of an epoch; None takes the selected one."""
-        name = checkpoint_name(self.record["selected_epoch"] if epoch is None else epoch)
-        return load_checkpoint(self.train_folder / "checkpoints" / name, self.backbone, self.rule)[0]
+        path = checkpoint_path(self.train_folder, self.record["selected_epoch"] if epoch is None else epoch)
+        return load_checkpoint(path, self.backbone, self.rule)[0]
 
     def scores(
         self, dataset: str, rows: np.ndarray, *, epoch: int | None = None, windows: int | None = None

@@ -14,13 +14,13 @@ import torch
 
 from pipeline.data.pixels import PixelPack, open_prepared
 from pipeline.files import file_md5
-from pipeline.layout import SUBSETS, StudyError, checkpoint_name, input_paths, leaks
+from pipeline.layout import SUBSETS, checkpoint_name, input_paths, leaks
 from pipeline.model.dcmpln import DCMPLN
 from pipeline.model.windows import WindowRule
 from pipeline.params import Params, Train
 from pipeline.study.build import describe_machine, make_backbone, make_model, make_window_rule, prepare_torch
 from pipeline.study.runs import used_params
-from pipeline.study.subsets import open_split, round_seed, scaled_mos
+from pipeline.study.subsets import open_split, refuse_unlabelled, round_seed, scaled_mos
 from pipeline.training.crops import Subset
 from pipeline.training.fit import Fitted, Settings, fit
 
@@ -45,8 +45,7 @@ def training_subsets(
     subsets = {}
     for number, name in enumerate(names):
         labelled = rows[name]
-        if np.isnan(main[labelled]).any():
-            raise StudyError(f"targets.main is {targets.main!r}, which {name} images of this data set do not have")
+        refuse_unlabelled(main[labelled], targets.main, name)
         dealt = labelled
         if params.variants[variant].shuffle_labels:
             dealt = np.random.default_rng([seed, number]).permutation(labelled)

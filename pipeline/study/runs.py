@@ -12,11 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from pipeline.claims import claim
+from pipeline.claims import alone, claim
 from pipeline.code import code_of
 from pipeline.files import file_md5, replaced_folder, write_json
+from pipeline.layout import LOCK, RUN
 
 
 def provenance() -> dict[str, Any]:
@@ -83,7 +82,7 @@ def resumable(root: Path, out: Path, key: str) -> Iterator[Path]:
     work.mkdir(parents=True, exist_ok=True)
     # One writer of the output, whatever it computes; and one of the key's folder, which working copies share. A second
     # process of the same key waits for the first and takes over its results.
-    with claim(out), FileLock(work / f"{key}.lock"):
+    with claim(out), alone(work / f"{key}.lock", work / key):
         for marker in work.glob("*/finished.json"):
             finished = json.loads(marker.read_text())
             if finished["lock_entries"] != _lock_entries(Path(finished["out"])):
@@ -101,7 +100,7 @@ def resumable(root: Path, out: Path, key: str) -> Iterator[Path]:
 
 def _lock_entries(out: Path) -> list[str]:
     """Return every hash that dvc.lock gives for a path; it changes when DVC takes the path up anew."""
-    lock = Path("dvc.lock")
+    lock = Path(LOCK)
     text = lock.read_text() if lock.is_file() else ""
     return re.findall(rf"path: {re.escape(out.as_posix())}\n(?:.*\n)??\s*md5: (\S+)", text)
 
@@ -137,7 +136,7 @@ def _flatten(value: Any, key: str) -> dict[str, Any]:
 
 def begin(folder: Path, machine: Mapping[str, Any], study: str) -> dict[str, Any]:
     """Return run.json of a computation that begins, or goes on after it was killed, in `folder`."""
-    path = folder / "run.json"
+    path = folder / RUN
     earlier = json.loads(path.read_text()) if path.is_file() else {"started": now(), "run_id": None}
     return {**earlier, **provenance(), **machine, "experiment": study}
 

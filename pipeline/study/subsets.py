@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.layout import SUBSETS, StudyError
+from pipeline.layout import SUBSETS, StudyError, features_path
 
 
 def round_seed(seed: int, round_index: int) -> int:
@@ -52,9 +52,24 @@ def scaled_mos(manifest: pd.DataFrame, attribute: str) -> np.ndarray:
     return ((manifest[attribute] - low) / (high - low)).to_numpy(dtype=np.float64)
 
 
+def refuse_unlabelled(values: np.ndarray, attribute: str, subset: str) -> None:
+    """Stop a training or a fit whose images lack the score that it is to learn.
+
+    Args:
+        values: Main target of a subset's images, shape (n,), NaN where there is none.
+        attribute: Of params.yaml's `targets.main`.
+        subset: Its name.
+
+    Raises:
+        StudyError: If one is NaN.
+    """
+    if np.isnan(values).any():
+        raise StudyError(f"targets.main is {attribute!r}, which {subset} images of this data set do not have")
+
+
 def features_backbone(dataset: str) -> dict[str, Any]:
     """Return the record of the backbone that a data set's image features were computed with."""
-    with np.load(Path("data", "features", f"{dataset}.npz")) as archive:
+    with np.load(features_path(dataset)) as archive:
         return json.loads(str(archive["backbone"]))
 
 
@@ -68,7 +83,7 @@ def read_features(dataset: str, manifest: pd.DataFrame) -> dict[str, np.ndarray]
     Raises:
         StudyError: If the features belong to other images than the manifest.
     """
-    path = Path("data", "features", f"{dataset}.npz")
+    path = features_path(dataset)
     with np.load(path) as archive:
         if archive["image_id"].tolist() != manifest["image_id"].tolist():
             raise StudyError(f"{path} and the manifest name different images: run the features stage anew")

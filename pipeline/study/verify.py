@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import AgiqaError
 from pipeline.files import file_md5
-from pipeline.layout import checkpoint_name
+from pipeline.layout import CODE, LOCK, RECORD, RUNS, TRAIN, checkpoint_path, input_paths, locked_stages
 
 
 class Finding(NamedTuple):
@@ -38,24 +38,21 @@ def verify(root: str | Path) -> Iterator[Finding]:
         AgiqaError: If there is no dvc.lock, or it cannot be read.
     """
     root = Path(root)
-    lock = root / "dvc.lock"
+    lock = root / LOCK
     if not lock.is_file():
         raise AgiqaError(f"{lock} does not exist: nothing was recorded here; run the study first (`make study`)")
     yield from _outputs(root, lock)
-    for path in sorted((root / "data" / "code").glob("*.json")):
+    for path in sorted((root / CODE).glob("*.json")):
         for name, md5 in _read(path).items():
             yield _file(root, Path(name), md5, path.relative_to(root).as_posix())
-    for path in sorted((root / "runs").glob("*/*/*/train/record.json")):
+    for path in sorted((root / RUNS).glob(f"*/*/*/{TRAIN}/{RECORD}")):
         yield from _run(root, path)
 
 
 def _outputs(root: Path, lock: Path) -> Iterator[Finding]:
-    from ruamel.yaml import YAML, YAMLError  # imported here: DVC's own reader of its lock
-
-    try:
-        stages = (YAML(typ="safe").load(lock) or {})["stages"]
-    except (YAMLError, KeyError, TypeError) as error:
-        raise AgiqaError(f"{lock} is no lock of DVC's ({type(error).__name__}): restore it from git") from None
+    stages = locked_stages(lock)
+    if not stages:
+        raise AgiqaError(f"{lock} is no lock of DVC's (it holds no stage): restore it from git")
     for stage, entry in stages.items():
         for out in entry.get("outs", []):
             name, expected = out["path"], out.get("md5")
@@ -77,17 +74,15 @@ def _folder_md5(folder: Path) -> str:
 
 def _run(root: Path, path: Path) -> Iterator[Finding]:
     record, said_by = _read(path), path.relative_to(root).as_posix()
-    split = path.parents[1].name
-    dataset = record["dataset"]
+    split, _, number = path.parents[1].name.partition("-")
     inputs = record.get("inputs", {})
-    for key, name in (
-        ("manifest_md5", Path("data", "prepared", dataset, "manifest.parquet")),
-        ("splits_md5", Path("data", "splits", dataset, f"{split}.csv")),
+    for key, name in zip(
+        ("manifest_md5", "splits_md5"), input_paths(record["dataset"], int(number), split), strict=True
     ):
         if key in inputs:
             yield _file(root, name, inputs[key], said_by)
     if record.get("checkpoint_md5"):
-        checkpoint = path.parent / "checkpoints" / checkpoint_name(record["selected_epoch"])
+        checkpoint = checkpoint_path(path.parent, record["selected_epoch"])
         yield _file(root, checkpoint.relative_to(root), record["checkpoint_md5"], said_by)
 
 

@@ -213,13 +213,10 @@ def _stale_evaluations(runs_dir: Path) -> set[Path]:
     vouches for its evaluation. A baseline's is not judged: its one stage makes model and evaluation, after DVC has
     removed what an earlier one left.
     """
-    lock = runs_dir.resolve().parent / "dvc.lock"
+    lock = runs_dir.resolve().parent / layout.LOCK
     if not lock.is_file():
         return set()
-    import yaml  # imported here: only the mirror needs it
-
-    safe_loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one takes a tenth of the time
-    stages = (yaml.load(lock.read_bytes(), safe_loader) or {}).get("stages", {}).values()
+    stages = layout.locked_stages(lock).values()
     made = {out["path"]: out.get("md5") for stage in stages for out in stage.get("outs", [])}
     stale = set()
     for stage in stages:

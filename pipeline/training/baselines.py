@@ -13,9 +13,9 @@ import numpy as np
 
 from pipeline.errors import AgiqaError
 from pipeline.files import write_atomically
+from pipeline.layout import BASELINE_MODEL, RECORD
 from pipeline.metrics import srcc
 
-MODEL_FILE = "model.npz"
 # The columns of the features file that each baseline reads.
 READS = {"clip_iqa": "clip_iqa", "linear_probe": "image_features", "handcrafted": "handcrafted"}
 DEVIATION = "image_features_deviation"  # what the probe may read as well
@@ -133,7 +133,7 @@ def save(folder: Path, model: Mapping[str, np.ndarray]) -> None:
     """Write a fitted baseline into `folder`; equal models give equal bytes."""
     buffer = io.BytesIO()
     np.savez(buffer, **model)
-    write_atomically(folder / MODEL_FILE, buffer.getvalue())
+    write_atomically(folder / BASELINE_MODEL, buffer.getvalue())
 
 
 def scores(
@@ -166,14 +166,16 @@ def predict(folder: Path, features: Mapping[str, np.ndarray]) -> np.ndarray:
     Raises:
         ValueError: If the model was fitted on another number of features.
     """
-    record = json.loads((folder / "record.json").read_text())
+    record = json.loads((folder / RECORD).read_text())
     method, probe = record["method"], record.get("params", {}).get("baselines.linear_probe.features", "mean")
     if method == "clip_iqa":
         return scores(method, {}, features)
-    with np.load(folder / MODEL_FILE) as archive:  # allow_pickle stays False
+    with np.load(folder / BASELINE_MODEL) as archive:  # allow_pickle stays False
         model = dict(archive)
     given = reads(method, features, probe).shape[1]
     fits = given == len(model["weights"]) if method == "linear_probe" else given > int(model["feature_idx"].max())
     if not fits:
-        raise AgiqaError(f"{folder / MODEL_FILE} was fitted on other features than the {given} given: rerun its stage")
+        raise AgiqaError(
+            f"{folder / BASELINE_MODEL} was fitted on other features than the {given} given: rerun its stage"
+        )
     return scores(method, model, features, probe)

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.files import write_atomically
-from pipeline.layout import checkpoint_name
+from pipeline.layout import checkpoint_path
 from pipeline.metrics import correlations
 from pipeline.model.checkpoint import save_checkpoint
 from pipeline.model.dcmpln import DCMPLN
@@ -196,7 +196,7 @@ def fit(
                 {"epoch": epoch, "seconds": time.perf_counter() - started,
                  "images_per_second": len(train.rows) / seconds, "peak_memory_mb": _peak_memory_mb(device)}
             )  # fmt: skip
-            checkpoint = folder / "checkpoints" / checkpoint_name(epoch)
+            checkpoint = checkpoint_path(folder, epoch)
             save_checkpoint(checkpoint, scorer, {**record, "epoch": epoch})
             _save_state(folder / STATE_FILE, model, optimiser, history, timing)
             bar.set_postfix({key: f"{row[key]:.3f}", "loss": f"{row['loss']:.4f}"}, refresh=False)

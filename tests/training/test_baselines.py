@@ -11,6 +11,7 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from pipeline import metrics
+from pipeline.layout import BASELINE_MODEL
 from pipeline.training import baselines
 
 
@@ -104,7 +105,7 @@ def test_the_saved_model_holds_no_pickle(data: dict[str, tuple[np.ndarray, np.nd
     baselines.save(
         tmp_path, baselines.fit_handcrafted(data["train"], learning_rate=0.1, max_iterations=3, max_depth=2, seed=0)
     )
-    with np.load(tmp_path / baselines.MODEL_FILE, allow_pickle=False) as archive:
+    with np.load(tmp_path / BASELINE_MODEL, allow_pickle=False) as archive:
         assert all(archive[name].dtype != object for name in archive)
 
 
