@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 record = json.loads(session.get_modelmeta().custom_metadata_map["agiqa"])  # `agiqa export` wrote it
-rule, low, high = record["windows"], record["mos_low"], record["mos_high"]
+rule, low, high, known = record["windows"], record["mos_low"], record["mos_high"], record.get("calibration")
 size, mean, std = rule["window_size"], np.float32(rule["mean"]), np.float32(rule["std"])
 
 
@@ -43,6 +43,17 @@ for path in sys.argv[2:]:
     data = ((np.asarray(image, np.float32) / 255 - mean) / std).transpose(2, 0, 1)
     windows = np.stack([data[:, y : y + size, x : x + size] for y in starts(image.height) for x in starts(image.width)])
     parts = np.array_split(windows, len(windows) // 64 + 1)
-    raw = np.concatenate([session.run(None, {"windows": part})[0] for part in parts]).mean()
-    print(f"{path}\traw {raw:.6f}\tMOS {low + raw * (high - low):.4f} of {low:g}..{high:g}")
+    found = [session.run(None, {"windows": part}) for part in parts]
+    scores, features = (np.concatenate(side) for side in zip(*found, strict=True))
+    raw = scores.mean()
+    if record["deviation_weights"]:
+        raw += features.std(axis=0) @ record["deviation_weights"]
+    if known:
+        mos = low + (high - low) / (1 + np.exp(-(known["offset"] + known["slope"] * raw)))
+        half = known["half_widths"][90 - 50]  # of the 90 % band; null: the whole scale
+        ends = (low, high) if half is None else (max(low, mos - half), min(high, mos + half))
+        band = f", 90 % band {ends[0]:.4f} to {ends[1]:.4f}"
+    else:
+        mos, band = low + raw * (high - low), ", not calibrated"
+    print(f"{path}\traw {raw:.6f}\tMOS {mos:.4f} of {low:g}..{high:g}{band}")
 sys.exit(min(failures, 1))

@@ -188,13 +188,15 @@ def _add_scorer(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         default="auto",
         metavar="WHICH",
-        help="a checkpoint file; an MLflow URI (models:/..., runs:/...); auto, the study's champion; or auto:DATASET",
+        help="a checkpoint file; an MLflow URI (models:/..., runs:/...); auto, the study's champion; auto:DATASET; or "
+        "auto:DATASET:METHOD, the best of a method",
     )
     group.add_argument("--backbone-file", type=Path, metavar="FILE", help="the towers' weights, if they lie elsewhere")
     group.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
     group.add_argument("--batch", type=_positive, metavar="N", help="windows a forward pass; default: what suits")
     group.add_argument("--bfloat16", action="store_true", help="faster on GPUs; scores drift in the third decimal")
     group.add_argument("--int8", action="store_true", help="faster on CPUs; scores drift in the third decimal")
+    group.add_argument("--level", type=_positive, metavar="PERCENT", help="of the bands around scores; default: 90")
     group.add_argument("--threads", type=_positive, metavar="N", help="of the CPU; default: all")
 
 
@@ -222,6 +224,7 @@ def _scorer(options: argparse.Namespace) -> "Scorer":
         backbone_file=options.backbone_file,
         bfloat16=options.bfloat16,
         int8=options.int8,
+        **({} if options.level is None else {"level": options.level}),
     )
 
 
@@ -269,6 +272,7 @@ def _scored(
             "batch": options.batch,
             "bfloat16": options.bfloat16,
             "int8": options.int8,
+            "level": scorer.level,
             "max_pixels": most,
             "maps": None if maps is None else str(maps.resolve()),
         }

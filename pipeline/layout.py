@@ -3,6 +3,7 @@
 Paths are relative to the repository root, which is a stage's working folder.
 """
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from pipeline.errors import AgiqaError
 
 SUBSETS = ("train", "validation", "test")
+PERCENTS, LEVEL = tuple(range(50, 100)), 90  # the levels at which bands around scores are kept, and the usual one
 LOCK = "dvc.lock"
 RAW, PREPARED, SPLITS = Path("data", "raw"), Path("data", "prepared"), Path("data", "splits")
 FEATURES, INDEX, CODE = Path("data", "features"), Path("data", "index"), Path("data", "code")
@@ -22,7 +24,7 @@ CHAMPIONS = Path("reports", "champions.json")  # of the finished study: which ch
 TRAIN, EVALUATE, AUDIT = "train", "evaluate", "audit"
 # In TRAIN: what was computed; when, where and by which code; a row an epoch of numbers, and of times; the weights.
 RECORD, RUN, HISTORY, TIMING = "record.json", "run.json", "history.csv", "timing.csv"
-CHECKPOINTS, BASELINE_MODEL = "checkpoints", "model.npz"
+CHECKPOINTS = "checkpoints"  # a baseline has one, of epoch 0
 # In EVALUATE and AUDIT: numbers, and a row an image.
 METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
 
@@ -65,10 +67,15 @@ def locked_stages(lock: str | Path) -> dict[str, dict[str, Any]]:
 def validation_numbers(train_folder: Path, selected_epoch: int) -> dict[str, float]:
     """Return the selected epoch's validation SRCC, PLCC and KRCC; empty for a method that has none.
 
-    They stand in the history, so a trained model has them from `validation.windows` windows an image, not from all.
+    They stand in the record, from all windows of an image. Records of earlier versions lack them: then they are the
+    history's, which a trained model has from `validation.windows` windows an image.
     """
     import pandas as pd  # imported here: paths and names are for stages that start in no time, too
 
+    record = train_folder / RECORD
+    known = json.loads(record.read_text(encoding="utf-8")).get("validation") if record.is_file() else None
+    if known is not None:
+        return {key: value for key, value in known.items() if value is not None}
     history = pd.read_csv(train_folder / HISTORY).set_index("epoch")
     row = history.loc[selected_epoch] if selected_epoch in history.index else pd.Series(dtype=float)
     prefix = "validation_"
@@ -105,8 +112,7 @@ def leaks(split_rule: str, select_on: str | None) -> list[str]:
 
 def bars_champion(record: Mapping[str, Any]) -> list[str]:
     """Return in words what keeps a run from being its data set's champion, by its record; empty if nothing does."""
-    found = list(record["leaks"]) + (["shuffled labels"] if record["shuffled_labels"] else [])
-    return found if record["kind"] == "variant" else [*found, f"a {record['kind']}, and no trained variant"]
+    return list(record["leaks"]) + (["shuffled labels"] if record["shuffled_labels"] else [])
 
 
 def checkpoint_name(epoch: int) -> str:
@@ -120,8 +126,8 @@ def checkpoint_path(train_folder: Path, epoch: int) -> Path:
 
 
 def weights_files(train_folder: Path) -> dict[int, Path]:
-    """Return the files of weights in a run's train folder by epoch; a baseline's one model is epoch 0."""
-    found = {0: train_folder / BASELINE_MODEL} if (train_folder / BASELINE_MODEL).is_file() else {}
+    """Return the checkpoints in a run's train folder by epoch; a baseline's one is of epoch 0."""
+    found = {}
     for path in sorted((train_folder / CHECKPOINTS).glob("*")):
         match = re.fullmatch(r"epoch-(\d+)\.safetensors", path.name)
         found |= {int(match[1]): path} if match else {}

@@ -31,14 +31,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         with replaced_folder(layout.run_folder(dataset, method, number) / layout.TRAIN) as folder:
             run = runs.begin(folder, {"device": "cpu"}, params.study.name)
             model = _fit(method, plan, params.baselines)
-            if model:
-                baselines.save(folder, model)
+            checkpoint = layout.checkpoint_path(folder, 0)
+            plan.save(checkpoint, model)
             row: dict[str, float] = {"epoch": 0}
             for name in ("train", "validation"):
-                found = baselines.scores(method, model, plan.features(name), params.baselines.linear_probe.features)
+                found = baselines.predict(checkpoint, plan.features(name))
                 row |= correlations(name, found, plan.targets[name])
             runs.write_table(folder / layout.HISTORY, [row])
-            record = plan.finished_record(folder / layout.BASELINE_MODEL)
+            record = plan.finished_record(checkpoint)
             write_json(folder / layout.RECORD, record)
             # By which MLflow will know it: a fit that is made anew and comes out alike is the same run there.
             run["run_id"] = uuid.uuid5(uuid.NAMESPACE_OID, f"{params.study.name} {record} {row}").hex

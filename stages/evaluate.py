@@ -17,11 +17,13 @@ from tqdm import tqdm
 
 from pipeline import layout, metrics
 from pipeline.files import replaced_folder, write_json
+from pipeline.model.checkpoint_file import calibration_of, familiarity_of, read_checkpoint
 from pipeline.params import Params, load_params
 from pipeline.study import evaluation, gallery, subsets
 from pipeline.training import baselines
 
-Scores = Callable[[str, np.ndarray], np.ndarray]  # a data set's name and manifest rows (n,) to raw scores (n,)
+# A data set's name and manifest rows (n,) to raw scores (n,), and to the features (n, F) that the method sees.
+Scores = Callable[[str, np.ndarray], tuple[np.ndarray, np.ndarray]]
 Show = Callable[[Path, pd.DataFrame], None]
 
 
@@ -43,6 +45,9 @@ def _evaluate(params: Params, dataset: str, method: str, number: int, split: str
     run, target = layout.run_folder(dataset, method, number, split), params.targets.main
     record = json.loads((run / layout.TRAIN / layout.RECORD).read_text())
     scores, show = _methods(params, record, run / layout.TRAIN)
+    checkpoint = layout.checkpoint_path(run / layout.TRAIN, record["selected_epoch"])
+    about, arrays = read_checkpoint(checkpoint)
+    calibration = calibration_of(about)
     found: dict[str, object] = {"cross": {}}
     others = [name for name in params.study.datasets if name != dataset and split == "round"]
     with replaced_folder(run / layout.EVALUATE) as out:
@@ -50,10 +55,13 @@ def _evaluate(params: Params, dataset: str, method: str, number: int, split: str
             manifest_path, split_path = layout.input_paths(other, number, split)
             rows, groups = subsets.open_split(split_path, manifest := pd.read_parquet(manifest_path))
             started = time.perf_counter()
-            predicted = scores(other, rows["test"])
+            predicted, features = scores(other, rows["test"])
             cost = evaluation.cost(time.perf_counter() - started, len(predicted))
-            predictions = evaluation.predictions_table(manifest, groups, rows["test"], predicted, target)
+            given = (manifest, groups, rows["test"], predicted, target)
             if other == dataset:
+                familiarity = familiarity_of(checkpoint, about, arrays, features.shape[1])
+                unfamiliar = None if familiarity is None else familiarity.is_unfamiliar(features)
+                predictions = evaluation.predictions_table(*given, calibration, unfamiliar)
                 found["cost"] = cost
                 predictions.to_csv(out / layout.PREDICTIONS, index=False)
                 found["test"] = evaluation.evaluate(predictions)
@@ -61,7 +69,8 @@ def _evaluate(params: Params, dataset: str, method: str, number: int, split: str
                 title = f"{dataset}: {method}, {split} {number}\nbackbone {layout.backbone_label(record['backbone'])}"
                 evaluation.scatter(predictions, out / "scatter.png", title, f"{target} MOS")
                 show(out / "gallery", predictions)
-            else:
+            else:  # its MOS may be on another scale, of which the calibration knows nothing
+                predictions = evaluation.predictions_table(*given)
                 (out / "cross").mkdir(exist_ok=True)
                 predictions.to_csv(out / "cross" / f"{other}.csv", index=False)
                 columns = (predictions[column].to_numpy() for column in ("predicted", "fitted", "mos"))
@@ -76,13 +85,15 @@ def _methods(params: Params, record: Mapping[str, Any], train_folder: Path) -> t
         from pipeline.study.judge import Judge  # imported here: brings in torch, which no baseline needs
 
         judging = Judge.of(params, record, train_folder)
-        return judging.scores, lambda folder, table: gallery.write_gallery(
+        return judging.scored, lambda folder, table: gallery.write_gallery(
             folder, table, params.evaluate.gallery, judging.images(), judging.quality_maps()
         )
 
-    def from_features(dataset: str, rows: np.ndarray) -> np.ndarray:
+    def from_features(dataset: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         features = subsets.read_features(dataset, pd.read_parquet(layout.input_paths(dataset, record["round"])[0]))
-        return baselines.predict(train_folder, {key: value[rows] for key, value in features.items()})
+        features = {key: value[rows] for key, value in features.items()}
+        predicted = baselines.predict(layout.checkpoint_path(train_folder, 0), features)
+        return predicted, features[baselines.SEES[record["method"]]]
 
     return from_features, lambda folder, table: None
 

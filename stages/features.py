@@ -64,6 +64,8 @@ def _features(params: Params, dataset: str) -> bytes:
         clip_iqa=found[:, -1],
         handcrafted=handcrafted,
         backbone=np.array(json.dumps(backbone.record(), sort_keys=True)),
+        windows=np.array(json.dumps(rule.record(), sort_keys=True)),
+        clip_iqa_text_features=texts.float().cpu().numpy(),
         handcrafted_names=np.array(statistics.NAMES),
     )
     return buffer.getvalue()

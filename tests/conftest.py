@@ -108,12 +108,18 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a checkpoint on the demo's own backbone, with prompts that were drawn and never trained."""
+    """Return a checkpoint on the demo's own backbone, with prompts that were drawn and never trained.
+
+    Its calibration is made up, and nothing but noise is familiar to it.
+    """
+    import numpy as np
     import torch
 
+    from pipeline.calibration import Calibration
+    from pipeline.familiarity import familiarise
     from pipeline.model.checkpoint import save_checkpoint
     from pipeline.model.dcmpln import DCMPLN
-    from pipeline.model.folded import fold
+    from pipeline.model.folded import fold, window_scores
     from pipeline.model.loading import load_backbone
     from pipeline.model.windows import WindowRule
 
@@ -129,7 +135,12 @@ def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "epoch-001.safetensors"
     record = {"windows": rule.record(), "texts": ["good photo.", "bad photo."], "dataset": "demo", "method": "dcmpln",
               "round": 0, "epoch": 1, "target": "quality", "leaks": [], "mos_low": 1.0, "mos_high": 5.0}  # fmt: skip
-    save_checkpoint(path, fold(model), record)
+    scorer = fold(model)
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 70, 3), dtype=np.uint8)
+    features = np.array([one.features for one in window_scores(scorer, noise, rule)])
+    halves = tuple(None if percent > 96 else 0.012 * percent for percent in range(50, 100))
+    calibration = Calibration(-1.2, 3.1, 1.0, 5.0, halves, images=90, groups=28)
+    save_checkpoint(path, scorer, record, calibration, familiarise(features[:40], features[40:]))
     return path
 
 

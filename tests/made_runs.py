@@ -7,13 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline import layout
 from pipeline.files import write_json
 from pipeline.study import runs
 from pipeline.tracking import entries, live, mirror, store
-from pipeline.training import baselines
 
 STUDY = "small"
 HISTORY = [
@@ -72,16 +69,13 @@ def write_train(root: Path, record: Mapping[str, Any], run_id: str, epochs: int 
 
 def write_baseline(root: Path, run_id: str, method: str = "linear_probe") -> Path:
     """Write what the baseline stage leaves, but for the evaluation, and return the run's folder."""
-    rng = np.random.default_rng(1)
-    features, targets = rng.normal(size=(40, 5)), rng.normal(size=40)
     record = make_record(method=method) | {
         "kind": "baseline", "selected_epoch": 0, "epochs_run": 0, "trainable_parameters": None, "select_on": None
     }  # fmt: skip
     del record["split"]
     folder = folder_of(root, record) / "train"
     folder.mkdir(parents=True)
-    if method == "linear_probe":
-        baselines.save(folder, baselines.fit_linear_probe((features, targets), (features, targets), [1.0]))
+    write_weights(folder, record, 0)
     runs.write_table(folder / "history.csv", [{"epoch": 0, "train_srcc": 0.6, "validation_srcc": 0.5}])
     write_json(folder / "record.json", record)
     write_json(folder / "run.json", {**ABOUT, **ENDED, "run_id": run_id})

@@ -9,7 +9,6 @@ from conftest import ROOT
 
 from pipeline import layout
 from pipeline.study import runs
-from pipeline.training import baselines
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 ITEM = {"dataset": "photos", "variant": "dcmpln", "method": "dcmpln", "baseline": "linear_probe", "round": "4"}
@@ -76,7 +75,7 @@ def test_leaks_are_said_in_words() -> None:
         ({}, []),
         ({"leaks": ["random split", "epoch selected on test"]}, ["random split", "epoch selected on test"]),
         ({"shuffled_labels": True}, ["shuffled labels"]),
-        ({"kind": "baseline"}, ["a baseline, and no trained variant"]),
+        ({"kind": "baseline"}, []),
         ({"leaks": ["random split"], "shuffled_labels": True}, ["random split", "shuffled labels"]),
     ],
 )
@@ -93,11 +92,6 @@ def test_weights_are_found_by_epoch(tmp_path: Path) -> None:
     assert layout.weights_files(tmp_path) == {
         2: folder / "epoch-002.safetensors", 10: folder / "epoch-010.safetensors"
     }  # fmt: skip
-
-
-def test_a_baselines_weights_are_what_it_saves(tmp_path: Path) -> None:
-    baselines.save(tmp_path, {})
-    assert layout.weights_files(tmp_path) == {0: tmp_path / "model.npz"}
 
 
 def test_validation_numbers_are_the_selected_epochs(tmp_path: Path) -> None:

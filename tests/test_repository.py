@@ -58,8 +58,8 @@ MAY_IMPORT = {
     "study": ["ground", "data", "model", "training"],
     "report": ["ground"],
     "tracking": ["ground"],
-    "scoring": ["ground", "data", "model", "study", "tracking"],
-    "serving": ["ground", "data", "model", "study", "tracking", "scoring"],
+    "scoring": ["ground", "data", "model", "training", "study", "tracking"],
+    "serving": ["ground", "data", "model", "training", "study", "tracking", "scoring"],
     "cli": ["ground", "data", "model", "study", "tracking", "scoring", "serving"],
     "stages": ["ground", "data", "model", "training", "study", "report", "tracking", "scoring", "serving"],
 }

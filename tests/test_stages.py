@@ -245,7 +245,7 @@ def test_test_labels_reach_nothing_but_evaluate(finished: Path, prepared: Path) 
     manifest.to_parquet(path, index=False)
     stage("train", dataset="demo", variant="dcmpln", round=0)
     stage("baseline", dataset="demo", baseline="linear_probe")
-    for name in ("dcmpln/round-0/train/history.csv", "linear_probe/round-0/train/model.npz"):
+    for name in ("dcmpln/round-0/train/history.csv", "linear_probe/round-0/train/checkpoints/epoch-000.safetensors"):
         one, other = (folder / "runs/demo" / name for folder in (finished, prepared))
         assert file_md5(one) == file_md5(other)
     stage("evaluate", dataset="demo", method="linear_probe", round=0)

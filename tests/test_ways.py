@@ -1,26 +1,36 @@
-"""Command, Python, HTTP and ONNX: four ways to a score of real images, and one answer."""
+"""Command, Python, HTTP and ONNX: four ways to a score and its band, and one answer, whatever the method."""
 
 import base64
+import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from made_parts import SAID, model_of
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from pipeline.cli import main
 from pipeline.model.backbone import Backbone
 from pipeline.model.checkpoint import save_checkpoint
-from pipeline.model.folded import fold
+from pipeline.model.dcmpln import score_features
+from pipeline.model.folded import fold, image_scores
+from pipeline.model.loading import load_backbone
 from pipeline.model.windows import WindowRule
-from pipeline.scoring.scorer import Scorer, load_scorer
+from pipeline.scoring.scorer import Scorer, ScoringError, load_scorer
 from pipeline.serving.http import make_app
-from pipeline.serving.program import export_scorer
+from pipeline.serving.program import ExportError, export_scorer
+from pipeline.study.baselines import BaselinePlan
+from pipeline.study.subsets import FeaturesAbout
+from pipeline.training import baselines, statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -65,7 +75,9 @@ def test_four_ways_resize_alike(tiny_backbone: Backbone, tmp_path: Path) -> None
     assert plain.score(small).raw == pytest.approx(scores.raw[:1], abs=1e-6)
 
 
-def compare(photos: list[Path], demo_checkpoint: Path, demo_scorer: Scorer, onnx_file: Path, tmp_path: Path) -> None:
+def compare(
+    photos: list[Path], demo_checkpoint: Path, demo_scorer: Scorer, onnx_file: Path | None, tmp_path: Path
+) -> None:
     """Score by command, Python, HTTP and the ONNX example, which must agree."""
     python = load_scorer(demo_checkpoint, device="cpu").score(photos)
 
@@ -76,19 +88,126 @@ def compare(photos: list[Path], demo_checkpoint: Path, demo_scorer: Scorer, onnx
     sent = {"images": [base64.b64encode(path.read_bytes()).decode() for path in photos]}
     http = TestClient(make_app(demo_scorer)).post("/score", json=sent).json()["scores"]
 
-    script = ROOT / "examples" / "score_with_onnxruntime.py"
-    done = subprocess.run(
-        [sys.executable, "-I", script, onnx_file, *photos], capture_output=True, text=True, check=True
-    )
-    onnx = [line.split("\t") for line in done.stdout.splitlines()]
+    onnx: list[list[str]] = []
+    if onnx_file is not None:
+        script = ROOT / "examples" / "score_with_onnxruntime.py"
+        done = subprocess.run(
+            [sys.executable, "-I", script, onnx_file, *photos], capture_output=True, text=True, check=True
+        )
+        onnx = [line.split("\t") for line in done.stdout.splitlines()]
 
+    told = [
+        re.fullmatch(
+            r"raw ([\d.]+)\tMOS ([\d.]+) of .*?(?:90 % band ([\d.]+) to ([\d.]+)|not calibrated)", "\t".join(line[1:])
+        )
+        for line in onnx
+    ]
+    ends = 2 if python.low is None else 4
     ways = {
-        "python": python.raw,
-        "command": command["raw"].to_numpy(),
-        "http": np.array([row["raw"] for row in http]),
-        "onnx": np.array([float(line[1].split()[1]) for line in onnx]),
+        "python": [python.raw, python.mos, python.low, python.high],
+        "command": [command[name].to_numpy() for name in ("raw", "score", "low", "high")],
+        "http": [np.array([row[name] for row in http]) for name in ("raw", "mos", "low", "high")],
+        "onnx": [np.array([float(row[place]) for row in told]) for place in range(1, ends + 1)],
     }
-    for name, raw in ways.items():
-        np.testing.assert_allclose(raw, python.raw, atol=1e-4, rtol=0, err_msg=name)
-    np.testing.assert_allclose([row["mos"] for row in http], python.mos, atol=1e-4, rtol=0)
+    if onnx_file is None:
+        del ways["onnx"]
+    for name, columns in ways.items():
+        for found, expected in zip(columns[:ends], ways["python"], strict=False):
+            np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0, err_msg=name)
+    if python.unfamiliar is not None:
+        assert command["unfamiliar"].tolist() == [row["unfamiliar"] for row in http] == python.unfamiliar.tolist()
     assert np.ptp(python.raw) > 0.01  # images that differ, so that the comparison means something
+
+
+BASELINES = ("clip_iqa", "linear_probe", "deviation", "handcrafted")
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, np.ndarray]]:
+    """Return what fits a baseline on pictures and gives its checkpoint, and the scores that its features give them."""
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    root, folder = tmp_path_factory.mktemp("baselines"), ROOT / "backbones" / "demo"
+    backbone = load_backbone(
+        "demo-vit", config=folder / "demo-vit.json", file=folder / "weights.safetensors", origin="in-house"
+    )
+    rule = WindowRule(64, 40, "all", "clip", mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
+    pictures = [drawn_picture(number) for number in range(30)]
+    texts = F.normalize(backbone.encode_text(backbone.tokenize(["Good photo.", "Bad photo."])), dim=-1)
+
+    def moments(windows: Tensor) -> Tensor:
+        found = backbone.encode_image(windows)
+        return torch.cat([found, found.square(), score_features(found, texts, backbone.logit_scale)[:, None]], dim=1)
+
+    with torch.no_grad():
+        found = image_scores(moments, pictures, 30, rule)
+    means, squares = np.split(found[:, :-1], 2, axis=1)
+    features = {
+        "image_features": means, "image_features_deviation": np.sqrt(np.maximum(squares - means**2, 0)),
+        "clip_iqa": found[:, -1], "handcrafted": statistics.extract(pictures, 30),
+    }  # fmt: skip
+    targets = np.linspace(0.1, 0.9, 30)
+    about = FeaturesAbout(backbone.record(), rule.record(), texts.numpy(), list(statistics.NAMES))
+
+    def make(name: str) -> tuple[Path, np.ndarray]:
+        method = "linear_probe" if name == "deviation" else name
+        probe = "mean_and_deviation" if name == "deviation" else "mean"
+        model: dict[str, np.ndarray] = {}
+        if method != "clip_iqa":
+            read = baselines.reads(method, features, probe), targets
+            model = (
+                baselines.fit_handcrafted(read, learning_rate=0.1, max_iterations=20, max_depth=3, seed=0)
+                if method == "handcrafted" else baselines.fit_linear_probe(read, read, [1.0])
+            )  # fmt: skip
+        whole = method == "handcrafted"
+        said = SAID | {
+            "method": method, "texts": ["Good photo.", "Bad photo."] if method == "clip_iqa" else [],
+            "backbone": None if whole else about.backbone, "windows": None if whole else about.windows,
+            "statistics": about.statistics if whole else None, "prompt_depth": 0, "prompt_length": 0,
+            "residual_ratio": None,
+        }  # fmt: skip
+        rows = {subset: np.arange(30) for subset in ("train", "validation")}
+        plan = BaselinePlan(
+            {"method": method}, dict.fromkeys(rows, targets), rows, features, about, np.arange(30) // 2, said
+        )
+        path = root / name / "epoch-000.safetensors"
+        plan.save(path, model)
+        return path, baselines.predict(path, features)
+
+    return make
+
+
+def drawn_picture(number: int) -> np.ndarray:
+    rng = np.random.default_rng(number)
+    coarse = rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    smooth = Image.fromarray(coarse).resize((112 + number, 100), Image.Resampling.BICUBIC)
+    noise = rng.normal(0, 1 + 2 * number, (100, 112 + number, 3))
+    return (np.asarray(smooth) + noise).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_baseline_scores_every_way_as_its_features_do(
+    name: str, baseline: Callable[[str], tuple[Path, np.ndarray]], tmp_path: Path
+) -> None:
+    checkpoint, expected = baseline(name)
+    images = []
+    for number in (3, 14, 27):
+        images.append(tmp_path / f"{number}.png")
+        Image.fromarray(drawn_picture(number)).save(images[-1])
+    scorer = load_scorer(checkpoint, device="cpu")
+    np.testing.assert_allclose(scorer.score(images).raw, expected[[3, 14, 27]], atol=2e-5)
+    onnx_file = tmp_path / "scorer.onnx"
+    if name == "handcrafted":
+        with pytest.raises(ExportError, match="handcrafted is no network, so there is no program to write"):
+            export_scorer(scorer, onnx_file)
+        onnx_file = None
+    else:
+        export_scorer(scorer, onnx_file)
+    compare(images, checkpoint, scorer, onnx_file, tmp_path)
+    if scorer.draws_maps:
+        scores = scorer.score(images, quality_maps=True)
+        assert scores.maps[0].shape == (100, 115)
+    else:
+        with pytest.raises(
+            ScoringError, match="judges an image as a whole, so it has no quality map: choose a variant"
+        ):
+            scorer.score(images, quality_maps=True)

@@ -7,7 +7,7 @@ score is the same up to float rounding.
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,23 +25,51 @@ SCORING_BATCH = {"cpu": 64, "cuda": 1024}  # windows a forward pass; larger ones
 PART_PIXELS = 1 << 22  # of an image that are normalised at once, unless a single row of windows takes more
 
 
+class Scored(NamedTuple):
+    """What scoring finds in one image.
+
+    Attributes:
+        raw: The image's score, higher is better; in (0, 1) but for a linear probe's.
+        windows: Scores of its windows, in the order of `window_origins`, shape (n,), float64.
+        features: Mean over the windows of the image tower's features, shape (E,), float64.
+    """
+
+    raw: float
+    windows: np.ndarray
+    features: np.ndarray
+
+
 class FoldedScorer(nn.Module):
     """Scores windows with one prompted image-tower pass.
 
+    The zero-shot baseline is the same without prompts and adapter. A linear probe has no prompts and no texts: it reads
+    the features themselves.
+
     Attributes:
-        visual_prompts: Shape (L, n, D_v).
-        text_features: Unit length, the better text first, shape (2, E).
+        visual_prompts: Shape (L, n, D_v); L is 0 without prompts.
+        text_features: Unit length, the better text first, shape (2, E); None with a probe.
         adapter: The task's Image Adapter, or None.
+        probe_weights: Of a linear probe, on the mean of the features over an image's windows, shape (E,), or on mean
+            and deviation, shape (2 E,); None without one.
+        probe_bias: Likewise, shape ().
     """
 
     def __init__(
-        self, backbone: Backbone, visual_prompts: Tensor, text_features: Tensor, adapter: ImageAdapter | None
+        self,
+        backbone: Backbone,
+        visual_prompts: Tensor,
+        text_features: Tensor | None,
+        adapter: ImageAdapter | None,
+        probe: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Hold the constants beside the backbone, which is shared and not copied."""
+        """Hold the constants beside the backbone, which is shared and not copied; `probe` is weights and bias."""
         super().__init__()
         self.backbone = backbone
+        weights, bias = (None, None) if probe is None else probe
         self.register_buffer("visual_prompts", visual_prompts)
         self.register_buffer("text_features", text_features)
+        self.register_buffer("probe_weights", weights)
+        self.register_buffer("probe_bias", bias)
         self.adapter = adapter
         self._own_tower: FastTower | None = None  # set by `quantise`
         self.requires_grad_(False)
@@ -49,9 +77,9 @@ class FoldedScorer(nn.Module):
 
     @torch.no_grad()
     def forward(self, windows: Tensor) -> Tensor:
-        """Return scores in (0, 1), shape (N,), of normalised windows (N, 3, H, W)."""
+        """Return scores, shape (N,), of normalised windows (N, 3, H, W)."""
         tower = self._tower()
-        return self.score_prepared(windows if tower is None else tower.tokens(tower.embed(windows)))
+        return self.score_prepared(windows if tower is None else tower.tokens(tower.embed(windows)))[0]
 
     @torch.no_grad()
     def prepare(self, image: Tensor, origins: Sequence[tuple[int, int]]) -> Tensor:
@@ -65,8 +93,8 @@ class FoldedScorer(nn.Module):
         return tower.window_tokens(image, origins)
 
     @torch.no_grad()
-    def score_prepared(self, prepared: Tensor, *, autocast: bool = False) -> Tensor:
-        """Return scores in (0, 1), shape (n,), of windows from `prepare`.
+    def score_prepared(self, prepared: Tensor, *, autocast: bool = False) -> tuple[Tensor, Tensor]:
+        """Return scores, shape (n,), and the tower's features, shape (n, E), of windows from `prepare`.
 
         Args:
             prepared: One or more results of `prepare`, joined along the first axis.
@@ -75,20 +103,37 @@ class FoldedScorer(nn.Module):
         tower = self._tower()
         with torch.autocast(prepared.device.type, torch.bfloat16, enabled=autocast):
             if tower is None:
-                features = self.backbone.encode_image(prepared, self.visual_prompts)
+                prompts = self.visual_prompts if len(self.visual_prompts) else None
+                features = self.backbone.encode_image(prepared, prompts)
             else:
                 features = tower(prepared, self.visual_prompts[None])
-        return score_features(features, self.text_features, self.backbone.logit_scale, self.adapter)
+        features = features.float()
+        if self.probe_weights is not None:
+            return features @ self.probe_weights[: features.shape[1]] + self.probe_bias, features
+        return score_features(features, self.text_features, self.backbone.logit_scale, self.adapter), features
+
+    @property
+    def deviation_weights(self) -> np.ndarray | None:
+        """What a probe makes of the features' deviation over an image's windows, shape (E,), float64, or None."""
+        width = self.backbone.embed_dim
+        if self.probe_weights is None or len(self.probe_weights) == width:
+            return None
+        return self.probe_weights[width:].double().cpu().numpy()
 
     def _tower(self) -> FastTower | None:
         return self.backbone.fast_tower() if self._own_tower is None else self._own_tower
 
     def constants(self) -> dict[str, Tensor]:
         """Return the tensors that a checkpoint stores, on the CPU, in float32."""
-        state = {"visual_prompts": self.visual_prompts, "text_features": self.text_features}
+        state = {
+            "visual_prompts": self.visual_prompts,
+            "text_features": self.text_features,
+            "probe.weights": self.probe_weights,
+            "probe.bias": self.probe_bias,
+        }
         if self.adapter is not None:
             state |= {"adapter.down": self.adapter.down.weight, "adapter.up": self.adapter.up.weight}
-        return {key: value.detach().float().cpu().contiguous() for key, value in state.items()}
+        return {key: value.detach().float().cpu().contiguous() for key, value in state.items() if value is not None}
 
 
 def fold(model: DCMPLN, task: Literal["main", "auxiliary"] = "main") -> FoldedScorer:
@@ -131,7 +176,8 @@ def quantise(scorer: FoldedScorer, weight_bits: int | None = None) -> FoldedScor
     weights = scorer.backbone.image_tower()
     if weights is None:
         raise AgiqaError(f"the image tower of {scorer.backbone.name} has layers that cannot be folded: no int8 for it")
-    small = FoldedScorer(scorer.backbone, scorer.visual_prompts, scorer.text_features, scorer.adapter)
+    probe = None if scorer.probe_weights is None else (scorer.probe_weights, scorer.probe_bias)
+    small = FoldedScorer(scorer.backbone, scorer.visual_prompts, scorer.text_features, scorer.adapter, probe)
     small._own_tower = FastTower(weights, weight_bits=weight_bits or int8_bits())
     return small
 
@@ -173,7 +219,7 @@ def image_scores(
         found = window_scores(scorer, shown, rule, windows=windows, device=device, batch=batch, autocast=autocast)
         if len(found) != total or not total:
             raise ValueError(f"{total} images were announced, and {len(found)} came")
-        return np.array([scores.mean() for scores in found])
+        return np.array([one.raw for one in found])
     for cut_windows, owners in window_batches(shown, rule, batch, windows):
         scores = scorer(normalise(cut_windows, rule, device)).double().cpu().numpy()
         if sums is None:
@@ -194,8 +240,8 @@ def window_scores(
     device: torch.device | str = "cpu",
     batch: int | None = None,
     autocast: bool = False,
-) -> list[np.ndarray]:
-    """Return every window's score, image by image.
+) -> list[Scored]:
+    """Return what each image scores, window by window.
 
     An image is taken in parts, so that its windows share patch embeddings and a huge one is never normalised whole;
     windows of several images share a forward pass.
@@ -209,18 +255,25 @@ def window_scores(
         batch: Windows a forward pass; None takes what suits the device.
         autocast: Run the tower in bfloat16.
 
-    Returns:
-        Scores in (0, 1), shape (n_i,), float64, of each image's windows in the order of `window_origins`.
+    Source: an image's score is the mean of its windows' (CLIP-AGIQA); a probe on mean and deviation adds what it makes
+        of the latter.
     """
     batch = batch or SCORING_BATCH[torch.device(device).type]
-    done: list[Tensor] = []
-    waiting: list[Tensor] = []
+    scores: list[Tensor] = []
+    sums: list[Tensor] = []  # of features and of their squares, each (2, E): one a part of an image
+    parts: list[tuple[int, Tensor]] = []  # whose image, and its windows
+    owners: list[int] = []
     counts: list[int] = []
 
     def flush() -> None:
-        if waiting:
-            done.append(scorer.score_prepared(torch.cat(waiting), autocast=autocast).double())
-            waiting.clear()
+        if not parts:
+            return
+        found, features = scorer.score_prepared(torch.cat([part for _, part in parts]), autocast=autocast)
+        scores.append(found.double())
+        for own in features.double().split([len(part) for _, part in parts]):
+            sums.append(torch.stack([own.sum(dim=0), own.square().sum(dim=0)]))
+        owners.extend(image for image, _ in parts)
+        parts.clear()
 
     for pixels in images:
         fitting = resize(pixels, rule)
@@ -228,14 +281,23 @@ def window_scores(
         origins = origins if windows is None else spread(origins, windows)
         counts.append(len(origins))
         for part in _parts(origins, batch, rule.size):
-            if sum(map(len, waiting)) + len(part) > batch:
+            if sum(len(waiting) for _, waiting in parts) + len(part) > batch:
                 flush()
             top, left, bottom, right = _box(part, rule.size)
             image = normalise(fitting[None, top:bottom, left:right], rule, device)[0]
-            waiting.append(scorer.prepare(image, [(row - top, column - left) for row, column in part]))
+            places = [(row - top, column - left) for row, column in part]
+            parts.append((len(counts) - 1, scorer.prepare(image, places)))
     flush()
-    scores = torch.cat(done).cpu().numpy() if done else np.zeros(0)
-    return np.split(scores, np.cumsum(counts)[:-1]) if counts else []
+    if not counts:
+        return []
+    by_image = np.split(torch.cat(scores).cpu().numpy(), np.cumsum(counts)[:-1])
+    moments = np.zeros((len(counts), *sums[0].shape))
+    np.add.at(moments, owners, torch.stack(sums).cpu().numpy())
+    means, squares = moments.transpose(1, 0, 2) / np.array(counts)[:, None]
+    raws = np.array([own.mean() for own in by_image])
+    if (weights := scorer.deviation_weights) is not None:
+        raws += np.sqrt(np.maximum(squares - means**2, 0)) @ weights
+    return [Scored(float(raw), own, mean) for raw, own, mean in zip(raws, by_image, means, strict=True)]
 
 
 def _box(origins: Sequence[tuple[int, int]], size: int) -> tuple[int, int, int, int]:
@@ -283,7 +345,7 @@ def quality_map(
     """
     fitting = resize(pixels, rule)
     if isinstance(scorer, FoldedScorer):
-        scores = window_scores(scorer, [fitting], rule, device=device, batch=batch)[0]
+        scores = window_scores(scorer, [fitting], rule, device=device, batch=batch)[0].windows
     else:
         batch = batch or SCORING_BATCH[torch.device(device).type]
         parts = window_batches([fitting], rule, batch)

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.layout import PERCENTS
+
 MOST_PARAMETERS = 3_000_000_000  # of both towers; the largest of open_clip's has 2.5 billion
 MOST_RANDOM = 400_000_000  # with random weights, which no file vouches for; ViT-L has 304 million
 TOKENIZER_KEYS = ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode")
@@ -171,29 +173,61 @@ class WindowsRecord(_Strict):
     shorter_side: Side | None = None
 
 
+class CalibrationRecord(_Strict):
+    """A `pipeline.calibration.Calibration` as plain values."""
+
+    offset: Annotated[float, Field(ge=-1e6, le=1e6)]
+    slope: Annotated[float, Field(ge=0, le=1e9)]
+    low: Finite
+    high: Finite
+    half_widths: Annotated[
+        list[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None],
+        Field(min_length=len(PERCENTS), max_length=len(PERCENTS)),
+    ]
+    images: Annotated[int, Field(ge=1)]
+    groups: Annotated[int, Field(ge=1)]
+
+
 class Record(BaseModel):
-    """The whole record. What else it holds describes the run to people, and reaches nothing but their eyes."""
+    """The whole record. What else it holds describes the run to people, and reaches nothing but their eyes.
+
+    A method that reads no backbone, as the hand-crafted statistics, has neither `backbone` nor `windows`, and names the
+    statistics that it reads; `texts` are of the methods that compare with texts.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
 
     format: Text
-    backbone: BackboneRecord
-    windows: WindowsRecord
-    prompt_depth: Annotated[int, Field(ge=1, le=128)]
-    prompt_length: Annotated[int, Field(ge=1, le=1024)]
+    backbone: BackboneRecord | None
+    windows: WindowsRecord | None
+    prompt_depth: Annotated[int, Field(ge=0, le=128)]
+    prompt_length: Annotated[int, Field(ge=0, le=1024)]
     residual_ratio: Annotated[float, Field(ge=0, le=1)] | None
     mos_low: Finite
     mos_high: Finite
     target: Text
-    texts: Annotated[list[Text], Field(min_length=2, max_length=2)]
+    texts: Annotated[list[Text], Field(max_length=2)]
     dataset: Text
     method: Text
     leaks: list[Text] = Field(default_factory=list)
+    statistics: Annotated[list[Text], Field(max_length=1000)] | None = None
+    calibration: CalibrationRecord | None = None
+    unfamiliar_beyond: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
-    def _scale_rises(self) -> "Record":
+    def _parts_fit(self) -> "Record":
         if not self.mos_low < self.mos_high:
             raise ValueError(f"mos_low is {self.mos_low:g} and mos_high {self.mos_high:g}: a scale rises")
+        if self.calibration is not None and (self.calibration.low, self.calibration.high) != (
+            self.mos_low, self.mos_high
+        ):  # fmt: skip
+            raise ValueError("its calibration is on another MOS scale")
+        if len(self.texts) == 1:
+            raise ValueError("it compares with one text: two are needed, the better first, or none")
+        if (self.prompt_depth == 0) != (self.prompt_length == 0):
+            raise ValueError(f"prompt_depth is {self.prompt_depth} and prompt_length {self.prompt_length}: one alone")
+        if (self.backbone is None) != (self.windows is None) or (self.backbone is None) == (self.statistics is None):
+            raise ValueError("it reads a backbone, with windows, or statistics, without: one of both")
         return self
 
 

@@ -92,16 +92,17 @@ def _score_block(
             del result  # so that a huge image is gone before the next one is opened
             yield handed.pop()
 
-    for raw, drawn in scorer.stream(usable(), quality_maps=maps is not None, map_side=MAP_SIDE, batch=batch):
+    for seen in scorer.stream(usable(), quality_maps=maps is not None, map_side=MAP_SIDE, batch=batch):
         number, width, height, small = waiting.popleft()
         path, picture = block[number].path, None
-        raw = round(raw, 6)
+        raw = round(seen.raw, 6)
         score = round(float(scorer.to_mos(np.float64(raw))), 6)
+        low, high = (None if end is None else round(float(end), 6) for end in scorer.band(np.float64(score)))
         if maps is not None:
             target = maps / _map_name(os.path.relpath(os.path.abspath(path), base))
-            write_atomically(target, draw_map(small, drawn, scorer.to_mos))
+            write_atomically(target, draw_map(small, seen.drawn, scorer.to_mos))
             picture = str(target)
-        found[number] = Row(path, score, raw, width, height, None, picture)
+        found[number] = Row(path, score, raw, width, height, None, picture, low, high, seen.unfamiliar)
         advance(1)
     return [found[number] for number in range(len(block))]
 

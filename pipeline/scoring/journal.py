@@ -24,10 +24,12 @@ class Row:
     Attributes:
         image: Its path as the user wrote it.
         score: On the data set's MOS scale, or None.
-        raw: In 0..1, or None.
+        raw: Higher is better, or None.
         width, height: In pixels, or None.
         error: Why there is no score, or None.
         quality_map: The picture of its quality map, if one was asked for.
+        low, high: Ends of the score's band, or None.
+        unfamiliar: Whether the image is unlike those that the model was trained on, or None.
     """
 
     image: str
@@ -37,6 +39,9 @@ class Row:
     height: int | None = None
     error: str | None = None
     quality_map: str | None = None
+    low: float | None = None
+    high: float | None = None
+    unfamiliar: bool | None = None
 
 
 class Journal:

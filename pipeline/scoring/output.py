@@ -47,9 +47,14 @@ def describe(scorer: Scorer) -> str:
     """Return in one line which model scores, on which scale, and whether anything leaked into it."""
     record = scorer.record
     leaks = f"; LEAKS: {', '.join(record['leaks'])}" if record.get("leaks") else ""
+    sees = "statistics of the image" if record["backbone"] is None else f"backbone {backbone_label(record['backbone'])}"
+    worth = (
+        f"bands hold {scorer.level} % of images like those" if scorer.calibration is not None
+        else "NOT CALIBRATED: the raw score stretched over the scale, good for ranking alone"
+    )  # fmt: skip
     return (
         f"{record['method']} trained on {record['dataset']}: {record['target']}, MOS {scorer.mos_low:g} to "
-        f"{scorer.mos_high:g}; backbone {backbone_label(record['backbone'])}{leaks}"
+        f"{scorer.mos_high:g}; {sees}; {worth}{leaks}"
     )
 
 
@@ -63,7 +68,9 @@ def about(scorer: Scorer) -> dict[str, Any]:
         "dataset": record["dataset"],
         "target": record["target"],
         "scale": [scorer.mos_low, scorer.mos_high],
-        "backbone": backbone_label(record["backbone"]),
+        "backbone": None if record["backbone"] is None else backbone_label(record["backbone"]),
+        "calibrated": scorer.calibration is not None,
+        "level": None if scorer.calibration is None else scorer.level,
         "leaks": record.get("leaks", []),
     }
 
@@ -73,6 +80,10 @@ def as_record(row: Row, scorer: Scorer, *, with_maps: bool) -> dict[str, Any]:
     record = {
         "image": printable(row.image),
         "score": row.score,
+        "low": row.low,
+        "high": row.high,
+        "level": None if row.low is None else scorer.level,
+        "unfamiliar": row.unfamiliar,
         "raw": row.raw,
         "scale_low": scorer.mos_low,
         "scale_high": scorer.mos_high,
@@ -110,7 +121,7 @@ def write_scores(
             kept.append(row)
     elif out is None and form == "table":
         _line(describe(scorer))
-        _line(f"{'score':>6}  {_scale(scorer)}  {'raw':>5}  image")
+        _line(f"{'score':>6}  {_band_title(scorer):<13} {_scale(scorer)}  image")
         for row in rows:
             _line(_table_line(row, scorer))
             kept.append(row)
@@ -179,9 +190,14 @@ def _write(
         data = (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
     else:
         frame = pd.DataFrame(list(records))
-        for name in ("width", "height"):
+        for name, kind_of_column in (
+            ("width", "Int64"),
+            ("height", "Int64"),
+            ("level", "Int64"),
+            ("unfamiliar", "boolean"),
+        ):
             if name in frame:
-                frame[name] = frame[name].astype("Int64")
+                frame[name] = frame[name].astype(kind_of_column)
         if kind == "parquet":
             for name in ("error", "quality_map"):
                 if name in frame:
@@ -204,6 +220,8 @@ def summary(rows: Sequence[Row], scorer: Scorer) -> str:
     text = f"{len(scores):,} image{'s' * (len(scores) != 1)} scored"
     if scores:
         text += f", mean {np.mean(scores):.3f} on the scale {scorer.mos_low:g} to {scorer.mos_high:g}"
+    if strange := sum(bool(row.unfamiliar) for row in rows):
+        text += f"; {strange:,} unfamiliar: unlike the training images, so nobody vouches for score and band"
     if failed:
         text += f"; {failed:,} could not be: the rows with an error say why"
     return text
@@ -214,6 +232,10 @@ def _line(text: str) -> None:
         tqdm.write(text, file=sys.stdout)  # above the progress bar, which shares the terminal
     else:
         sys.stdout.write(text + "\n")
+
+
+def _band_title(scorer: Scorer) -> str:
+    return "" if scorer.calibration is None else f"{scorer.level} % band"
 
 
 def _scale(scorer: Scorer) -> str:
@@ -231,7 +253,9 @@ def _bar(score: float, scorer: Scorer) -> str:
 def _table_line(row: Row, scorer: Scorer) -> str:
     if row.score is None:
         return f"{'-':>6}  {_shown(row.image)}: {row.error}"
-    return f"{row.score:6.2f}  {_bar(row.score, scorer)}  {row.raw:5.3f}  {_shown(row.image)}"
+    band = " " * 13 if row.low is None else f"{row.low:5.2f} - {row.high:<5.2f}"
+    mark = "  unfamiliar" if row.unfamiliar else ""
+    return f"{row.score:6.2f}  {band} {_bar(row.score, scorer)}  {_shown(row.image)}{mark}"
 
 
 def _shown(text: str) -> str:

@@ -5,32 +5,37 @@
     scorer = load_scorer("epoch-012.safetensors", backbone_file="ViT-B-32.pt")
     scores = scorer.score(["one.png", "two.jpg"], quality_maps=True)
 
-A checkpoint says by itself which towers, windows and texts it needs and on which scale its scores are, so that nothing
-else of what trained it must be at hand but the towers' weights.
+A checkpoint says by itself which towers, windows and texts it needs and what its scores mean, so that nothing else of
+what trained it must be at hand but the towers' weights. Every method of the study scores, a baseline like a variant.
 """
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.calibration import Calibration
 from pipeline.data.decoding import MOST_PIXELS, ImageError, open_image
 from pipeline.errors import AgiqaError
+from pipeline.familiarity import Familiarity
 from pipeline.files import expanded
-from pipeline.layout import repository_root
-from pipeline.model.checkpoint import load_checkpoint, read_record
+from pipeline.layout import LEVEL, PERCENTS, repository_root
+from pipeline.model.checkpoint import load_checkpoint
+from pipeline.model.checkpoint_file import CheckpointError, calibration_of, familiarity_of, read_checkpoint, trees_of
 from pipeline.model.folded import SCORING_BATCH, FoldedScorer, lay_out, quantise, window_scores
 from pipeline.model.loading import rebuild_backbone
 from pipeline.model.windows import WindowRule, resized_sides, window_origins
 from pipeline.study.champion import find_champion
 from pipeline.tracking.models import fetch_checkpoint
+from pipeline.training import statistics
+from pipeline.training.baselines import tree_scores
 
 __all__ = ["ImageError", "Scorer", "Scores", "ScoringError", "find_checkpoint", "load_scorer", "open_image"]
 
@@ -47,14 +52,36 @@ class Scores:
     """What `Scorer.score` returns, an entry an image, in the order of the images.
 
     Attributes:
-        raw: In (0, 1), higher is better, shape (n,), float64.
-        mos: The same on the MOS scale of the data set that the model was trained on, shape (n,), float64.
+        raw: Higher is better, shape (n,), float64; in (0, 1) of methods that compare with texts.
+        mos: The MOS that it stands for, on the scale of the data set that the model was trained on, shape (n,),
+            float64. Of a checkpoint without calibration the raw score stretched over the scale: a rank, and no more.
+        low, high: Ends of the band that holds the MOS of so many in a hundred new images as `level` says, each (n,);
+            None without calibration.
+        unfamiliar: Whether each image is unlike those that the model was trained on, so that nobody vouches for score
+            and band, shape (n,), bool; None where the checkpoint does not know.
         maps: Raw scores laid over each image, each (H, W), float32, NaN where no window reaches; None unless asked for.
     """
 
     raw: np.ndarray
     mos: np.ndarray
+    low: np.ndarray | None
+    high: np.ndarray | None
+    unfamiliar: np.ndarray | None
     maps: list[np.ndarray] | None
+
+
+class Seen(NamedTuple):
+    """What a scorer finds in one image.
+
+    Attributes:
+        raw: The raw score.
+        unfamiliar: See `Scores`; None where the checkpoint does not know.
+        drawn: The quality map, if one was asked for.
+    """
+
+    raw: float
+    unfamiliar: bool | None
+    drawn: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -63,35 +90,54 @@ class Scorer:
 
     Attributes:
         record: The checkpoint's record: data set, method, target, texts, backbone, scale, windows.
-        rule: How an image is cut into windows.
-        folded: Scores windows.
+        rule: How an image is cut into windows; None for a method that takes it as a whole.
+        folded: Scores windows; None likewise.
         path: The checkpoint.
         sha256: Of the checkpoint file.
         device: Where it runs.
         autocast: Whether the tower runs in bfloat16.
+        calibration: From raw score to MOS; None where the checkpoint has none.
+        familiarity: How the training images lie; likewise.
+        level: Of the bands, in percent.
+        trees: Of a method that reads statistics of the image, by the names of `checkpoint_file.TREES`; else None.
     """
 
     record: dict[str, Any]
-    rule: WindowRule
-    folded: FoldedScorer
+    rule: WindowRule | None
+    folded: FoldedScorer | None
     path: Path
     sha256: str
     device: torch.device
     autocast: bool = False
+    calibration: Calibration | None = None
+    familiarity: Familiarity | None = None
+    level: int = LEVEL
+    trees: Mapping[str, np.ndarray] | None = None
 
     @property
     def mos_low(self) -> float:
-        """Lowest possible MOS of the data set that the model was trained on: what the raw score 0 means."""
+        """Lowest possible MOS of the data set that the model was trained on."""
         return float(self.record["mos_low"])
 
     @property
     def mos_high(self) -> float:
-        """Highest possible MOS of that data set: what the raw score 1 means."""
+        """Highest possible MOS of that data set."""
         return float(self.record["mos_high"])
 
+    @property
+    def draws_maps(self) -> bool:
+        """Whether the method judges windows by themselves, and so can tell where an image is good or bad."""
+        return self.folded is not None and self.folded.deviation_weights is None
+
     def to_mos(self, raw: np.ndarray) -> np.ndarray:
-        """Return raw scores on the data set's MOS scale."""
-        return self.mos_low + raw * (self.mos_high - self.mos_low)
+        """Return the MOS that raw scores stand for; without calibration, raw scores stretched over the scale."""
+        if self.calibration is not None:
+            return self.calibration.to_mos(raw)
+        return self.mos_low + np.asarray(raw) * (self.mos_high - self.mos_low)
+
+    def band(self, mos: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return the ends of the band around scores on the MOS scale; None twice without calibration."""
+        return (None, None) if self.calibration is None else self.calibration.band(mos, self.level)
 
     def open(self, source: Source, *, max_bytes: int | None = None, max_pixels: int | None = MOST_PIXELS) -> np.ndarray:
         """Return an image as `open_image` does, unless it is too long and narrow to be resized for its windows.
@@ -105,6 +151,8 @@ class Scorer:
             ImageError: Likewise.
         """
         pixels = open_image(source, max_bytes=max_bytes, max_pixels=max_pixels)
+        if self.rule is None:
+            return pixels
         height, width = pixels.shape[:2]
         tall, wide = resized_sides(height, width, self.rule)
         if max_pixels is not None and tall * wide > max_pixels:
@@ -131,13 +179,18 @@ class Scorer:
 
         Raises:
             ImageError: If an image cannot be used; names it, or its place among the images.
+            ScoringError: As `stream`.
         """
         single = isinstance(images, str | Path | bytes | Image.Image) or hasattr(images, "read")
         if isinstance(images, np.ndarray | Tensor):
             single = images.ndim in (2, 3)
         found = list(self.stream(self._opened([images] if single else images), quality_maps=quality_maps, batch=batch))
-        raw = np.array([score for score, _ in found], dtype=np.float64)
-        return Scores(raw, self.to_mos(raw), [drawn for _, drawn in found] if quality_maps else None)
+        raw = np.array([one.raw for one in found], dtype=np.float64)
+        mos = self.to_mos(raw)
+        low, high = self.band(mos)
+        known = self.familiarity is not None
+        unfamiliar = np.array([one.unfamiliar for one in found], dtype=bool) if known else None
+        return Scores(raw, mos, low, high, unfamiliar, [one.drawn for one in found] if quality_maps else None)
 
     def _opened(self, images: Iterable[Source]) -> Iterator[np.ndarray]:
         for number, image in enumerate(images):
@@ -154,8 +207,8 @@ class Scorer:
         quality_maps: bool = False,
         map_side: int | None = None,
         batch: int | None = None,
-    ) -> Iterator[tuple[float, np.ndarray | None]]:
-        """Yield each image's raw score and, if asked for, its quality map, as soon as they are known.
+    ) -> Iterator[Seen]:
+        """Yield what is found in each image, as soon as it is known.
 
         Images are taken from the iterable as they are needed: those of one forward pass are held at a time.
 
@@ -167,13 +220,22 @@ class Scorer:
             batch: Windows a forward pass; None takes what suits the device.
 
         Raises:
-            ScoringError: If the memory does not suffice for so many windows.
+            ScoringError: If the memory does not suffice for so many windows, or quality maps are asked of a method that
+                takes an image as a whole.
         """
+        if quality_maps and not self.draws_maps:
+            raise ScoringError(
+                f"{self.record['method']} judges an image as a whole, so it has no quality map: choose a variant, "
+                f"such as auto:{self.record['dataset']}:dcmpln"
+            )
+        if self.folded is None:
+            yield from map(self._whole, images)
+            return
         batch = batch or SCORING_BATCH[self.device.type]
         group: list[np.ndarray] = []
         held = 0
 
-        def results() -> deque[tuple[float, np.ndarray | None]]:
+        def results() -> deque[Seen]:
             try:
                 found = window_scores(
                     self.folded, group, self.rule, device=self.device, batch=batch, autocast=self.autocast
@@ -185,9 +247,16 @@ class Scorer:
                     f"the memory of the {self.device.type} does not suffice for {batch} windows a forward pass: ask "
                     "for a smaller batch"
                 ) from error
-            drawn = [self._map(*pair, map_side) if quality_maps else None for pair in zip(found, group, strict=True)]
+            seen = deque(
+                Seen(
+                    one.raw,
+                    self._is_unfamiliar(one.features),
+                    self._map(one.windows, pixels, map_side) if quality_maps else None,
+                )
+                for one, pixels in zip(found, group, strict=True)
+            )
             group.clear()
-            return deque(zip((float(scores.mean()) for scores in found), drawn, strict=True))
+            return seen
 
         for pixels in images:
             count = len(window_origins(*resized_sides(*pixels.shape[:2], self.rule), self.rule))
@@ -203,6 +272,13 @@ class Scorer:
                 while done:
                     yield done.popleft()
         yield from results()
+
+    def _whole(self, pixels: np.ndarray) -> Seen:
+        features = statistics.features(pixels)[None]
+        return Seen(float(tree_scores(self.trees, features)[0]), self._is_unfamiliar(features[0]), None)
+
+    def _is_unfamiliar(self, features: np.ndarray) -> bool | None:
+        return None if self.familiarity is None else bool(self.familiarity.is_unfamiliar(features[None])[0])
 
     def _map(self, scores: np.ndarray, pixels: np.ndarray, side: int | None) -> np.ndarray:
         height, width = pixels.shape[:2]
@@ -222,12 +298,14 @@ def load_scorer(
     root: str | Path | None = None,
     bfloat16: bool = False,
     int8: bool = False,
+    level: int = LEVEL,
 ) -> Scorer:
     """Load a scorer.
 
     Args:
         checkpoint: A checkpoint file; an MLflow URI (`models:/...` or `runs:/...`); `auto` for the champion among the
-            runs under `root`, or `auto:<data set>` where they are of several data sets.
+            runs under `root`, `auto:<data set>` where they are of several data sets, or `auto:<data set>:<method>` for
+            the best of one method.
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
         backbone_file: The towers' weights, where they lie elsewhere than the checkpoint says.
         root: Of a repository, with `runs/` and MLflow's store; None takes the working folder, or the repository that
@@ -235,14 +313,17 @@ def load_scorer(
         bfloat16: Run the image tower in bfloat16: faster on GPUs, and scores drift in the third decimal.
         int8: Run the image tower in int8: faster on CPUs with int8 units, and scores drift in the third decimal; they
             depend a little on what is scored in the same forward pass, too.
+        level: Of the bands, in whole percent: see `Scores`.
 
     Raises:
         ChampionError: If `auto` finds no champion.
         CheckpointError: If the checkpoint is missing, damaged or of another kind.
         BackboneError: If the towers' weights are missing, or others than the checkpoint was trained with.
-        ScoringError: If the device is unknown or not there, an MLflow URI leads to no checkpoint, or int8 is asked for
-            on a GPU or beside bfloat16.
+        ScoringError: If the level is none of `layout.PERCENTS`, the device is unknown or not there, an MLflow URI leads
+            to no checkpoint, or int8 is asked for on a GPU or beside bfloat16.
     """
+    if level not in PERCENTS:
+        raise ScoringError(f"level is {level!r}: whole percents from {PERCENTS[0]} to {PERCENTS[-1]} are known")
     chosen = _device(device)
     if int8 and (bfloat16 or chosen.type != "cpu"):
         raise ScoringError(
@@ -250,21 +331,38 @@ def load_scorer(
         )
     base = _root(root)
     path = find_checkpoint(checkpoint, base)
+    record, arrays = read_checkpoint(path)
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    if record["backbone"] is None:
+        return _of_statistics(path, record, arrays, sha256, level)
     folders = list(dict.fromkeys([base, REPOSITORY, path.resolve().parent]))
-    backbone = rebuild_backbone(read_record(path)["backbone"], file=backbone_file, folders=folders).to(chosen)
+    backbone = rebuild_backbone(record["backbone"], file=backbone_file, folders=folders).to(chosen)
     folded, rule, record = load_checkpoint(path, backbone)
     folded = quantise(folded) if int8 else folded
     backbone.fast_tower()  # made now, so that no thread finds it half made
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Scorer(record, rule, folded, path, sha256, chosen, bfloat16)
+    familiarity = familiarity_of(path, record, arrays, backbone.embed_dim)
+    return Scorer(record, rule, folded, path, sha256, chosen, bfloat16, calibration_of(record), familiarity, level)
+
+
+def _of_statistics(
+    path: Path, record: dict[str, Any], arrays: Mapping[str, np.ndarray], sha256: str, level: int
+) -> Scorer:
+    """Return the scorer of a checkpoint that reads statistics of the image, for which any CPU will do."""
+    if record["statistics"] != list(statistics.NAMES):
+        raise CheckpointError(f"{path} does not fit: it reads other statistics of an image than this version computes")
+    width = len(statistics.NAMES)
+    trees, familiarity = trees_of(path, arrays, width), familiarity_of(path, record, arrays, width)
+    cpu = torch.device("cpu")
+    return Scorer(record, None, None, path, sha256, cpu, False, calibration_of(record), familiarity, level, trees)
 
 
 def find_checkpoint(checkpoint: str | Path, root: str | Path | None = None) -> Path:
     """Return the file that `load_scorer` would load; arguments and errors as there."""
     text, base = str(checkpoint), _root(root)
     if text == "auto" or text.startswith("auto:"):
-        return find_champion(base, text.removeprefix("auto").removeprefix(":") or None)
+        dataset, _, method = text.removeprefix("auto").removeprefix(":").partition(":")
+        return find_champion(base, dataset or None, method=method or None)
     if text.startswith(("models:/", "runs:/")):
         try:
             return fetch_checkpoint(text, base)

@@ -5,9 +5,11 @@
     POST /score         multipart/form-data with image files, or JSON {"images": ["<base64>", ...]}
     POST /score?maps=1  also each image's quality map
 
-An answer to /score is {"mos_low", "mos_high", "scores": [{"name", "raw", "mos", "width", "height", "map"}, ...]}. A map
-is {"png", "low", "high"}: a grey PNG in base64 whose values 0..255 span the raw scores low..high, transparent where no
-window lies. A request is scored whole or not at all: what cannot be scored gets a 4xx and {"detail": reason}.
+An answer to /score is {"mos_low", "mos_high", "level", "scores": [{"name", "raw", "mos", "low", "high", "unfamiliar",
+"width", "height", "map"}, ...]}: low..high is the band around the score that holds the MOS of `level` % of new images,
+null where the model is not calibrated. A map is {"png", "low", "high"}: a grey PNG in base64 whose values 0..255 span
+low..high on the MOS scale, transparent where no window lies, and null of a method that draws none. A request is scored
+whole or not at all: what cannot be scored gets a 4xx and {"detail": reason}.
 
 Requests take turns, a forward pass each (`turns`), so that a small one waits for no large one, and scoring stops when
 its client leaves. Pages of other sites are refused, and clients that are silent make room (`guard`).
@@ -58,7 +60,7 @@ PAGE_HEADERS = {
 
 
 def map_image(values: np.ndarray) -> dict[str, Any]:
-    """Return a quality map (H, W) for a page: `png` (base64), and the raw scores `low`, `high` that its grey spans."""
+    """Return a quality map (H, W) for a page: `png` (base64), and the values `low`, `high` that its grey spans."""
     from PIL import Image
 
     step = max(1, -(-max(values.shape) // MAP_SIDE))  # a map is constant over wide areas: every n-th value will do
@@ -102,8 +104,10 @@ def make_app(
 
     page, turns = PAGE.read_text(encoding="utf-8"), Turns(scorer, max_pixels=max_pixels, max_windows=max_windows)
     about = {key: scorer.record.get(key) for key in ("dataset", "method", "round", "epoch", "target", "leaks")}
-    about |= {"backbone": scorer.record["backbone"]["name"], "weights": scorer.record["backbone"]["origin"]}
-    scale = {"mos_low": scorer.mos_low, "mos_high": scorer.mos_high}
+    backbone = scorer.record["backbone"] or {"name": None, "origin": None}
+    about |= {"backbone": backbone["name"], "weights": backbone["origin"]}
+    level = None if scorer.calibration is None else scorer.level
+    scale = {"mos_low": scorer.mos_low, "mos_high": scorer.mos_high, "level": level}
     limits = {"max_bytes": max_bytes, "max_pixels": max_pixels, "max_files": max_files, "max_windows": max_windows}
     # No /docs: FastAPI's loads scripts from another host.
     app = FastAPI(title="AGIQA scores", docs_url=None, redoc_url=None)
@@ -134,11 +138,17 @@ def make_app(
 
 
 def _row(scorer: "Scorer", name: str, pixels: np.ndarray, *, maps: bool) -> dict[str, Any]:
-    scores = scorer.score([pixels], quality_maps=maps)
+    drawn = maps and scorer.draws_maps
+    scores = scorer.score([pixels], quality_maps=drawn)
+
+    def first(values: np.ndarray | None) -> Any:
+        return None if values is None else values[0].item()
+
     return {
-        "name": name, "raw": float(scores.raw[0]), "mos": float(scores.mos[0]),
+        "name": name, "raw": first(scores.raw), "mos": first(scores.mos), "low": first(scores.low),
+        "high": first(scores.high), "unfamiliar": first(scores.unfamiliar),
         "width": pixels.shape[1], "height": pixels.shape[0],
-        "map": map_image(scores.maps[0]) if maps else None,
+        "map": map_image(scorer.to_mos(scores.maps[0])) if drawn else None,
     }  # fmt: skip
 
 
@@ -304,7 +314,12 @@ def serve(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `agiqa serve` takes."""
     add: Callable[..., Any] = parser.add_argument
-    add("--checkpoint", default="auto", metavar="WHICH", help="a file, an MLflow URI, auto (default) or auto:DATASET")
+    add(
+        "--checkpoint",
+        default="auto",
+        metavar="WHICH",
+        help="a file, an MLflow URI, auto (default), auto:DATASET[:METHOD]",
+    )
     add("--backbone-file", type=Path, metavar="FILE", help="the towers' weights, if they lie elsewhere")
     add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
     add(

@@ -1,8 +1,9 @@
 """The folded scorer as a program that needs nothing of ours: for PyTorch (.pt2) and for every ONNX runtime (.onnx).
 
-Both take `windows`, normalised pixels (N, 3, H, W) in float32 with any N, and give `scores`, raw, (N,). Only the image
-tower is inside: no text tower, no tokenizer. How a picture becomes windows, and what a raw score means, stands in the
-file itself under the name `agiqa`, as JSON: see `preprocessing`.
+Both take `windows`, normalised pixels (N, 3, H, W) in float32 with any N, and give `scores`, raw, (N,), and `features`,
+(N, E), by which familiar images are told from others. Only the image tower is inside: no text tower, no tokenizer. How
+a picture becomes windows, and what a raw score means, stands in the file itself under the name `agiqa`, as JSON: see
+`preprocessing`.
 """
 
 import argparse
@@ -41,7 +42,11 @@ STEPS = (
     "Cut windows of window_size pixels at every stride from the top left; with cover `all` add a last row and column "
     "flush with the bottom and right edges where the stride does not reach them.",
     "Divide pixels by 255, subtract mean, divide by std, per channel, and put channels first: (N, 3, H, W).",
-    "The image's raw score is the mean of its windows' scores, in 0..1; MOS is mos_low + raw (mos_high - mos_low).",
+    "The image's raw score is the mean of its windows' scores; where `deviation_weights` is given, add its dot product "
+    "with the standard deviation of the windows' features.",
+    "With the numbers of `calibration`, its score on the MOS scale is low + (high - low) / (1 + exp(-(offset + slope "
+    "raw))); its band at 50 + i percent is that minus and plus half_widths[i], cut to low..high, and the whole scale "
+    "where that is null. Without `calibration`, mos_low + raw (mos_high - mos_low) ranks images and means no more.",
 )
 
 
@@ -51,7 +56,10 @@ class ExportError(AgiqaError):
 
 def preprocessing(scorer: "Scorer") -> dict[str, Any]:
     """Return the record that a program carries: the checkpoint's own, and the steps from a picture to its score."""
-    return {**scorer.record, "steps": list(STEPS)}
+    weights = None if scorer.folded is None else scorer.folded.deviation_weights
+    return {
+        **scorer.record, "steps": list(STEPS), "deviation_weights": None if weights is None else weights.tolist()
+    }  # fmt: skip
 
 
 def export_scorer(scorer: "Scorer", path: str | Path) -> None:
@@ -72,6 +80,10 @@ def export_scorer(scorer: "Scorer", path: str | Path) -> None:
 
     from pipeline.files import write_atomically
 
+    if scorer.folded is None:
+        raise ExportError(
+            f"{scorer.record['method']} is no network, so there is no program to write: see `agiqa score`"
+        )
     size = scorer.rule.size
     module = window_scorer(scorer.folded)
     windows = torch.randn(5, 3, size, size, generator=torch.Generator().manual_seed(0))
@@ -80,7 +92,10 @@ def export_scorer(scorer: "Scorer", path: str | Path) -> None:
         data, run = make(module, windows, json.dumps(preprocessing(scorer), sort_keys=True))
     for count in (5, 1):  # not the batch that was traced alone
         with torch.no_grad():
-            gap = float((run(windows[:count]) - module(windows[:count])).abs().max())
+            gap = max(
+                float((found - expected).abs().max())
+                for found, expected in zip(run(windows[:count]), module(windows[:count]), strict=True)
+            )
         if not gap <= TOLERANCE:  # NaN, too
             raise ExportError(f"{path.name} would score {gap:g} off PyTorch, and {TOLERANCE:g} is allowed")
     write_atomically(path, data)
@@ -90,8 +105,8 @@ def _unknown_suffix(path: Path) -> str:
     return f"{path} ends in {path.suffix or 'nothing'!r}: name it .pt2 (torch.export) or .onnx"
 
 
-def load_program(path: str | Path) -> tuple[Callable[["Tensor"], "Tensor"], dict[str, Any]]:
-    """Return a .pt2 program as a function from windows to scores, and its preprocessing record.
+def load_program(path: str | Path) -> "tuple[Run, dict[str, Any]]":
+    """Return a .pt2 program as a function from windows to scores and features, and its preprocessing record.
 
     Args:
         path: From `export_scorer`. Load none from a stranger: PyTorch's format is not made for untrusted files.
@@ -125,21 +140,25 @@ def window_scorer(folded: "FoldedScorer") -> "nn.Module":
             self.tower = copy.deepcopy(folded.backbone.visual if tower is None else tower)
             self.adapter = copy.deepcopy(folded.adapter)
             self.register_buffer("prompts", folded.visual_prompts.clone())
-            self.register_buffer("texts", folded.text_features.clone())
             self.register_buffer("scale", folded.backbone.logit_scale.detach().clone())
+            for name in ("text_features", "probe_weights", "probe_bias"):
+                held = getattr(folded, name)
+                self.register_buffer(name, None if held is None else held.clone())
 
-        def forward(self, windows: "Tensor") -> "Tensor":
+        def forward(self, windows: "Tensor") -> "tuple[Tensor, Tensor]":
             if tower is None:
-                features = image_features(self.tower, windows, self.prompts)
+                features = image_features(self.tower, windows, self.prompts if len(self.prompts) else None)
             else:
                 features = self.tower(self.tower.tokens(self.tower.embed(windows)), self.prompts[None])
-            return score_features(features, self.texts, self.scale, self.adapter)
+            if self.probe_weights is not None:
+                return features @ self.probe_weights[: features.shape[1]] + self.probe_bias, features
+            return score_features(features, self.text_features, self.scale, self.adapter), features
 
     tower = folded.backbone.fast_tower()
     return WindowScorer().cpu().eval().requires_grad_(False)
 
 
-Run = Callable[["Tensor"], "Tensor"]
+Run = Callable[["Tensor"], "tuple[Tensor, Tensor]"]
 
 
 def _program_bytes(module: "nn.Module", windows: "Tensor", record: str) -> tuple[bytes, Run]:
@@ -163,12 +182,12 @@ def _onnx_bytes(module: "nn.Module", windows: "Tensor", record: str) -> tuple[by
         raise ExportError(f"ONNX needs a package that is missing ({error.name}): pip install '.[export]'") from None
     program = torch.onnx.export(
         module, (windows[:3],), dynamo=True, opset_version=OPSET, verbose=False, input_names=["windows"],
-        output_names=["scores"], dynamic_shapes={"windows": {0: torch.export.Dim("batch")}},
+        output_names=["scores", "features"], dynamic_shapes={"windows": {0: torch.export.Dim("batch")}},
     )  # fmt: skip
     program.model.metadata_props[KEY] = record
     data = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    return data, lambda given: torch.from_numpy(session.run(None, {"windows": given.numpy()})[0])
+    return data, lambda given: tuple(map(torch.from_numpy, session.run(None, {"windows": given.numpy()})))
 
 
 @contextmanager
@@ -194,7 +213,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "out", type=Path, metavar="FILE", help="to write: .onnx for every ONNX runtime, .pt2 for torch.export"
     )
     parser.add_argument(
-        "--checkpoint", default="auto", metavar="WHICH", help="a file, an MLflow URI, auto (default) or auto:DATASET"
+        "--checkpoint",
+        default="auto",
+        metavar="WHICH",
+        help="a file, an MLflow URI, auto (default), auto:DATASET[:METHOD]",
     )
     parser.add_argument("--backbone-file", type=Path, metavar="FILE", help="the towers' weights, if they lie elsewhere")
 
@@ -210,7 +232,7 @@ def run(arguments: argparse.Namespace) -> int:
     export_scorer(scorer, out)
     size, megabytes = scorer.rule.size, out.stat().st_size / 1e6
     sys.stderr.write(
-        f"{out}, {megabytes:.1f} MB: windows (N, 3, {size}, {size}) -> scores (N,), checked beside PyTorch. "
+        f"{out}, {megabytes:.1f} MB: windows (N, 3, {size}, {size}) -> scores (N,) and features, checked with PyTorch. "
         f"Its metadata `{KEY}` says how a picture becomes windows\n"
     )
     return 0

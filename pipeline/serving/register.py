@@ -40,4 +40,6 @@ def _write_program(checkpoint: Path, out: Path) -> None:
     from pipeline.serving.program import export_scorer
 
     logger.info("registering %s as a model to serve (some seconds)", checkpoint)
-    export_scorer(load_scorer(checkpoint, device="cpu"), out)
+    scorer = load_scorer(checkpoint, device="cpu")
+    if scorer.folded is not None:
+        export_scorer(scorer, out)

@@ -1,8 +1,8 @@
 """The champion as MLflow loads and serves it: `mlflow.pyfunc.load_model(uri).predict(table)`, `mlflow models serve`.
 
 MLflow copies this file into the model and runs it there (models from code), so it is the one module beside
-pipeline.tracking that imports MLflow. Beside it lie a copy of our package and the scorer as a torch.export program: no
-text tower, no open_clip, no repository and no network are needed.
+pipeline.tracking that imports MLflow. Beside it lie a copy of our package, the checkpoint and, where the champion is a
+network, the scorer as a torch.export program: no text tower, no open_clip, no repository and no connection are needed.
 
 A table has a column `image` with, in each row, an image file's bytes, their base64, or a path. **A server reads no
 path**: whoever can send it a request could otherwise have any file of its machine opened, and learn from the answer
@@ -25,14 +25,25 @@ MAX_BYTES, MAX_PIXELS = 64 * 2**20, 64_000_000  # of one image
 
 
 class ServedModel(PythonModel):
-    """Scores images: raw in 0..1, and on the MOS scale of the data set that the model was trained on."""
+    """Scores images: raw, and calibrated on the MOS scale of the data set that the model was trained on."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the program and what it says of itself."""
         from pipeline.errors import AgiqaError
+        from pipeline.model.checkpoint_file import calibration_of, familiarity_of, read_checkpoint, trees_of
         from pipeline.serving.program import load_program
 
-        self.program, self.record = load_program(context.artifacts["program"])
+        checkpoint = context.artifacts["checkpoint"]
+        self.record, arrays = read_checkpoint(checkpoint)
+        self.calibration = calibration_of(self.record)
+        if "program" in context.artifacts:
+            self.program, about = load_program(context.artifacts["program"])
+            self.deviation_weights = about.get("deviation_weights")
+            width = len(arrays["familiar.mean"]) if "familiar.mean" in arrays else 0
+        else:
+            width = len(self.record["statistics"])
+            self.program, self.trees = None, trees_of(checkpoint, arrays, width)
+        self.familiarity = familiarity_of(checkpoint, self.record, arrays, width)
         self.read_paths = (context.model_config or {}).get("read_paths", "locally")
         if self.read_paths not in ("locally", "never", "always"):
             raise AgiqaError(f"read_paths is {self.read_paths!r}, and should be locally, never or always")
@@ -40,7 +51,7 @@ class ServedModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Return a row an image: `raw` in (0, 1), and `mos` on the data set's scale.
+        """Return a row an image: `raw`, `mos` on the data set's scale, its band's `low` and `high`, and `unfamiliar`.
 
         Args:
             context: Unused; `load_context` has read it.
@@ -50,14 +61,43 @@ class ServedModel(PythonModel):
         Raises:
             MlflowException: With a 400 for its status, if an image cannot be scored; names its row.
         """
+        raw, features = self._seen(model_input["image"]) if len(model_input) else (np.zeros(0), None)
+        lowest, highest = self.record["mos_low"], self.record["mos_high"]
+        low = high = np.full(len(raw), np.nan)
+        if self.calibration is None:
+            mos = lowest + raw * (highest - lowest)
+        else:
+            mos = self.calibration.to_mos(raw)
+            low, high = self.calibration.band(mos)
+        known = self.familiarity is not None and len(raw) > 0
+        unfamiliar = self.familiarity.is_unfamiliar(features) if known else np.zeros(len(raw), dtype=bool)
+        columns = {"raw": raw, "mos": mos, "low": low, "high": high, "unfamiliar": unfamiliar}
+        return pd.DataFrame(columns, index=model_input.index)
+
+    def _seen(self, column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+        """Return each image's raw score, shape (n,), and what the model sees of it, shape (n, F)."""
+        if self.program is None:
+            from pipeline.training import statistics
+            from pipeline.training.baselines import tree_scores
+
+            features = np.stack([statistics.features(pixels) for pixels in self._opened(column, None)])
+            return tree_scores(self.trees, features), features
+        import torch
+
         from pipeline.model.folded import image_scores
         from pipeline.model.windows import WindowRule
 
+        def both(windows: torch.Tensor) -> torch.Tensor:
+            scores, features = self.program(windows)
+            features = features.double()
+            return torch.cat([scores[:, None].double(), features, features.square()], dim=1)
+
         rule = WindowRule.from_record(self.record["windows"])
-        images = self._opened(model_input["image"], rule)
-        raw = image_scores(self.program, images, len(model_input), rule) if len(model_input) else np.zeros(0)
-        low, high = self.record["mos_low"], self.record["mos_high"]
-        return pd.DataFrame({"raw": raw, "mos": low + raw * (high - low)}, index=model_input.index)
+        found = image_scores(both, self._opened(column, rule), len(column), rule)
+        raw, (means, squares) = found[:, 0], np.split(found[:, 1:], 2, axis=1)
+        if self.deviation_weights is not None:
+            raw = raw + np.sqrt(np.maximum(squares - means**2, 0)) @ np.array(self.deviation_weights)
+        return raw, means
 
     def _opened(self, column: pd.Series, rule: Any) -> Iterator[np.ndarray]:
         from pipeline.data.decoding import ImageError, open_image
@@ -66,7 +106,7 @@ class ServedModel(PythonModel):
         for number, image in enumerate(column):
             try:
                 pixels = open_image(self._bytes_or_path(image), max_bytes=MAX_BYTES, max_pixels=MAX_PIXELS)
-                if np.prod(resized_sides(*pixels.shape[:2], rule)) > MAX_PIXELS:
+                if rule is not None and np.prod(resized_sides(*pixels.shape[:2], rule)) > MAX_PIXELS:
                     raise ImageError(
                         f"is too narrow: {MAX_PIXELS:,} pixels are allowed once it is enlarged to a window"
                     )

@@ -37,6 +37,8 @@ class TooManyWindowsError(AgiqaError):
 class _InTurn:
     """Stands where `window_scores` expects a FoldedScorer, and hands each of its steps to the one thread that scores.
 
+    A method without a network has no such steps; its images are judged in the threads that decode them.
+
     A request has one step in that thread's queue at a time, so requests take turns.
     """
 
@@ -46,11 +48,15 @@ class _InTurn:
     def prepare(self, image: "Tensor", origins: Sequence[tuple[int, int]]) -> "Tensor":
         return self._take(self._folded.prepare, image, origins)
 
-    def score_prepared(self, prepared: "Tensor", *, autocast: bool = False) -> "Tensor":
+    @property
+    def deviation_weights(self) -> np.ndarray | None:
+        return self._folded.deviation_weights
+
+    def score_prepared(self, prepared: "Tensor", *, autocast: bool = False) -> "tuple[Tensor, Tensor]":
         return self._take(self._folded.score_prepared, prepared, autocast=autocast)
 
-    def _take(self, step: Callable[..., "Tensor"], *arguments: Any, **options: Any) -> "Tensor":
-        def turn() -> "Tensor":
+    def _take(self, step: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        def turn() -> Any:
             if self._gone.is_set():
                 raise GoneError("the client has left")
             return step(*arguments, **options)
@@ -92,7 +98,8 @@ class Turns:
             TooManyWindowsError: If the request takes more than `max_windows`; counted before any pixel is decoded.
         """
         gone, rows = threading.Event(), []
-        scorer = replace(self.scorer, folded=_InTurn(self.scorer.folded, self._queue, gone))
+        folded = self.scorer.folded
+        scorer = replace(self.scorer, folded=None if folded is None else _InTurn(folded, self._queue, gone))
         with CancelScope() as scope:  # a thread that runs is waited for, so that limits on images held are true
 
             async def watch() -> None:
@@ -131,7 +138,7 @@ class Turns:
             except ImageError as error:
                 raise ImageError(error.reason, name) from None
             found.append((name, data, pixels))
-            windows += len(window_origins(height, width, self.scorer.rule))
+            windows += 1 if self.scorer.rule is None else len(window_origins(height, width, self.scorer.rule))
         if windows > self.max_windows:
             raise TooManyWindowsError(
                 f"the request's images take {windows:,} windows, and {self.max_windows:,} are allowed in all: "
@@ -142,6 +149,10 @@ class Turns:
     def _sides(self, data: bytes) -> tuple[int, int, int]:
         """Return height and width after resizing, as the file's head states them, and the most pixels held at once."""
         width, height = image_size(data)
+        if self.scorer.rule is None:
+            if not width or height * width > self.max_pixels:
+                height, width = self.scorer.open(data, max_pixels=self.max_pixels).shape[:2]
+            return height, width, height * width
         tall, wide = resized_sides(height, width, self.scorer.rule) if width and height else (0, 0)
         if not tall or max(height * width, tall * wide) > self.max_pixels:  # refused in plain words
             height, width = self.scorer.open(data, max_pixels=self.max_pixels).shape[:2]

@@ -7,18 +7,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.calibration import calibrate
+from pipeline.familiarity import familiarise
 from pipeline.files import file_md5
 from pipeline.layout import SUBSETS, input_paths, leaks
+from pipeline.metrics import correlations
+from pipeline.model.checkpoint_file import write_checkpoint
 from pipeline.params import Params
-from pipeline.study.runs import used_params
+from pipeline.study.runs import finite, used_params
 from pipeline.study.subsets import (
-    features_backbone,
+    FeaturesAbout,
+    features_about,
     open_split,
     read_features,
     refuse_unlabelled,
     round_seed,
     scaled_mos,
 )
+from pipeline.training import baselines
 
 # The keys of params.yaml that a baseline's run uses, which its record repeats.
 BASELINE_KEYS = ["backbone", "images", "split.rule", "targets.main", "baselines"]
@@ -33,28 +39,59 @@ class BaselinePlan:
         targets: Main target scaled to 0..1, shape (N,), of the train and validation images.
         rows: Manifest rows of those images, each (N,).
         columns: What the features stage computed, a row an image of the manifest.
+        about: How it did.
+        validation_groups: Prompt group of each validation image, shape (M,).
+        checkpoint_record: What the checkpoint says of itself.
     """
 
     record: dict[str, Any]
     targets: dict[str, np.ndarray]
     rows: dict[str, np.ndarray]
     columns: dict[str, np.ndarray]
+    about: FeaturesAbout
+    validation_groups: np.ndarray
+    checkpoint_record: dict[str, Any]
 
     def features(self, subset: str) -> dict[str, np.ndarray]:
         """Return the features of one subset's images."""
         return {name: values[self.rows[subset]] for name, values in self.columns.items()}
 
-    def finished_record(self, model_file: Path) -> dict[str, Any]:
-        """Return the whole record.json."""
-        size = model_file.stat().st_size if model_file.is_file() else None
-        return self.record | {"selected_epoch": 0, "epochs_run": 0, "checkpoint_bytes": size}
+    def save(self, checkpoint: Path, model: dict[str, np.ndarray]) -> None:
+        """Write the fitted baseline with its calibration and its idea of what is familiar.
+
+        Args:
+            checkpoint: The file to write.
+            model: From the fit; empty for clip_iqa.
+        """
+        method, stored = self.record["method"], self.checkpoint_record
+        write_checkpoint(checkpoint, arrays := baselines.arrays(method, model, self.about.text_features), stored)
+        raw = baselines.predict(checkpoint, self.features("validation"))  # by the rounded numbers that it holds
+        low, high = stored["mos_low"], stored["mos_high"]
+        mos = np.clip(low + self.targets["validation"] * (high - low), low, high)
+        calibration = calibrate(raw, mos, self.validation_groups, low, high)
+        seen = baselines.SEES[method]
+        familiarity = familiarise(*(self.features(subset)[seen] for subset in ("train", "validation")))
+        write_checkpoint(checkpoint, arrays, stored, calibration, familiarity)
+
+    def finished_record(self, checkpoint: Path) -> dict[str, Any]:
+        """Return the whole record.json, which names the content of the checkpoint that `save` has written."""
+        raw = baselines.predict(checkpoint, self.features("validation"))
+        found = correlations("", raw, self.targets["validation"])
+        return self.record | {
+            "validation": finite({name.removeprefix("_"): value for name, value in found.items()}),
+            "selected_epoch": 0,
+            "epochs_run": 0,
+            "checkpoint_bytes": checkpoint.stat().st_size,
+            "checkpoint_md5": file_md5(checkpoint),
+        }
 
 
 def plan_baseline(params: Params, dataset: str, method: str, round_index: int) -> BaselinePlan:
     """Read all that one baseline needs; no label of a test image is among it."""
     manifest_path, split_path = input_paths(dataset, round_index)
     manifest = pd.read_parquet(manifest_path)
-    rows, _ = open_split(split_path, manifest)
+    rows, groups = open_split(split_path, manifest)
+    about = features_about(dataset)
     main = scaled_mos(manifest, params.targets.main)
     targets = {name: main[rows[name]] for name in SUBSETS[:2]}
     for name, values in targets.items():
@@ -71,10 +108,31 @@ def plan_baseline(params: Params, dataset: str, method: str, round_index: int) -
         "shuffled_labels": False,
         "target": params.targets.main,
         "auxiliary_target": None,
-        "backbone": features_backbone(dataset),
+        "backbone": about.backbone,
         "trainable_parameters": None,
         "params": used_params(params.model_dump(), BASELINE_KEYS),
         "inputs": {"manifest_md5": file_md5(manifest_path), "splits_md5": file_md5(split_path)},
         "images": {name: len(indices) for name, indices in rows.items()},
     }
-    return BaselinePlan(record, targets, {name: rows[name] for name in targets}, read_features(dataset, manifest))
+    reads_network = method != "handcrafted"
+    checkpoint_record = {
+        "dataset": dataset,
+        "method": method,
+        "round": round_index,
+        "epoch": 0,
+        "leaks": record["leaks"],
+        "target": params.targets.main,
+        "texts": list(params.baselines.clip_iqa_texts) if method == "clip_iqa" else [],
+        "backbone": about.backbone if reads_network else None,
+        "windows": about.windows if reads_network else None,
+        "statistics": None if reads_network else about.statistics,
+        "prompt_depth": 0,
+        "prompt_length": 0,
+        "residual_ratio": None,
+        "mos_low": float(manifest["mos_low"].iloc[0]),
+        "mos_high": float(manifest["mos_high"].iloc[0]),
+    }
+    return BaselinePlan(
+        record, targets, {name: rows[name] for name in targets}, read_features(dataset, manifest), about,
+        groups.iloc[rows["validation"]].to_numpy(), checkpoint_record,
+    )  # fmt: skip

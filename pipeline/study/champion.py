@@ -7,8 +7,9 @@ lies there, and the alias stays where it is.
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pipeline.errors import AgiqaError
@@ -19,45 +20,64 @@ class ChampionError(AgiqaError):
     """No champion can be named."""
 
 
-def find_champion(root: str | Path, dataset: str | None = None, names: Collection[str] | None = None) -> Path:
-    """Return the checkpoint with the best validation SRCC among a study's clean runs.
+def find_champion(
+    root: str | Path,
+    dataset: str | None = None,
+    names: Collection[str] | None = None,
+    *,
+    method: str | None = None,
+) -> Path:
+    """Return the checkpoint of the method, variant or baseline, with the best validation SRCC among clean runs.
 
-    A run is clean if nothing leaked into it (no test-selected epoch, no random split), its labels were not shuffled and
-    it was trained: `layout.bars_champion`. Of equal runs the first by name wins.
+    A run is clean if nothing leaked into it (no test-selected epoch, no random split) and its labels were not shuffled:
+    `layout.bars_champion`. A method is judged by its mean over the rounds, since their validation images differ, and
+    gives the run of its best round. Of equals the first by name wins.
 
     Args:
         root: The folder that holds `runs/`.
         dataset: Only of models trained on this data set; None needs a study of one.
         names: Runs to choose from, as `<dataset>/<method>/round-<r>`; None takes the choice of the finished study, or
             else all runs that lie there.
+        method: Only of this variant or baseline.
 
     Returns:
-        runs/<dataset>/<variant>/round-<r>/train/checkpoints/epoch-<selected>.safetensors.
+        runs/<dataset>/<method>/round-<r>/train/checkpoints/epoch-<selected>.safetensors; a baseline's epoch is 0.
 
     Raises:
         ChampionError: If there is no clean run with its checkpoint, or several data sets and none is named.
     """
     root = Path(root)
-    chosen = finished_champions(root) if names is None else {}
+    chosen = finished_champions(root) if names is None and method is None else {}
     if dataset in chosen or (dataset is None and chosen):
         return _of(chosen, dataset)
-    found: dict[str, list[tuple[float, Path]]] = {}
+    found: dict[str, dict[str, list[tuple[float, Path]]]] = {}
     for path in sorted((root / RUNS).glob(f"*/*/round-*/{TRAIN}/{RECORD}")):
         if names is not None and path.parents[1].relative_to(root / RUNS).as_posix() not in names:
             continue
         record = json.loads(path.read_text(encoding="utf-8"))
-        if bars_champion(record):
+        if bars_champion(record) or (method is not None and record["method"] != method):
             continue
         srcc = validation_numbers(path.parent, record["selected_epoch"]).get("srcc")
         checkpoint = checkpoint_path(path.parent, record["selected_epoch"])
         if srcc is not None and checkpoint.is_file():
-            found.setdefault(record["dataset"], []).append((srcc, checkpoint))
+            found.setdefault(record["dataset"], {}).setdefault(record["method"], []).append((srcc, checkpoint))
+    if not found and method is not None:
+        tried = sorted({path.parents[2].name for path in (root / RUNS).glob(f"*/*/round-*/{TRAIN}/{RECORD}")})
+        raise ChampionError(
+            f"{root / RUNS} holds no model of method {method!r} that may score; it has runs of: {', '.join(tried)}"
+        )
     if not found:
         raise ChampionError(
             f"{root / RUNS} holds no trained model, so there is no champion: run the study (`make study`), or name a "
             "checkpoint file"
         )
-    return _of({name: max(runs, key=lambda run: run[0])[1] for name, runs in found.items()}, dataset)
+    return _of({name: _best(methods) for name, methods in found.items()}, dataset)
+
+
+def _best(methods: Mapping[str, Sequence[tuple[float, Path]]]) -> Path:
+    """Return the checkpoint of the best round of the best method, from each method's runs' SRCC and checkpoints."""
+    runs = max(methods.values(), key=lambda runs: fmean(srcc for srcc, _ in runs))
+    return max(runs, key=lambda run: run[0])[1]
 
 
 def _of(champions: dict[str, Path], dataset: str | None) -> Path:
@@ -75,7 +95,7 @@ def choose_champions(root: str | Path, datasets: Sequence[str], names: Collectio
 
     Args:
         root: The folder that holds `runs/`.
-        datasets: The study's data sets; one without a clean trained variant has no champion.
+        datasets: The study's data sets; one without a clean run has no champion.
         names: The study's runs, as `<dataset>/<method>/round-<r>`.
     """
     chosen = {}
@@ -83,7 +103,7 @@ def choose_champions(root: str | Path, datasets: Sequence[str], names: Collectio
         try:
             train = find_champion(root, dataset, names).parents[1]
         except ChampionError:
-            continue  # a study of baselines alone, or of leaking runs
+            continue  # a study of leaking runs alone
         record = json.loads((train / RECORD).read_text(encoding="utf-8"))
         chosen[dataset] = {
             "run": train.parent.relative_to(Path(root) / RUNS).as_posix(),

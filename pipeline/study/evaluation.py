@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline import metrics
+from pipeline.calibration import Calibration
 from pipeline.drawing import BLACK, BLUE, cycle_styles, house_style, put_title, save
 from pipeline.layout import StudyError
 
@@ -16,7 +17,13 @@ LEAST_IN_GENERATOR = 5  # images below which a correlation within a generator sa
 
 
 def predictions_table(
-    manifest: pd.DataFrame, groups: pd.Series, rows: np.ndarray, predicted: np.ndarray, target: str
+    manifest: pd.DataFrame,
+    groups: pd.Series,
+    rows: np.ndarray,
+    predicted: np.ndarray,
+    target: str,
+    calibration: Calibration | None = None,
+    unfamiliar: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Return predictions.csv.
 
@@ -26,10 +33,14 @@ def predictions_table(
         rows: Manifest rows that were scored, shape (n,).
         predicted: The method's raw scores, higher is better, shape (n,).
         target: The mean opinion score to compare with.
+        calibration: Of the method, fitted on validation images; None leaves out what follows from it.
+        unfamiliar: Whether each image is unlike the training images, shape (n,); likewise.
 
     Returns:
         A row an image: image_id, generator, generation_prompt, group, mos, mos_std, predicted, and `fitted`, the
-        prediction on the MOS scale after the one logistic fit that everything downstream reads.
+        prediction on the MOS scale after the one logistic fit on these very images that everything downstream reads;
+        then `score`, what a user is told, the calibrated prediction, with `low` and `high`, the ends of its band at
+        `layout.LEVEL`, and `unfamiliar`.
 
     Raises:
         StudyError: If a score is not finite; names the first such image.
@@ -39,6 +50,12 @@ def predictions_table(
         raise StudyError(f"the score of {first} is not finite")
     part = manifest.iloc[rows]
     mos = part[target].to_numpy()
+    told: dict[str, np.ndarray] = {}
+    if calibration is not None:
+        told["score"] = calibration.to_mos(predicted)
+        told["low"], told["high"] = calibration.band(told["score"])
+    if unfamiliar is not None:
+        told["unfamiliar"] = unfamiliar
     return pd.DataFrame(
         {
             "image_id": part["image_id"].to_numpy(),
@@ -49,6 +66,7 @@ def predictions_table(
             "mos_std": part[f"{target}_std"].to_numpy(),
             "predicted": predicted,
             "fitted": metrics.fit_logistic(predicted, mos),
+            **told,
         }
     )
 
@@ -60,7 +78,9 @@ def evaluate(predictions: pd.DataFrame) -> dict[str, float | None]:
         predictions: From `predictions_table`.
 
     Returns:
-        Numbers by name; None for what has no value, as every correlation of scores that are all equal.
+        Numbers by name; None for what has no value, as every correlation of scores that are all equal. With calibrated
+        scores also rmse_calibrated and mae_calibrated, their error as a user meets it, `coverage`, the share of images
+        whose MOS lies in the band, band_width, its mean width in MOS, and `unfamiliar`, the share so marked.
     """
     columns = ("predicted", "fitted", "mos", "group")
     predicted, fitted, mos, groups = (predictions[column].to_numpy() for column in columns)
@@ -69,7 +89,22 @@ def evaluate(predictions: pd.DataFrame) -> dict[str, float | None]:
         "groups": int(predictions["group"].nunique()),
         **metrics.summary(predicted, fitted, mos),
         **metrics.intervals(predicted, mos, groups),
+        **told(predictions),
     }
+
+
+def told(predictions: pd.DataFrame) -> dict[str, float]:
+    """Return how good what users are told is: see `evaluate`; empty without calibrated scores."""
+    if "score" not in predictions:
+        return {}
+    score, mos, low, high = (predictions[column].to_numpy() for column in ("score", "mos", "low", "high"))
+    found = {
+        "rmse_calibrated": metrics.rmse(score, mos),
+        "mae_calibrated": float(np.abs(score - mos).mean()),
+        "coverage": float(((low <= mos) & (mos <= high)).mean()),
+        "band_width": float((high - low).mean()),
+    }
+    return found | ({"unfamiliar": float(predictions["unfamiliar"].mean())} if "unfamiliar" in predictions else {})
 
 
 def cost(seconds: float, images: int) -> dict[str, float]:
@@ -79,7 +114,10 @@ def cost(seconds: float, images: int) -> dict[str, float]:
 
 
 def by_generator(predictions: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return each generator's number of images, mean MOS, mean score, and SRCC within (None where too few or tied)."""
+    """Return each generator's number of images, mean MOS, mean score, and SRCC within (None where too few or tied).
+
+    With calibrated scores also their mean, score_mean, and what `told` says of the generator's images.
+    """
     found: dict[str, dict[str, Any]] = {}
     for name, part in predictions.groupby("generator", sort=True):
         varies = all(metrics.has_spread(part[column].to_numpy()) for column in ("predicted", "mos"))
@@ -89,6 +127,7 @@ def by_generator(predictions: pd.DataFrame) -> dict[str, dict[str, Any]]:
             "srcc": metrics.srcc(part["predicted"].to_numpy(), part["mos"].to_numpy()) if enough else None,
             "mos_mean": float(part["mos"].mean()),
             "predicted_mean": float(part["predicted"].mean()),
+            **({"score_mean": float(part["score"].mean()), **told(part)} if "score" in part else {}),
         }
     return found
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from pipeline.data.pixels import open_prepared
 from pipeline.layout import checkpoint_path, input_paths
 from pipeline.model.backbone import Backbone
 from pipeline.model.checkpoint import load_checkpoint
-from pipeline.model.folded import FoldedScorer, image_scores, quality_map
+from pipeline.model.folded import FoldedScorer, quality_map, window_scores
 from pipeline.model.windows import WindowRule
 from pipeline.params import Params
 from pipeline.study.build import make_backbone, make_window_rule, prepare_torch
@@ -60,7 +61,13 @@ class Judge:
     def scores(
         self, dataset: str, rows: np.ndarray, *, epoch: int | None = None, windows: int | None = None
     ) -> np.ndarray:
-        """Return raw scores, shape (n,), of manifest rows (n,) of a data set.
+        """Return raw scores, shape (n,), of manifest rows (n,) of a data set; arguments as `scored`."""
+        return self.scored(dataset, rows, epoch=epoch, windows=windows)[0]
+
+    def scored(
+        self, dataset: str, rows: np.ndarray, *, epoch: int | None = None, windows: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return raw scores, shape (n,), and the tower's features, shape (n, E), of manifest rows of a data set.
 
         Args:
             dataset: Its name.
@@ -71,8 +78,12 @@ class Judge:
         _, pack = open_prepared(input_paths(dataset, self.record["round"])[0].parent)
         device = self.backbone.logit_scale.device
         label = f"{self.record['dataset']}/{self.record['method']}/{self.train_folder.parent.name} scores {dataset}"
-        return image_scores(
-            self.scorer(epoch), (pack[row] for row in rows), len(rows), self.rule, windows=windows, device=device,
-            autocast=self.params.train.amp == "auto" and device.type == "cuda",
-            label=label if epoch is None else f"{label}, epoch {epoch}",
+        shown = tqdm(
+            rows, desc=label if epoch is None else f"{label}, epoch {epoch}", unit="image", mininterval=1.0,
+            dynamic_ncols=True,
         )  # fmt: skip
+        found = window_scores(
+            self.scorer(epoch), (pack[row] for row in shown), self.rule, windows=windows, device=device,
+            autocast=self.params.train.amp == "auto" and device.type == "cuda",
+        )  # fmt: skip
+        return np.array([one.raw for one in found]), np.array([one.features for one in found])

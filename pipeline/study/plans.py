@@ -4,22 +4,28 @@ In this wing alone, beside the stages, is the params object seen.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from tqdm import tqdm
 
+from pipeline.calibration import calibrate
 from pipeline.data.pixels import PixelPack, open_prepared
+from pipeline.familiarity import familiarise
 from pipeline.files import file_md5
 from pipeline.layout import SUBSETS, checkpoint_name, input_paths, leaks
+from pipeline.metrics import correlations
+from pipeline.model.checkpoint import load_checkpoint, read_record, save_checkpoint
 from pipeline.model.dcmpln import DCMPLN
+from pipeline.model.folded import FoldedScorer, Scored, window_scores
 from pipeline.model.windows import WindowRule
 from pipeline.params import Params, Train
 from pipeline.study.build import describe_machine, make_backbone, make_model, make_window_rule, prepare_torch
-from pipeline.study.runs import used_params
+from pipeline.study.runs import finite, used_params
 from pipeline.study.subsets import open_split, refuse_unlabelled, round_seed, scaled_mos
 from pipeline.training.crops import Subset
 from pipeline.training.fit import Fitted, Settings, fit
@@ -57,6 +63,9 @@ def training_subsets(
 VARIANT_KEYS = ["backbone", "images", "model", "split.rule", "targets", "train", "validation"]
 
 
+FAMILIAR_IMAGES = 1000  # of training whose features say what is familiar; more change nothing
+
+
 @dataclass(frozen=True)
 class TrainingPlan:
     """A training that is ready to run.
@@ -70,6 +79,7 @@ class TrainingPlan:
         selectors: Subsets that are scored after each epoch, by name.
         rule: The window rule.
         checkpoint_record: What each checkpoint says of itself.
+        validation_groups: Prompt group of each validation image, shape (M,).
         settings: How to train.
         label: Shown at the progress bar.
     """
@@ -82,6 +92,7 @@ class TrainingPlan:
     selectors: dict[str, Subset]
     rule: WindowRule
     checkpoint_record: dict[str, Any]
+    validation_groups: np.ndarray
     settings: Settings
     label: str
 
@@ -94,10 +105,46 @@ class TrainingPlan:
             on_epoch=on_epoch, label=self.label,
         )  # fmt: skip
 
-    def finished_record(self, fitted: Fitted, checkpoints: Path) -> dict[str, Any]:
-        """Return the whole record.json, which names the selected checkpoint's content: `evaluate` depends on it."""
+    def calibrate(self, checkpoint: Path) -> dict[str, float]:
+        """Give a checkpoint its calibration and its idea of what is familiar, and return its validation numbers.
+
+        Every window of the validation images is scored, as users' images will be; of training images a few windows of
+        at most `FAMILIAR_IMAGES` suffice for how their features lie.
+        """
+        scorer, _, _ = load_checkpoint(checkpoint, self.model.backbone, self.rule)
+        validation = self.selectors["validation"]
+        scored = self._scored(scorer, validation, None, "calibrate")
+        raw = np.array([one.raw for one in scored])
+        low, high = self.checkpoint_record["mos_low"], self.checkpoint_record["mos_high"]
+        mos = low + validation.main * (high - low)
+        calibration = calibrate(raw, np.clip(mos, low, high), self.validation_groups, low, high)
+        few = self.train.rows[:: max(1, -(-len(self.train.rows) // FAMILIAR_IMAGES))]
+        seen = self._scored(scorer, replace(self.train, rows=few), self.settings.validation_windows, "what it has seen")
+        familiarity = familiarise(*(np.array([one.features for one in part]) for part in (seen, scored)))
+        record = {**self.checkpoint_record, "epoch": read_record(checkpoint)["epoch"]}
+        save_checkpoint(checkpoint, scorer, record, calibration, familiarity)
+        return {name.removeprefix("_"): value for name, value in correlations("", raw, validation.main).items()}
+
+    def _scored(self, scorer: FoldedScorer, subset: Subset, windows: int | None, what: str) -> list[Scored]:
+        shown = tqdm(
+            subset.rows, desc=f"{self.label}: {what}", unit="image", mininterval=1.0, delay=1, dynamic_ncols=True
+        )
+        return window_scores(
+            scorer, (subset.pack[row] for row in shown), self.rule, windows=windows, device=self.settings.device,
+            autocast=self.settings.amp,
+        )  # fmt: skip
+
+    def finished_record(self, fitted: Fitted, checkpoints: Path, validation: Mapping[str, float]) -> dict[str, Any]:
+        """Return the whole record.json, which names the selected checkpoint's content: `evaluate` depends on it.
+
+        Args:
+            fitted: From `fit`.
+            checkpoints: Their folder.
+            validation: From `calibrate`.
+        """
         selected = checkpoints / checkpoint_name(fitted.selected_epoch)
         return self.record | {
+            "validation": finite(validation),
             "selected_epoch": fitted.selected_epoch,
             "epochs_run": len(fitted.history),
             "checkpoint_bytes": selected.stat().st_size,
@@ -112,7 +159,7 @@ def plan_training(params: Params, dataset: str, variant: str, round_index: int, 
     device = prepare_torch(section.device, section.threads)
     manifest_path, split_path = input_paths(dataset, round_index, split)
     manifest, pack = open_prepared(manifest_path.parent)
-    rows, _ = open_split(split_path, manifest)
+    rows, groups = open_split(split_path, manifest)
     backbone = make_backbone(params)
     rule = make_window_rule(params, backbone)
     seed = round_seed(section.seed, round_index)
@@ -162,6 +209,7 @@ def plan_training(params: Params, dataset: str, variant: str, round_index: int, 
         selectors=subsets,
         rule=rule,
         checkpoint_record=checkpoint_record,
+        validation_groups=groups.iloc[rows["validation"]].to_numpy(),
         settings=training_settings(section, params.validation.windows, device, seed),
         label=f"{dataset}/{variant}/{split}-{round_index}",
     )

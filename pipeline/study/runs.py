@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -110,6 +111,11 @@ def write_table(path: Path, rows: list[Mapping[str, float]]) -> None:
     import pandas as pd
 
     pd.DataFrame(rows).to_csv(path, index=False)
+
+
+def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """Return numbers for JSON, which knows no NaN: None in its place."""
+    return {name: float(value) if math.isfinite(value) else None for name, value in numbers.items()}
 
 
 def used_params(params: Mapping[str, Any], keys: list[str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Importing torch costs seconds, which a stage that does not compute with it shoul
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,32 @@ def refuse_unlabelled(values: np.ndarray, attribute: str, subset: str) -> None:
         raise StudyError(f"targets.main is {attribute!r}, which {subset} images of this data set do not have")
 
 
-def features_backbone(dataset: str) -> dict[str, Any]:
-    """Return the record of the backbone that a data set's image features were computed with."""
+@dataclass(frozen=True)
+class FeaturesAbout:
+    """How a data set's features were computed.
+
+    Attributes:
+        backbone: Its record.
+        windows: Record of the window rule.
+        text_features: Of the zero-shot texts, the better first, shape (2, E).
+        statistics: Names of the hand-crafted statistics.
+    """
+
+    backbone: dict[str, Any]
+    windows: dict[str, Any]
+    text_features: np.ndarray
+    statistics: list[str]
+
+
+def features_about(dataset: str) -> FeaturesAbout:
+    """Return how a data set's features were computed."""
     with np.load(features_path(dataset)) as archive:
-        return json.loads(str(archive["backbone"]))
+        return FeaturesAbout(
+            json.loads(str(archive["backbone"])),
+            json.loads(str(archive["windows"])),
+            archive["clip_iqa_text_features"],
+            archive["handcrafted_names"].tolist(),
+        )
 
 
 def read_features(dataset: str, manifest: pd.DataFrame) -> dict[str, np.ndarray]:

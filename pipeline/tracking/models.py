@@ -108,8 +108,8 @@ def log_champion(
         root: Of the main repository.
         study: Name of the study.
         train_dir: runs/<dataset>/<method>/round-<r>/train of the champion.
-        make_program: Writes the scorer of a checkpoint (first argument) as a torch.export program (second); called
-            only if the champion is new.
+        make_program: Writes the scorer of a checkpoint (first argument) as a torch.export program (second), or nothing
+            where it is no network; called only if the champion is new.
         patience: Seconds to wait for another writer.
 
     Returns:
@@ -136,7 +136,9 @@ def log_champion(
             return str(champion.version)
     with TemporaryDirectory() as folder:
         make_program(checkpoint, Path(folder) / "scorer.pt2")
-        _save_served_model(Path(folder) / "model", {"checkpoint": checkpoint, "program": Path(folder) / "scorer.pt2"})
+        program = Path(folder) / "scorer.pt2"
+        artifacts = {"checkpoint": checkpoint} | ({"program": program} if program.is_file() else {})
+        _save_served_model(Path(folder) / "model", artifacts)
         with open_store(root, patience=patience) as client:
             experiment_id, _ = entries.study_ids(client, root, study)
             run = entries.find_run(client, about["run_id"], experiment_id)
@@ -186,7 +188,8 @@ def _save_served_model(path: Path, artifacts: Mapping[str, Path]) -> None:
         from mlflow.types import ColSpec, Schema
 
         # `binary` makes MLflow's server decode base64, and lets bytes and text pass in Python.
-        outputs = Schema([ColSpec("double", key) for key in ("raw", "mos")])
+        told = [ColSpec("double", key) for key in ("raw", "mos", "low", "high")]
+        outputs = Schema([*told, ColSpec("boolean", "unfamiliar")])
         inputs = Schema([ColSpec("binary", "image")])
         mlflow.pyfunc.save_model(
             path,

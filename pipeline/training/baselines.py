@@ -4,20 +4,19 @@
 is gradient boosting on image statistics without any network.
 """
 
-import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.errors import AgiqaError
-from pipeline.files import write_atomically
-from pipeline.layout import BASELINE_MODEL, RECORD
 from pipeline.metrics import srcc
+from pipeline.model.checkpoint_file import TREES, read_checkpoint, trees_of
 
 # The columns of the features file that each baseline reads.
 READS = {"clip_iqa": "clip_iqa", "linear_probe": "image_features", "handcrafted": "handcrafted"}
+# Those by which it tells what is unfamiliar.
+SEES = {"clip_iqa": "image_features", "linear_probe": "image_features", "handcrafted": "handcrafted"}
 DEVIATION = "image_features_deviation"  # what the probe may read as well
 
 
@@ -113,12 +112,18 @@ def _linear(model: Mapping[str, np.ndarray], features: np.ndarray) -> np.ndarray
     return features @ model["weights"] + model["bias"]
 
 
-def _trees(model: Mapping[str, np.ndarray], features: np.ndarray) -> np.ndarray:
+def tree_scores(model: Mapping[str, np.ndarray], features: np.ndarray) -> np.ndarray:
+    """Return the sum of gradient-boosted trees, shape (n,).
+
+    Args:
+        model: Arrays by the names of `TREES`.
+        features: Shape (n, K).
+    """
     total = np.full(len(features), float(model["base"]))
     rows = np.arange(len(features))
     start = 0
     for size in model["sizes"]:
-        tree = {name: model[name][start : start + size] for name in model if name not in ("base", "sizes")}
+        tree = {name: model[name][start : start + size] for name in TREES if name not in ("base", "sizes")}
         place = np.zeros(len(features), dtype=np.int64)
         while not tree["is_leaf"][place].all():
             goes_left = features[rows, tree["feature_idx"][place]] <= tree["num_threshold"][place]
@@ -129,11 +134,19 @@ def _trees(model: Mapping[str, np.ndarray], features: np.ndarray) -> np.ndarray:
     return total
 
 
-def save(folder: Path, model: Mapping[str, np.ndarray]) -> None:
-    """Write a fitted baseline into `folder`; equal models give equal bytes."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **model)
-    write_atomically(folder / BASELINE_MODEL, buffer.getvalue())
+def arrays(method: str, model: Mapping[str, np.ndarray], text_features: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what a checkpoint stores of a fitted baseline; see `pipeline.model.checkpoint_file`.
+
+    Args:
+        method: clip_iqa, linear_probe or handcrafted.
+        model: From its fit; empty for clip_iqa.
+        text_features: Of the zero-shot texts, the better first, shape (2, E).
+    """
+    if method == "clip_iqa":
+        return {"text_features": np.asarray(text_features, dtype=np.float32)}
+    if method == "linear_probe":
+        return {f"probe.{name}": np.asarray(model[name], dtype=np.float32) for name in ("weights", "bias")}
+    return {f"trees.{name}": np.asarray(model[name]) for name in TREES}
 
 
 def scores(
@@ -153,29 +166,32 @@ def scores(
     column = reads(method, features, probe)
     if method == "clip_iqa":
         return column
-    return _linear(model, column) if method == "linear_probe" else _trees(model, column)
+    return _linear(model, column) if method == "linear_probe" else tree_scores(model, column)
 
 
-def predict(folder: Path, features: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the scores, shape (n,), of the baseline that lies in a run's `train` folder.
+def predict(checkpoint: Path, features: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the scores, shape (n,), that a baseline's checkpoint gives images whose features are at hand.
 
     Args:
-        folder: Holds record.json and, but for clip_iqa, model.npz.
+        checkpoint: Of the baseline.
         features: As `scores`.
 
     Raises:
-        ValueError: If the model was fitted on another number of features.
+        CheckpointError: If the file is damaged.
+        AgiqaError: If the model was fitted on another number of features.
     """
-    record = json.loads((folder / RECORD).read_text())
-    method, probe = record["method"], record.get("params", {}).get("baselines.linear_probe.features", "mean")
+    record, stored = read_checkpoint(checkpoint)
+    method = record["method"]
     if method == "clip_iqa":
         return scores(method, {}, features)
-    with np.load(folder / BASELINE_MODEL) as archive:  # allow_pickle stays False
-        model = dict(archive)
+    if method == "handcrafted":
+        width = reads(method, features).shape[1]
+        if record["statistics"] is None or len(record["statistics"]) != width:
+            raise AgiqaError(f"{checkpoint} was fitted on other features than the {width} given: rerun its stage")
+        return scores(method, trees_of(checkpoint, stored, width), features)
+    weights = stored["probe.weights"].astype(np.float64)
+    probe = "mean" if len(weights) == np.asarray(features[READS[method]]).shape[1] else "mean_and_deviation"
     given = reads(method, features, probe).shape[1]
-    fits = given == len(model["weights"]) if method == "linear_probe" else given > int(model["feature_idx"].max())
-    if not fits:
-        raise AgiqaError(
-            f"{folder / BASELINE_MODEL} was fitted on other features than the {given} given: rerun its stage"
-        )
-    return scores(method, model, features, probe)
+    if given != len(weights):
+        raise AgiqaError(f"{checkpoint} was fitted on other features than the {given} given: rerun its stage")
+    return scores(method, {"weights": weights, "bias": stored["probe.bias"].astype(np.float64)}, features, probe)

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pipeline.model import checkpoint
+from pipeline.model import checkpoint_file
 from pipeline.model.backbone import Backbone
 from pipeline.model.checkpoint import CheckpointError, load_checkpoint, read_record, save_checkpoint
 from pipeline.model.dcmpln import DCMPLN
@@ -131,7 +131,7 @@ def test_a_record_is_read_without_its_tensors(
             asked.append(key)
             return self.file.get_tensor(key)
 
-    monkeypatch.setattr(checkpoint, "safe_open", Watched)
+    monkeypatch.setattr(checkpoint_file, "safe_open", Watched)
     assert read_record(path) == json.loads(header["__metadata__"]["agiqa"])
     assert asked == []
     load_checkpoint(path, scorer.backbone)

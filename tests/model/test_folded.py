@@ -103,7 +103,7 @@ def test_a_bfloat16_tower_drifts_little_and_scores_in_float32(tiny_backbone: Bac
     drifted = image_scores(scorer, images, 3, rule, autocast=True)
     assert 0 < np.abs(exact - drifted).max() < 0.02
     prepared = scorer.prepare(torch.randn(3, 40, 40), [(0, 0), (8, 8)])
-    assert scorer.score_prepared(prepared, autocast=True).dtype == torch.float32
+    assert scorer.score_prepared(prepared, autocast=True)[0].dtype == torch.float32
 
 
 def test_an_image_taken_in_parts_scores_as_a_whole(tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,10 +115,10 @@ def test_an_image_taken_in_parts_scores_as_a_whole(tiny_backbone: Backbone, monk
     for limit in (1, 32 * 100, 60 * 170, 1 << 22):
         monkeypatch.setattr(folded, "PART_PIXELS", limit)
         for batch in (3, 64):
-            found = window_scores(scorer, [pixels, pixels[:40]], RULE, batch=batch)
+            found = [one.windows for one in window_scores(scorer, [pixels, pixels[:40]], RULE, batch=batch)]
             np.testing.assert_allclose(found[0], expected, atol=1e-6)
             assert len(found[1]) == len(window_origins(40, 170, RULE))
-    few = window_scores(scorer, [pixels], RULE, windows=5)[0]
+    few = window_scores(scorer, [pixels], RULE, windows=5)[0].windows
     np.testing.assert_allclose(few, [expected[origins.index(one)] for one in spread(origins, 5)], atol=1e-6)
     assert window_scores(scorer, [], RULE) == []
 
@@ -138,7 +138,7 @@ def test_a_quality_map_is_the_mean_over_the_windows_of_a_pixel(tiny_backbone: Ba
     found = quality_map(scorer, pixels, rule, batch=7)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert np.isnan(found).any() == (cover == "reference")
-    scores = window_scores(scorer, [pixels], rule)[0]
+    scores = window_scores(scorer, [pixels], rule)[0].windows
     for step in (2, 3, 7, 40):
         np.testing.assert_allclose(lay_out(scores, 70, 90, rule, step), expected[::step, ::step], atol=1e-6)
 
@@ -171,7 +171,7 @@ def test_a_tower_that_cannot_be_folded_scores_as_the_plain_model(tmp_path: Path,
     pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     with torch.no_grad():
         expected = model(normalise(cut(pixels, window_origins(50, 70, RULE), 32), RULE))[0].numpy()
-    found = window_scores(scorer, [pixels], RULE, autocast=autocast)[0]
+    found = window_scores(scorer, [pixels], RULE, autocast=autocast)[0].windows
     np.testing.assert_allclose(found, expected, atol=0.02 if autocast else 1e-6)
     assert np.abs(found - expected).max() > 0 or not autocast
 

@@ -105,14 +105,16 @@ def test_a_model_trains_folds_and_comes_back_from_its_checkpoint(backbone: Backb
     pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     with torch.no_grad():
         expected = model(normalise(cut(pixels, window_origins(50, 70, RULE), 32), RULE))[0].numpy()
-    np.testing.assert_allclose(window_scores(scorer, [pixels], RULE)[0], expected, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(window_scores(scorer, [pixels], RULE)[0].windows, expected, atol=1e-5, rtol=0)
     with pytest.raises(AgiqaError, match="has layers that cannot be folded: no int8 for it"):
         quantise(scorer)
 
     save_checkpoint(tmp_path / "one.safetensors", scorer, {"windows": RULE.record(), **SAID})
     rebuilt = rebuild_backbone(read_record(tmp_path / "one.safetensors")["backbone"])
     loaded, _, _ = load_checkpoint(tmp_path / "one.safetensors", rebuilt)
-    assert np.array_equal(window_scores(loaded, [pixels], RULE)[0], window_scores(scorer, [pixels], RULE)[0])
+    assert np.array_equal(
+        window_scores(loaded, [pixels], RULE)[0].windows, window_scores(scorer, [pixels], RULE)[0].windows
+    )
 
 
 def put(config: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def run(
     folder = root / layout.run_folder(dataset, variant, number) / "train"
     record = {
         "dataset": dataset, "method": variant, "kind": "variant", "leaks": [], "shuffled_labels": False,
-        "selected_epoch": selected, "checkpoint_md5": f"of {srcc}", **changed,
+        "selected_epoch": selected, "checkpoint_md5": f"of {srcc}", "validation": None, **changed,
     }  # fmt: skip
     write_json(folder / "record.json", record)
     rows = [{"epoch": epoch, "validation_srcc": value} for epoch, value in enumerate(srcc, 1)]
@@ -36,11 +36,32 @@ def test_the_best_selected_epoch_of_a_clean_run_wins(tmp_path: Path) -> None:
     run(tmp_path, "demo", "main_only", 0, [0.4, 0.9])  # its best epoch is not the selected one
     run(tmp_path, "demo", "no_mpa", 0, [0.99], leaks=["epoch selected on test"])
     run(tmp_path, "demo", "shuffled", 0, [0.99], shuffled_labels=True)
-    run(tmp_path, "demo", "handcrafted", 0, [0.99], kind="baseline")
+    run(tmp_path, "demo", "lucky", 0, [0.8])
+    run(tmp_path, "demo", "lucky", 1, [0.5])  # the best run, and not the best method
     run(tmp_path, "demo", "no_adapter", 0, [0.99]).unlink()
     assert find_champion(tmp_path) == best
     assert find_champion(tmp_path, "demo") == best
     assert find_champion(tmp_path, "demo", {"demo/clip_agiqa/round-0"}).parents[3].name == "clip_agiqa"
+    baseline = run(tmp_path, "demo", "handcrafted", 0, [0.71], kind="baseline")
+    assert find_champion(tmp_path) == baseline
+    assert find_champion(tmp_path, method="dcmpln") == find_champion(tmp_path, "demo", method="dcmpln") == best
+
+
+def test_a_method_that_is_not_there_or_leaks_is_told(tmp_path: Path) -> None:
+    run(tmp_path, "demo", "dcmpln", 0, [0.5])
+    run(tmp_path, "demo", "shuffled", 0, [0.9], shuffled_labels=True)
+    for method in ("shuffled", "linear_probe"):
+        with pytest.raises(
+            ChampionError, match=f"no model of method '{method}' that may score; it has runs of: dcmpln, "
+        ):
+            find_champion(tmp_path, "demo", method=method)
+
+
+def test_all_windows_count_where_the_record_has_them(tmp_path: Path) -> None:
+    """The history's numbers come from few windows an image."""
+    run(tmp_path, "demo", "dcmpln", 0, [0.9], validation={"srcc": 0.4, "plcc": None})
+    best = run(tmp_path, "demo", "clip_agiqa", 0, [0.1], validation={"srcc": 0.5})
+    assert find_champion(tmp_path) == best
 
 
 def test_several_data_sets_want_a_name(tmp_path: Path) -> None:

@@ -10,8 +10,13 @@ import pandas as pd
 import pytest
 import torch
 from made_parts import write_params, write_prepared
+from scipy.stats import spearmanr
 
+from pipeline.calibration import calibrate
 from pipeline.layout import StudyError, checkpoint_name
+from pipeline.model.checkpoint import load_checkpoint
+from pipeline.model.checkpoint_file import calibration_of
+from pipeline.model.folded import image_scores
 from pipeline.params import Params, Train, load_params
 from pipeline.study import plans
 from pipeline.study.subsets import round_seed
@@ -106,9 +111,39 @@ def test_a_plan_says_what_it_is_and_trains(study: Path) -> None:
     fitted = plan.fit(study / "made")
     assert [row["epoch"] for row in fitted.history] == [1, 2, 3]
     checkpoint = study / "made/checkpoints" / checkpoint_name(fitted.selected_epoch)
-    finished = plan.finished_record(fitted, study / "made/checkpoints")
+    validation = plan.calibrate(checkpoint)
+    finished = plan.finished_record(fitted, study / "made/checkpoints", validation)
+    assert finished["validation"] == validation
     assert finished["checkpoint_md5"] == hashlib.md5(checkpoint.read_bytes()).hexdigest()
     assert (finished["epochs_run"], finished["checkpoint_bytes"]) == (3, checkpoint.stat().st_size)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def test_calibration_sees_the_validation_images_and_all_their_windows(study: Path) -> None:
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    plan = plans.plan_training(load_params(), "demo", "dcmpln", 0)
+    fitted = plan.fit(study / "made")
+    checkpoint = study / "made/checkpoints" / checkpoint_name(fitted.selected_epoch)
+    plain = checkpoint.read_bytes()
+    numbers = plan.calibrate(checkpoint)
+    scorer, rule, record = load_checkpoint(checkpoint, plan.model.backbone)
+    rows = plan.selectors["validation"].rows
+    raw = image_scores(scorer, (plan.train.pack[row] for row in rows), len(rows), rule)
+    manifest = pd.read_parquet("data/prepared/demo/manifest.parquet").iloc[rows]
+    split = pd.read_csv("data/splits/demo/round-0.csv").set_index("image_id").loc[manifest["image_id"]]
+    expected = calibrate(raw, manifest["quality"].to_numpy(), split["group"].to_numpy(), 1.0, 5.0)
+    found = calibration_of(record)
+    assert (found.offset, found.slope, found.images, found.groups) == pytest.approx(
+        (expected.offset, expected.slope, 6, 6), rel=1e-4
+    )
+    assert numbers["srcc"] == pytest.approx(spearmanr(raw, manifest["quality"]).statistic)
+    assert record["unfamiliar_beyond"] > 0
+    assert plan.calibrate(checkpoint) == numbers  # as after a kill in between
+    again = checkpoint.read_bytes()
+    checkpoint.write_bytes(plain)
+    plan.calibrate(checkpoint)
+    assert checkpoint.read_bytes() == again
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
 

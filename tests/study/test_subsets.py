@@ -59,11 +59,17 @@ def test_features_come_back_for_the_same_images_alone(in_tmp: Path) -> None:
     }  # fmt: skip
     Path("data/features").mkdir(parents=True)
     backbone = {"name": "tiny-vit", "origin": "random"}
-    np.savez("data/features/demo.npz", image_id=np.array(["a.png", "b.png"]), backbone=json.dumps(backbone), **columns)
+    np.savez(
+        "data/features/demo.npz", image_id=np.array(["a.png", "b.png"]), backbone=json.dumps(backbone),
+        windows=json.dumps({"stride": 3}), clip_iqa_text_features=np.eye(2), handcrafted_names=["a", "b", "c"],
+        **columns,
+    )  # fmt: skip
     found = subsets.read_features("demo", manifest)
     assert found.keys() == columns.keys()
     for name, values in columns.items():
         np.testing.assert_array_equal(found[name], values)
-    assert subsets.features_backbone("demo") == backbone
+    about = subsets.features_about("demo")
+    assert (about.backbone, about.windows, about.statistics) == (backbone, {"stride": 3}, ["a", "b", "c"])
+    np.testing.assert_array_equal(about.text_features, np.eye(2))
     with pytest.raises(StudyError, match="and the manifest name different images: run the features stage anew"):
         subsets.read_features("demo", manifest.iloc[::-1])

@@ -35,6 +35,7 @@ from made_runs import (
     write_train,
 )
 
+from pipeline import layout
 from pipeline.params import Study
 from pipeline.tracking import entries, live, mirror
 
@@ -93,25 +94,18 @@ def test_a_baseline_is_mirrored_from_its_files_alone(root: Path) -> None:
     assert model.name == "demo-linear_probe-round-0-epoch-000"
     assert (model.tags["kind"], model.tags["selected"]) == ("baseline", "true")
     (held,) = (root / "mlartifacts" / STUDY / "models" / model.model_id / "artifacts").iterdir()
-    assert held.name == "model.npz"
-    assert held.read_bytes() == (run_dir / "train" / "model.npz").read_bytes()
-
-
-def test_a_baseline_that_learns_nothing_has_no_model(root: Path) -> None:
-    write_evaluation(write_baseline(root, "f" * 32, method="clip_iqa"))
-    assert mirror.mirror(root, STUDY, root / "runs")["evaluations"] == 1
-    shown = content_of(root)["demo/clip_iqa/round-0"]
-    assert (shown["models"], shown["metrics"]["test_srcc"]) == ({}, [(0, 0.71)])
+    assert held.name == "epoch-000.safetensors"
+    assert held.read_bytes() == layout.checkpoint_path(run_dir / "train", 0).read_bytes()
 
 
 def test_a_model_that_comes_later_gets_the_evaluations_numbers(root: Path, tmp_path: Path) -> None:
     """As it goes in a store that was filled before baselines had models there."""
     run_dir = write_baseline(root, "f" * 32)
     write_evaluation(run_dir)
-    model = (run_dir / "train" / "model.npz").rename(tmp_path / "model.npz")
+    model = layout.checkpoint_path(run_dir / "train", 0).rename(tmp_path / "model")
     mirror.mirror(root, STUDY, root / "runs")
     assert not client_of(root).search_logged_models([experiment_of(root)])
-    model.rename(run_dir / "train" / "model.npz")
+    model.rename(layout.checkpoint_path(run_dir / "train", 0))
     counts = mirror.mirror(root, STUDY, root / "runs")
     assert (counts["created"], counts["epochs"], counts["evaluations"]) == (0, 1, 1)
     assert len(client_of(root).search_logged_models([experiment_of(root)], "metrics.test_srcc > 0.7")) == 1

@@ -1,6 +1,5 @@
 """Baselines against scikit-learn's own predictions, and what they may read."""
 
-import json
 import re
 from pathlib import Path
 
@@ -11,8 +10,33 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from pipeline import metrics
-from pipeline.layout import BASELINE_MODEL
+from pipeline.model.checkpoint_file import read_checkpoint, write_checkpoint
 from pipeline.training import baselines
+
+TEXTS = np.array([[0.6, 0.8], [-0.8, 0.6]])
+SAID = {
+    "mos_low": 0.0, "mos_high": 5.0, "dataset": "demo", "target": "quality", "leaks": [], "residual_ratio": None,
+    "prompt_depth": 0, "prompt_length": 0,
+}  # fmt: skip
+BACKBONE = {
+    "name": "tiny", "pretrained": None, "origin": "random", "weights_sha256": "5" * 64, "image_size": 32,
+    "patch_size": 8,
+}  # fmt: skip
+WINDOWS = {
+    "window_size": 32, "stride": 24, "cover": "all", "normalisation": "clip", "mean": [0.5] * 3, "std": [0.25] * 3
+}  # fmt: skip
+
+
+def saved(path: Path, method: str, model: dict[str, np.ndarray], statistics: int = 6) -> Path:
+    """Write a fitted baseline's checkpoint."""
+    whole = method == "handcrafted"
+    record = SAID | {
+        "method": method, "texts": ["good", "bad"] if method == "clip_iqa" else [],
+        "backbone": None if whole else BACKBONE, "windows": None if whole else WINDOWS,
+        "statistics": [f"s{number}" for number in range(statistics)] if whole else None,
+    }  # fmt: skip
+    write_checkpoint(path / "a.safetensors", baselines.arrays(method, model, TEXTS), record)
+    return path / "a.safetensors"
 
 
 @pytest.fixture
@@ -36,7 +60,7 @@ def test_the_probe_is_sklearns_ridge_of_the_best_alpha(data: dict[str, tuple[np.
     np.testing.assert_allclose(found, fitted[best].predict(held_out), atol=1e-6)
 
 
-def test_the_probe_reads_deviations_too_where_its_record_says_so(
+def test_the_probe_reads_deviations_too_where_it_was_fitted_on_them(
     data: dict[str, tuple[np.ndarray, np.ndarray]], tmp_path: Path
 ) -> None:
     whole, held_out = data["train"][0], data["validation"][0]
@@ -46,14 +70,12 @@ def test_the_probe_reads_deviations_too_where_its_record_says_so(
         np.testing.assert_array_equal(read, whole[:, columns])
         validation = (held_out[:, columns], data["validation"][1])
         model = baselines.fit_linear_probe((read, data["train"][1]), validation, [1.0])
-        baselines.save(tmp_path, model)
-        record = {"method": "linear_probe", "params": {"baselines.linear_probe.features": probe}}
-        (tmp_path / "record.json").write_text(json.dumps(record))
+        checkpoint = saved(tmp_path, "linear_probe", model)
         expected = held_out[:, columns] @ model["weights"] + model["bias"]
-        np.testing.assert_allclose(baselines.predict(tmp_path, other), expected)
-    (tmp_path / "record.json").write_text(json.dumps({"method": "linear_probe"}))  # the model has six weights
-    with pytest.raises(ValueError, match="was fitted on other features than the 4 given: rerun its stage"):
-        baselines.predict(tmp_path, other)
+        np.testing.assert_allclose(baselines.predict(checkpoint, other), expected, atol=1e-4)
+    fewer = other | {baselines.DEVIATION: other[baselines.DEVIATION][:, :1]}  # the model has six weights
+    with pytest.raises(ValueError, match="was fitted on other features than the 5 given: rerun its stage"):
+        baselines.predict(checkpoint, fewer)
 
 
 def test_our_walk_of_the_trees_equals_sklearns(data: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
@@ -92,21 +114,23 @@ def test_a_saved_baseline_scores_the_same_and_refuses_other_features(
         model = baselines.fit_linear_probe(data["train"], data["validation"], [1.0])
     else:
         model = baselines.fit_handcrafted(data["train"], learning_rate=0.1, max_iterations=9, max_depth=3, seed=0)
-    (tmp_path / "record.json").write_text(json.dumps({"method": method}))
-    baselines.save(tmp_path, model)
-    column = {baselines.READS[method]: data["validation"][0]}
-    np.testing.assert_array_equal(baselines.predict(tmp_path, column), baselines.scores(method, model, column))
-    fewer = {baselines.READS[method]: data["validation"][0][:, :1]}
-    with pytest.raises(ValueError, match="was fitted on other features than the 1 given: rerun its stage"):
-        baselines.predict(tmp_path, fewer)
-
-
-def test_the_saved_model_holds_no_pickle(data: dict[str, tuple[np.ndarray, np.ndarray]], tmp_path: Path) -> None:
-    baselines.save(
-        tmp_path, baselines.fit_handcrafted(data["train"], learning_rate=0.1, max_iterations=3, max_depth=2, seed=0)
+    checkpoint = saved(tmp_path, method, model)
+    column = {baselines.READS[method]: data["validation"][0], baselines.DEVIATION: np.zeros((60, 0))}
+    np.testing.assert_allclose(
+        baselines.predict(checkpoint, column), baselines.scores(method, model, column), atol=1e-4
     )
-    with np.load(tmp_path / BASELINE_MODEL, allow_pickle=False) as archive:
-        assert all(archive[name].dtype != object for name in archive)
+    fewer = column | {baselines.READS[method]: data["validation"][0][:, :1]}
+    with pytest.raises(ValueError, match="was fitted on other features than the 1 given: rerun its stage"):
+        baselines.predict(checkpoint, fewer)
+
+
+def test_zero_shot_is_saved_as_its_texts(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path, "clip_iqa", {})
+    record, arrays = read_checkpoint(checkpoint)
+    assert record["texts"] == ["good", "bad"]
+    np.testing.assert_allclose(arrays["text_features"], TEXTS, rtol=1e-6)
+    column = {"clip_iqa": np.array([0.2, 0.9])}
+    np.testing.assert_array_equal(baselines.predict(checkpoint, column), [0.2, 0.9])
 
 
 def test_zero_shot_is_the_column_itself() -> None:
