@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import AgiqaError
 
@@ -25,6 +25,10 @@ RECORD, RUN, HISTORY, TIMING = "record.json", "run.json", "history.csv", "timing
 CHECKPOINTS, BASELINE_MODEL = "checkpoints", "model.npz"
 # In EVALUATE and AUDIT: numbers, and a row an image.
 METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
+
+# Who gave the scores of a data set, by what its manifest, card and records say; and what every text calls them.
+Raters = Literal["people", "simulated"]  # simulated: a formula in the place of people
+RATERS: dict[str, str] = {"people": "people", "simulated": "simulated raters"}
 
 
 class StudyError(AgiqaError):
@@ -85,6 +89,21 @@ def backbone_label(backbone: Mapping[str, Any]) -> str:
     """
     published = backbone["origin"] == "pretrained" and backbone["pretrained"]
     return f"{backbone['name']} ({published or backbone['origin']} weights)"
+
+
+def rated_by(about: Mapping[str, Any]) -> str:
+    """Return in words who rated a data set, `people` or `simulated raters`: what may stand beside its scores.
+
+    Args:
+        about: The data set's card, or the record of a run or a checkpoint. Earlier versions wrote no `raters`; then it
+            is people.
+    """
+    return RATERS[about.get("raters") or "people"]
+
+
+def mos_label(target: str, about: Mapping[str, Any]) -> str:
+    """Return what a figure calls the MOS, and whose it is where no people gave it; `about` as `rated_by`."""
+    return f"{target} MOS" + ("" if rated_by(about) == "people" else f" of {rated_by(about)}")
 
 
 def run_folder(dataset: str, method: str, round_index: int, split: str = "round") -> Path:

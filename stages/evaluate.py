@@ -59,7 +59,7 @@ def _evaluate(params: Params, dataset: str, method: str, number: int, split: str
                 found["test"] = evaluation.evaluate(predictions)
                 found["generator"] = evaluation.by_generator(predictions)
                 title = f"{dataset}: {method}, {split} {number}\nbackbone {layout.backbone_label(record['backbone'])}"
-                evaluation.scatter(predictions, out / "scatter.png", title, f"{target} MOS")
+                evaluation.scatter(predictions, out / "scatter.png", title, layout.mos_label(target, record))
                 show(out / "gallery", predictions)
             else:
                 (out / "cross").mkdir(exist_ok=True)

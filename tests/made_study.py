@@ -46,7 +46,9 @@ def make_study(
     """
     for dataset in datasets:
         spawn = np.random.default_rng([seed, len(dataset)])
-        _write(root / "data/prepared" / dataset / "card.json", {"dataset": dataset, "mos_low": 0.0, "mos_high": 5.0})
+        raters = "simulated" if dataset == "demo" else "people"
+        card = {"dataset": dataset, "mos_low": 0.0, "mos_high": 5.0, "raters": raters}
+        _write(root / "data/prepared" / dataset / "card.json", card)
         counts = {"images": {"train": max(200, 3 * images), "validation": 20, "test": images}, "groups": {"test": 12}}
         split_audit = {
             "dataset": dataset,

@@ -57,6 +57,13 @@ def test_dvc_yaml_names_what_the_layout_names() -> None:
     assert words(layout.RUNS) <= paths("report", "deps")
 
 
+def test_who_rated_is_said_in_words_and_files_of_earlier_versions_were_rated_by_people() -> None:
+    assert layout.rated_by({"raters": "simulated"}) == "simulated raters"
+    assert layout.rated_by({"raters": "people"}) == layout.rated_by({}) == "people"
+    assert layout.mos_label("quality", {"raters": "simulated"}) == "quality MOS of simulated raters"
+    assert layout.mos_label("quality", {}) == "quality MOS"
+
+
 def test_the_root_is_dvcs_where_dvc_runs_us(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_ROOT", raising=False)
     assert layout.repository_root() == in_tmp

@@ -39,7 +39,8 @@ def save_checkpoint(path: str | Path, scorer: FoldedScorer, record: dict[str, An
         path: The file to write; replaced as a whole.
         scorer: The folded model.
         record: What the scores depend on beside the constants: `windows` (a `WindowRule.record()`), `texts`, `variant`,
-            `target`, `mos_low`, `mos_high`, and whatever else describes the run. The backbone's own record is added.
+            `target`, `mos_low`, `mos_high`, `raters`, and whatever else describes the run. The backbone's own
+            record is added.
     """
     metadata = {
         "format": FORMAT, **record, "backbone": scorer.backbone.record(),

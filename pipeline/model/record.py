@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.layout import Raters
+
 MOST_PARAMETERS = 3_000_000_000  # of both towers; the largest of open_clip's has 2.5 billion
 MOST_RANDOM = 400_000_000  # with random weights, which no file vouches for; ViT-L has 304 million
 TOKENIZER_KEYS = ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode")
@@ -189,6 +191,7 @@ class Record(BaseModel):
     dataset: Text
     method: Text
     leaks: list[Text] = Field(default_factory=list)
+    raters: Raters = "people"  # of the data set's scores; earlier versions did not say
 
     @model_validator(mode="after")
     def _scale_rises(self) -> "Record":

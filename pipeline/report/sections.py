@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from pipeline import jackknife
+from pipeline.layout import rated_by
 from pipeline.report import significance, words
 from pipeline.report.citation import bibtex
 from pipeline.report.figures import Picture
@@ -21,8 +22,8 @@ from pipeline.report.tables import best_row
 
 KINDS = {
     "best": "Best predicted, from low to high MOS",
-    "over": "Most overrated: predicted higher than people say",
-    "under": "Most underrated: predicted lower than people say",
+    "over": "Most overrated: predicted higher than {who} say",
+    "under": "Most underrated: predicted lower than {who} say",
 }
 # What it is (text, heading, answers, facts, table, folded, figure, gallery or code), and its content. In texts, `code`
 # and **strong** are marked as in Markdown.
@@ -147,7 +148,12 @@ def _answer(
     lock: str | None,
 ) -> list[Block]:
     answers = [
-        _verdict(summary[summary["dataset"] == dataset], evidence[dataset], dataset in generated)
+        _verdict(
+            summary[summary["dataset"] == dataset],
+            evidence[dataset],
+            dataset in generated,
+            rated_by(results.cards[dataset]),
+        )
         for dataset in dict.fromkeys(summary["dataset"])
     ]
     runs, costs = results.runs, results.costs
@@ -164,7 +170,14 @@ def _answer(
     facts = [
         ("Backbone", "; ".join(backbones) or "none"),
         ("Protocol", words.protocol(runs)),
-        ("Data", "; ".join(f"{row['dataset']}: manifest md5 `{row['manifest_md5']}`" for row in data)),
+        (
+            "Data",
+            "; ".join(
+                f"{row['dataset']}, rated by {rated_by(results.cards[row['dataset']])}: manifest md5 "
+                f"`{row['manifest_md5']}`"
+                for row in data
+            ),
+        ),
         (
             "Code",
             "; ".join(
@@ -180,8 +193,8 @@ def _answer(
     return [("answers", answers), ("facts", facts)]
 
 
-def _verdict(rows: pd.DataFrame, evidence: Evidence, generated: bool) -> Answer:
-    """The best variant of one data set, what is shown of it, and what is not."""
+def _verdict(rows: pd.DataFrame, evidence: Evidence, generated: bool, who: str = "people") -> Answer:
+    """The best variant of one data set, what is shown of it, and what is not; `who` rated its images."""
     dataset, best = str(rows["dataset"].iloc[0]), best_row(rows, ["variant"])
     if best is None:
         variants = rows[rows["kind"] == "variant"]
@@ -222,6 +235,7 @@ def _verdict(rows: pd.DataFrame, evidence: Evidence, generated: bool) -> Answer:
     if set(rows["backbone_origin"]) & {"in-house", "random"}:
         lacks.append("what any of them reaches on CLIP's published weights")
     lacks.append("anything about images, prompts and generators unlike these")
+    lacks += [] if who == "people" else [f"how anyone but the {who} of this data set would rate an image"]
     sentences.append(f"Not shown: {'; '.join(lacks)}.")
     sentences.append(f"{words.caption(rows)}.")
     return Answer(
@@ -332,7 +346,8 @@ def _gallery(results: Results, dataset: str, rows: pd.DataFrame) -> list[Block]:
             f"{first['map_high']:.3f} or more), by the raw score of the windows there. "
         )
     text += f"{words.caption(rows[rows['method'] == first['method']])}."
-    shown = [(KINDS[kind], cards) for kind, cards in pictures.items() if cards]
+    who = rated_by(results.cards[dataset])
+    shown = [(KINDS[kind].format(who=who), cards) for kind, cards in pictures.items() if cards]
     return [("gallery", {"dataset": dataset, "text": text, "kinds": shown})]
 
 

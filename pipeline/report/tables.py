@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline import jackknife
+from pipeline.layout import rated_by
 from pipeline.report import words
 from pipeline.report.formats import Table
 from pipeline.report.published import (
@@ -50,7 +51,7 @@ def main_table(
         generated: Whether the project makes the data set itself, so that nothing can be published on it.
     """
     dataset = str(rows["dataset"].iloc[0])
-    best = best_row(rows)
+    best, who = best_row(rows), rated_by(results.cards[dataset])
     lines, marks, numbers = [], [], []
     for row in rows.sort_values("srcc_mean", ascending=False, kind="stable").to_dict("records"):
         runs = results.runs[(results.runs["dataset"] == dataset) & (results.runs["method"] == row["method"])]
@@ -86,7 +87,7 @@ def main_table(
         note += " [V]: read in the named source or computed from its files; [2nd]: quoted by a third party."
     return Table(
         f"main-{dataset}",
-        f"{dataset}, {target}: agreement with human opinion on the test images. {words.caption(rows)}.",
+        f"{dataset}, {target}: agreement with {who} on the test images. {words.caption(rows)}.",
         ["Method", "SRCC", "PLCC", "KRCC", "RMSE", "Protocol", "Remarks"],
         lines,
         marks,
@@ -288,7 +289,7 @@ def cross_table(results: Results, summary: pd.DataFrame) -> Table | None:
 
 
 def generator_tables(results: Results, rows: pd.DataFrame) -> list[Table]:
-    """Return one data set's generators: mean predictions beside human means, and SRCC among each one's images.
+    """Return one data set's generators: mean predictions beside its mean MOS, and SRCC among each one's images.
 
     Args:
         results: What the runs wrote.
@@ -298,6 +299,7 @@ def generator_tables(results: Results, rows: pd.DataFrame) -> list[Table]:
     table = results.generators[results.generators["dataset"] == dataset]
     methods = list(rows["method"])
     means = table.groupby(["generator", "method"])[["n", "mos_mean", "fitted_mean", "srcc"]].mean()
+    who = rated_by(results.cards[dataset])
     order = table.groupby("generator")["mos_mean"].mean().sort_values(ascending=False, kind="stable").index
     ranking = generator_ranking(table).set_index("method")
     ranks = [words.figure(ranking.loc[method, "srcc_mean"]) for method in methods]
@@ -318,7 +320,7 @@ def generator_tables(results: Results, rows: pd.DataFrame) -> list[Table]:
             predicted,
             [""] * len(order) + ["total"],
             numbers.merge(ranking["srcc_mean"].rename("ranking_srcc"), left_on="method", right_index=True),
-            f"Means over the rounds. SRCC over generators: do the means rank the {len(order)} generators as people do? "
+            f"Means over the rounds. SRCC over generators: do the means rank the {len(order)} generators as {who} do? "
             "With so few to rank, steps of it are coarse.",
         ),
         Table(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.layout import rated_by
 from pipeline.metrics import LINE_BELOW
 from pipeline.report.results import Results, shared
 from pipeline.report.summaries import all_leaks
@@ -53,10 +54,11 @@ def data_line(results: Results, dataset: str, target: str) -> str:
     """Return what is predicted, on which scale, and how many images each subset holds."""
     first = results.runs[results.runs["dataset"] == dataset].iloc[0]
     names = results.generators.loc[results.generators["dataset"] == dataset, "generator"].nunique()
+    card = results.cards[dataset]
     images = f"{first['train_images']:,} images to train, {first['validation_images']:,} to validate"
     return (
-        f"Target: {target} MOS{scale(results.cards[dataset])}. {images} and {first['test_images']:,} to test in round "
-        f"{first['round']}, from {names} generator{'s' if names > 1 else ''}."
+        f"Target: {target} MOS{scale(card)}, rated by {rated_by(card)}. {images} and {first['test_images']:,} to test "
+        f"in round {first['round']}, from {names} generator{'s' if names > 1 else ''}."
     )
 
 

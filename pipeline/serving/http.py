@@ -32,6 +32,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.layout import rated_by
+
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
     from uvicorn import Config
@@ -103,6 +105,7 @@ def make_app(
     page, turns = PAGE.read_text(encoding="utf-8"), Turns(scorer, max_pixels=max_pixels, max_windows=max_windows)
     about = {key: scorer.record.get(key) for key in ("dataset", "method", "round", "epoch", "target", "leaks")}
     about |= {"backbone": scorer.record["backbone"]["name"], "weights": scorer.record["backbone"]["origin"]}
+    about |= {"rated_by": rated_by(scorer.record)}  # in words, for the page
     scale = {"mos_low": scorer.mos_low, "mos_high": scorer.mos_high}
     limits = {"max_bytes": max_bytes, "max_pixels": max_pixels, "max_files": max_files, "max_windows": max_windows}
     # No /docs: FastAPI's loads scripts from another host.

@@ -14,6 +14,7 @@ from pipeline.study.runs import used_params
 from pipeline.study.subsets import (
     features_backbone,
     open_split,
+    raters_of,
     read_features,
     refuse_unlabelled,
     round_seed,
@@ -71,6 +72,7 @@ def plan_baseline(params: Params, dataset: str, method: str, round_index: int) -
         "shuffled_labels": False,
         "target": params.targets.main,
         "auxiliary_target": None,
+        "raters": raters_of(manifest),
         "backbone": features_backbone(dataset),
         "trainable_parameters": None,
         "params": used_params(params.model_dump(), BASELINE_KEYS),

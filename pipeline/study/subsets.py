@@ -52,6 +52,11 @@ def scaled_mos(manifest: pd.DataFrame, attribute: str) -> np.ndarray:
     return ((manifest[attribute] - low) / (high - low)).to_numpy(dtype=np.float64)
 
 
+def raters_of(manifest: pd.DataFrame) -> str:
+    """Return who gave a data set's scores, `people` or `simulated`; manifests of earlier versions leave it out."""
+    return str(manifest["raters"].iloc[0]) if "raters" in manifest else "people"
+
+
 def refuse_unlabelled(values: np.ndarray, attribute: str, subset: str) -> None:
     """Stop a training or a fit whose images lack the score that it is to learn.
 

@@ -200,7 +200,8 @@ def _description(record: Mapping[str, Any], about: Mapping[str, Any]) -> dict[st
     values["params_md5"] = md5_of(json.dumps(record.get("params", {}), sort_keys=True).encode())
     if about.get("git_commit"):
         values["mlflow.source.git.commit"] = about["git_commit"]
-    note = f"Backbone {backbone.get('name')} with {backbone.get('origin')} weights."
+    note = f"Data set {record['dataset']}, rated by {layout.rated_by(record)}. " if "dataset" in record else ""
+    note += f"Backbone {backbone.get('name')} with {backbone.get('origin')} weights."
     note += f" LEAKS: {values['leaks']}." if leaks else ""
     note += " Trained on shuffled labels, as a control." if record.get("shuffled_labels") else ""
     values["mlflow.note.content"] = note
@@ -275,6 +276,7 @@ def _put_model(
 
 _MODEL_TAGS = (
     "dataset", "method", "kind", "round", "backbone_name", "backbone_origin", "leaks", "shuffled_labels", "select_on",
+    "raters",
 )  # fmt: skip
 
 

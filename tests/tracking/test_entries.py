@@ -24,7 +24,8 @@ def test_a_run_shows_everything_about_it(root: Path) -> None:
         "method": "dcmpln", "kind": "variant", "round": "0", "leaks": "random split", "manifest_md5": "a" * 32,
         "splits_md5": "b" * 32, "backbone_name": "tiny", "backbone_weights_sha256": "5" * 64,
         "backbone_origin": "in-house", "mlflow.source.git.commit": ABOUT["git_commit"],
-        "mlflow.note.content": "Backbone tiny with in-house weights. LEAKS: random split.",
+        "mlflow.note.content": "Data set demo, rated by people. "
+        "Backbone tiny with in-house weights. LEAKS: random split.",
         "params_md5": hashlib.md5(json.dumps(make_record()["params"], sort_keys=True).encode()).hexdigest(),
     }  # fmt: skip
     assert {key: run.data.tags.get(key) for key in expected} == expected
@@ -45,6 +46,16 @@ def test_a_run_shows_everything_about_it(root: Path) -> None:
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     local = client_of(root).download_artifacts(run_id, "evaluate/predictions.csv")
     assert Path(local).read_text().startswith("image_id,predicted")
+
+
+def test_a_run_on_simulated_raters_says_so(root: Path) -> None:
+    run_id, _ = train_live(root, make_record() | {"raters": "simulated"}, epochs=2)
+    tags = client_of(root).get_run(run_id).data.tags
+    assert tags["raters"] == "simulated"
+    assert tags["mlflow.note.content"].startswith("Data set demo, rated by simulated raters. Backbone tiny")
+    models = client_of(root).search_logged_models([experiment_of(root)])
+    assert {model.tags["raters"] for model in models} == {"simulated"}
+    assert not [value for value in tags.values() if "people" in value or "human" in value]
 
 
 def test_a_checkpoint_is_found_by_its_metrics_and_downloaded(root: Path) -> None:
