@@ -15,6 +15,7 @@ SUBSETS = ("train", "validation", "test")
 LOCK = "dvc.lock"
 RAW, PREPARED, SPLITS = Path("data", "raw"), Path("data", "prepared"), Path("data", "splits")
 FEATURES, INDEX, CODE = Path("data", "features"), Path("data", "index"), Path("data", "code")
+FEATURE_TIMES = Path("data", "feature-times")  # apart from the features, whose bytes must be equal for equal inputs
 MANIFEST, PIXELS, CARD = "manifest.parquet", "pixels.bin", "card.png"  # in a data set's folder of PREPARED
 RUNS = Path("runs")
 CHAMPIONS = Path("reports", "champions.json")  # of the finished study: which checkpoint is the best of each data set
@@ -49,6 +50,11 @@ def input_paths(dataset: str, round_index: int, split: str = "round") -> tuple[P
 def features_path(dataset: str) -> Path:
     """Return the file of what baselines read of a data set's images."""
     return FEATURES / f"{dataset}.npz"
+
+
+def feature_times_path(dataset: str) -> Path:
+    """Return the file of what the features of a data set's images cost, by the pass that made them."""
+    return FEATURE_TIMES / f"{dataset}.json"
 
 
 def locked_stages(lock: str | Path) -> dict[str, dict[str, Any]]:

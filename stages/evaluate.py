@@ -6,7 +6,6 @@ The test images of every other data set of the study, in the same round, are sco
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline import layout, metrics
+from pipeline import costs, layout, metrics
 from pipeline.files import replaced_folder, write_json
 from pipeline.params import Params, load_params
 from pipeline.study import evaluation, gallery, subsets
@@ -42,16 +41,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _evaluate(params: Params, dataset: str, method: str, number: int, split: str) -> None:
     run, target = layout.run_folder(dataset, method, number, split), params.targets.main
     record = json.loads((run / layout.TRAIN / layout.RECORD).read_text())
-    scores, show = _methods(params, record, run / layout.TRAIN)
+    scores, show, on_cpu, features = _methods(params, record, run / layout.TRAIN)
     found: dict[str, object] = {"cross": {}}
     others = [name for name in params.study.datasets if name != dataset and split == "round"]
     with replaced_folder(run / layout.EVALUATE) as out:
         for other in [dataset, *others]:
             manifest_path, split_path = layout.input_paths(other, number, split)
             rows, groups = subsets.open_split(split_path, manifest := pd.read_parquet(manifest_path))
-            started = time.perf_counter()
+            watch = costs.Stopwatch()
             predicted = scores(other, rows["test"])
-            cost = evaluation.cost(time.perf_counter() - started, len(predicted))
+            cost = evaluation.cost(watch.read(on_cpu=on_cpu), len(predicted), features)
             predictions = evaluation.predictions_table(manifest, groups, rows["test"], predicted, target)
             if other == dataset:
                 found["cost"] = cost
@@ -70,21 +69,24 @@ def _evaluate(params: Params, dataset: str, method: str, number: int, split: str
         write_json(out / layout.METRICS, found)
 
 
-def _methods(params: Params, record: Mapping[str, Any], train_folder: Path) -> tuple[Scores, Show]:
-    """Return what scores images with a run's result, and what shows some of them (nothing for a baseline)."""
+def _methods(params: Params, record: Mapping[str, Any], train_folder: Path) -> tuple[Scores, Show, bool, Any]:
+    """Return what scores images, what shows some of them, whether processors do it, and the cost of features read."""
     if record["kind"] == "variant":
         from pipeline.study.judge import Judge  # imported here: brings in torch, which no baseline needs
 
         judging = Judge.of(params, record, train_folder)
-        return judging.scores, lambda folder, table: gallery.write_gallery(
-            folder, table, params.evaluate.gallery, judging.images(), judging.quality_maps()
-        )
+
+        def show(folder: Path, table: pd.DataFrame) -> None:
+            gallery.write_gallery(folder, table, params.evaluate.gallery, judging.images(), judging.quality_maps())
+
+        return judging.scores, show, judging.on_cpu, None
 
     def from_features(dataset: str, rows: np.ndarray) -> np.ndarray:
         features = subsets.read_features(dataset, pd.read_parquet(layout.input_paths(dataset, record["round"])[0]))
         return baselines.predict(train_folder, {key: value[rows] for key, value in features.items()})
 
-    return from_features, lambda folder, table: None
+    features = subsets.feature_times(record["dataset"])[baselines.MADE_BY[record["method"]]]
+    return from_features, lambda folder, table: None, True, features
 
 
 if __name__ == "__main__":

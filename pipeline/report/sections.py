@@ -164,9 +164,6 @@ def _answer(
     ]
     data = runs.drop_duplicates(["dataset", "manifest_md5"])[["dataset", "manifest_md5"]].to_dict("records")
     commits = costs[["git_commit", "git_dirty"]].drop_duplicates().to_dict("records")
-    seconds = costs["train_seconds"].sum() + costs["scoring_seconds"].sum()
-    measured = costs["scoring_seconds"].notna().all()
-    scored = " and the scoring of their test images" if measured else "; the scoring was not measured"
     facts = [
         ("Backbone", "; ".join(backbones) or "none"),
         ("Protocol", words.protocol(runs)),
@@ -187,7 +184,7 @@ def _answer(
             ),
         ),
         ("DVC lock", f"md5 `{lock}`, of dvc.lock without the report's own entry" if lock else "no dvc.lock"),
-        ("Wall time", f"{_duration(seconds)} for {len(costs)} trainings or fits" + scored),
+        ("Cost", _spent(costs)),
         ("Device", ", ".join(dict.fromkeys(str(device) for device in costs["device"]))),
     ]
     return [("answers", answers), ("facts", facts)]
@@ -389,6 +386,19 @@ def _rerun(results: Results, lock: str | None, citation: str | None, settings: T
             ("text", "Some runs were made with uncommitted changes, which a commit alone does not bring back.")
         )
     return blocks + ([("folded", ("Every value that the variants were trained with", settings))] if settings else [])
+
+
+def _spent(costs: pd.DataFrame) -> str:
+    """Return what all runs cost, each charged for the features that it reads, and how many of them under load."""
+    measured = costs["scoring_seconds"].notna().all()
+    scored = " and the scoring of their test images" if measured else "; the scoring was not measured"
+    seconds = costs["train_seconds"].sum() + costs["scoring_seconds"].sum()
+    text = f"{_duration(seconds)} on the clock"
+    if costs[["train_cpu_seconds", "scoring_cpu_seconds"]].notna().all(axis=None):
+        text += f", {_duration(costs[['train_cpu_seconds', 'scoring_cpu_seconds']].sum(axis=None))} of processors,"
+    busy = int((costs["train_under_load"] | costs["scoring_under_load"]).sum())
+    load = f"; the machine was under load in {busy} of them, which stretches the clock" if busy else ""
+    return f"{text} for {len(costs)} trainings or fits{scored}{load}"
 
 
 def _duration(seconds: float) -> str:

@@ -334,54 +334,6 @@ def generator_tables(results: Results, rows: pd.DataFrame) -> list[Table]:
     ]
 
 
-def cost_table(results: Results, summary: pd.DataFrame) -> Table:
-    """Return what each method costs a round: parameters, bytes, seconds, images a second, memory."""
-    merged = results.costs.merge(
-        results.timing[["dataset", "method", "round", "images_per_second", "peak_memory_mb"]],
-        how="left",
-        on=["dataset", "method", "round"],
-    )
-    averaged = ["train_seconds", "images_per_second", "scoring_seconds", "scoring_images_per_second"]
-    memory = ["peak_memory_mb", "scoring_peak_memory_mb"]
-    lines, numbers = [], []
-    for (dataset, method), group in merged.groupby(["dataset", "method"], sort=False):
-        row = summary[(summary["dataset"] == dataset) & (summary["method"] == method)].iloc[0]
-        values = (
-            {"dataset": dataset, "method": method} | group[averaged].mean().to_dict() | group[memory].max().to_dict()
-        )
-        values |= {key: row[key] for key in ("trainable_parameters", "checkpoint_bytes")}
-        values |= {"device": ", ".join(dict.fromkeys(group["device"]))}
-        numbers.append(values)
-        lines.append(
-            [
-                f"{method} on {dataset}",
-                _count(values["trainable_parameters"]),
-                _count(values["checkpoint_bytes"], 1000, " kB"),
-                _count(values["train_seconds"], 1, " s", 1),
-                _count(values["images_per_second"]),
-                _count(values["peak_memory_mb"], 1, " MB"),
-                _count(values["scoring_seconds"], 1, " s", 1),
-                _count(values["scoring_images_per_second"]),
-                _count(values["scoring_peak_memory_mb"], 1, " MB"),
-            ]
-        )
-    total = ["all runs", "", "", *[""] * 6]
-    total[3] = _count(merged["train_seconds"].sum(), 1, " s", 1)
-    total[6] = _count(merged["scoring_seconds"].sum(min_count=1), 1, " s", 1)
-    heads = ["Model", "Trainable parameters", "Checkpoint", "Training", "Images/s", "Peak memory"]
-    device = ", ".join(dict.fromkeys(str(name) for name in results.costs["device"]))
-    return Table(
-        "cost",
-        f"What each method costs, a round on {device}. {words.caption(summary)}.",
-        [*heads, "Scoring", "Images/s, scoring", "Peak memory, scoring"],
-        [*lines, total],
-        [""] * len(lines) + ["total"],
-        pd.DataFrame(numbers),
-        "Training: the whole stage, with validation and checkpoints; scoring: the data set's own test images, all "
-        "windows. Means over the rounds, the largest peak of memory of the process.",
-    )
-
-
 def binned(predictions: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     """Return means in bins of equally many images, per method, over all rounds.
 
@@ -446,7 +398,3 @@ def _points(worth: float) -> str:
 
 def _p(value: float) -> str:
     return words.ABSENT if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _count(value: Any, unit: float = 1, word: str = "", digits: int = 0) -> str:
-    return words.ABSENT if value is None or pd.isna(value) else f"{float(value) / unit:,.{digits}f}{word}"

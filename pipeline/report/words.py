@@ -150,6 +150,23 @@ def figure(value: float, sign: str = "") -> str:
     return f"{round(float(value), 3) + 0.0:{sign}.3f}"  # + 0.0 turns -0.0 into 0.0
 
 
+def seconds(value: float) -> str:
+    """Return a span in seconds; one that would read as none is less than a tenth, and an unknown one a mark."""
+    if math.isnan(value):
+        return ABSENT
+    return f"{value:,.1f} s" if value >= 0.05 else "< 0.1 s"
+
+
+def rate(value: float) -> str:
+    """Return a speed in images a second: whole from 10 on, below with two digits that count, so that none reads 0.
+
+    A mark where it is unknown, or none at all.
+    """
+    if math.isnan(value) or value <= 0:
+        return ABSENT
+    return f"{value:,.{max(0, 1 - math.floor(math.log10(value)))}f}"
+
+
 def spread(mean: float, std: float) -> str:
     """Return mean ± std, or one mark where there is not even a mean."""
     return ABSENT if math.isnan(mean) else f"{figure(mean)} ± {figure(std)}"

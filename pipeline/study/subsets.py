@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.layout import SUBSETS, StudyError, features_path
+from pipeline.layout import SUBSETS, StudyError, feature_times_path, features_path
 
 
 def round_seed(seed: int, round_index: int) -> int:
@@ -76,6 +76,11 @@ def features_backbone(dataset: str) -> dict[str, Any]:
     """Return the record of the backbone that a data set's image features were computed with."""
     with np.load(features_path(dataset)) as archive:
         return json.loads(str(archive["backbone"]))
+
+
+def feature_times(dataset: str) -> dict[str, Any]:
+    """Return what the features stage says that its passes cost: `tower` and `statistics`, each as `costs.an_image`."""
+    return json.loads(feature_times_path(dataset).read_text(encoding="utf-8"))
 
 
 def read_features(dataset: str, manifest: pd.DataFrame) -> dict[str, np.ndarray]:

@@ -38,6 +38,10 @@ IDENTITY = "agiqa.identity"  # hash of what the run computes: a killed run is go
 PROCESS = "agiqa.process"  # who writes it: "host:pid"
 
 
+# Measurements of one epoch by their columns in timing.csv, which would read as those of the whole run.
+EPOCH_TIMES = {key: f"epoch_{key}" for key in ("seconds", "cpu_seconds", "under_load")}
+
+
 class Epoch(NamedTuple):
     """One row of history.csv with what belongs to it; `milliseconds` is when it was over."""
 
@@ -195,7 +199,9 @@ def _description(record: Mapping[str, Any], about: Mapping[str, Any]) -> dict[st
         values.pop(measured, None)
     values |= {f"backbone_{key}": value for key, value in backbone.items()}
     values |= dict(record.get("inputs", {}))
-    values |= {key: value for key, value in about.items() if key not in ("run_id", "started", "ended", "seconds")}
+    values |= {
+        key: value for key, value in about.items() if key not in ("run_id", "started", "ended", "seconds", "cost")
+    }
     values["leaks"] = "; ".join(leaks) if leaks else "none"
     values["params_md5"] = md5_of(json.dumps(record.get("params", {}), sort_keys=True).encode())
     if about.get("git_commit"):
@@ -234,7 +240,7 @@ def write_epochs(client: "MlflowClient", run: "Run", epochs: Sequence[Epoch]) ->
         ]
         wanted += [
             Metric(entry_key(name), value, epoch.milliseconds, step)
-            for name, value in finite_numbers(epoch.timing, renamed={"seconds": "epoch_seconds"}).items()
+            for name, value in finite_numbers(epoch.timing, renamed=EPOCH_TIMES).items()
         ]
     changed |= {metric.step for metric in put_metrics(client, run, wanted, used)}
     for model in used.values():  # only now: a model that is READY has its metrics

@@ -18,6 +18,8 @@ from pipeline.metrics import srcc
 
 # The columns of the features file that each baseline reads.
 READS = {"clip_iqa": "clip_iqa", "linear_probe": "image_features", "handcrafted": "handcrafted"}
+# The pass of the features stage that makes what each baseline reads, by the name that its cost is kept under.
+MADE_BY = {"clip_iqa": "tower", "linear_probe": "tower", "handcrafted": "statistics"}
 DEVIATION = "image_features_deviation"  # what the probe may read as well
 
 

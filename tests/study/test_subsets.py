@@ -65,5 +65,8 @@ def test_features_come_back_for_the_same_images_alone(in_tmp: Path) -> None:
     for name, values in columns.items():
         np.testing.assert_array_equal(found[name], values)
     assert subsets.features_backbone("demo") == backbone
+    Path("data/feature-times").mkdir()
+    Path("data/feature-times/demo.json").write_text('{"tower": {"seconds_per_image": 0.5}}')
+    assert subsets.feature_times("demo") == {"tower": {"seconds_per_image": 0.5}}
     with pytest.raises(StudyError, match="and the manifest name different images: run the features stage anew"):
         subsets.read_features("demo", manifest.iloc[::-1])

@@ -39,6 +39,14 @@ def test_a_run_shows_everything_about_it(root: Path) -> None:
     assert {key: run.data.metrics[key] for key in ("test_srcc", "test_n", "selected_val_srcc", "cross_other_srcc")} == {
         "test_srcc": 0.71, "test_n": 120, "selected_val_srcc": 0.8, "cross_other_srcc": 0.31
     }  # fmt: skip
+    assert history["epoch_seconds"] == [(1, 2.5), (2, 5.0), (3, 7.5)]
+    assert history["epoch_cpu_seconds"] == [(1, 4.5), (2, 9.0), (3, 13.5)]
+    assert history["epoch_under_load"] == [(1, 0.0), (2, 1.0), (3, 0.0)]
+    costs = {"train_seconds": 15, "train_cpu_seconds": 27, "train_under_load": 1, "cost_seconds": 2}
+    costs |= {"cost_cpu_seconds": 3.5, "cost_images_per_second": 60, "cost_peak_memory_mb": 700, "cost_under_load": 0}
+    assert {key: run.data.metrics[key] for key in costs} == costs
+    assert not {"seconds", "cpu_seconds", "under_load"} & set(history)
+    assert "cost" not in run.data.tags
     assert dict(history["val_srcc"])[2] == run.data.metrics["selected_val_srcc"]  # the same number, from few windows
     assert run.data.metrics["generator_sd1.5_srcc"] == 0.5
     assert run.data.metrics["trainable_parameters"] == 1234
