@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("data/raw", "data/prepared", "data/splits", "data/features", "data/index", "runs", "reports/study")
 # What tells when and how long something ran, and at which commit; and what shows it: page, summary, table of costs.
 ABOUT = re.compile(r"(run\.json|timing\.csv|index\.html|summary\.md|cost\.(csv|md|tex))$")
-TIMES = {"cost", "seconds", "images_per_second", "lock"}
+TIMES = {"cost", "seconds", "cpu_seconds", "under_load", "images_per_second", "lock"}
 CHANGES = (("learning_rate: ", "0.0031"), ("epochs: ", "2"), ("gallery: ", "2"))
 
 

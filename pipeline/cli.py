@@ -100,7 +100,7 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(
         prog="agiqa",
-        description="Score AI-generated images as people would, with a model of the AGIQA study.",
+        description="Score how good AI-generated images look, with a model of the AGIQA study.",
         epilog=EPILOG,
         formatter_class=_Help,
     )

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import AgiqaError
 
@@ -17,6 +17,7 @@ PERCENTS, LEVEL = tuple(range(50, 100)), 90  # the levels at which bands around 
 LOCK = "dvc.lock"
 RAW, PREPARED, SPLITS = Path("data", "raw"), Path("data", "prepared"), Path("data", "splits")
 FEATURES, INDEX, CODE = Path("data", "features"), Path("data", "index"), Path("data", "code")
+FEATURE_TIMES = Path("data", "feature-times")  # apart from the features, whose bytes must be equal for equal inputs
 MANIFEST, PIXELS, CARD = "manifest.parquet", "pixels.bin", "card.png"  # in a data set's folder of PREPARED
 RUNS = Path("runs")
 CHAMPIONS = Path("reports", "champions.json")  # of the finished study: which checkpoint is the best of each data set
@@ -27,6 +28,10 @@ RECORD, RUN, HISTORY, TIMING = "record.json", "run.json", "history.csv", "timing
 CHECKPOINTS = "checkpoints"  # a baseline has one, of epoch 0
 # In EVALUATE and AUDIT: numbers, and a row an image.
 METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
+
+# Who gave the scores of a data set, by what its manifest, card and records say; and what every text calls them.
+Raters = Literal["people", "simulated"]  # simulated: a formula in the place of people
+RATERS: dict[str, str] = {"people": "people", "simulated": "simulated raters"}
 
 
 class StudyError(AgiqaError):
@@ -47,6 +52,11 @@ def input_paths(dataset: str, round_index: int, split: str = "round") -> tuple[P
 def features_path(dataset: str) -> Path:
     """Return the file of what baselines read of a data set's images."""
     return FEATURES / f"{dataset}.npz"
+
+
+def feature_times_path(dataset: str) -> Path:
+    """Return the file of what the features of a data set's images cost, by the pass that made them."""
+    return FEATURE_TIMES / f"{dataset}.json"
 
 
 def locked_stages(lock: str | Path) -> dict[str, dict[str, Any]]:
@@ -92,6 +102,21 @@ def backbone_label(backbone: Mapping[str, Any]) -> str:
     """
     published = backbone["origin"] == "pretrained" and backbone["pretrained"]
     return f"{backbone['name']} ({published or backbone['origin']} weights)"
+
+
+def rated_by(about: Mapping[str, Any]) -> str:
+    """Return in words who rated a data set, `people` or `simulated raters`: what may stand beside its scores.
+
+    Args:
+        about: The data set's card, or the record of a run or a checkpoint. Earlier versions wrote no `raters`; then it
+            is people.
+    """
+    return RATERS[about.get("raters") or "people"]
+
+
+def mos_label(target: str, about: Mapping[str, Any]) -> str:
+    """Return what a figure calls the MOS, and whose it is where no people gave it; `about` as `rated_by`."""
+    return f"{target} MOS" + ("" if rated_by(about) == "people" else f" of {rated_by(about)}")
 
 
 def run_folder(dataset: str, method: str, round_index: int, split: str = "round") -> Path:

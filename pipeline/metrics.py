@@ -1,4 +1,4 @@
-"""How well scores agree with human opinion: correlations, the VQEG logistic fit, and intervals over prompt groups."""
+"""How well scores agree with MOS: correlations, the VQEG logistic fit, and intervals over prompt groups."""
 
 import math
 from collections.abc import Callable

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.layout import Raters
 from pipeline.yaml_file import ParamsError, read_yaml
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -109,11 +110,14 @@ class Dataset(Section):
     scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(
         description="For `reader: folder`: lowest and highest possible score; null: columns of the CSV say."
     )
+    raters: Raters | None = Field(
+        default=None, description="For `reader: folder`: who gave the scores; null: people. A formula's are simulated."
+    )
     allow_problems: list[ProblemKind] = Field(description="Kinds of problems to go on with; any other stops the stage.")
 
     @model_validator(mode="after")
     def _keys_fit_reader(self) -> "Dataset":
-        for key in ("labels", "scale"):
+        for key in ("labels", "scale", "raters"):
             if self.reader != "folder" and getattr(self, key) is not None:
                 raise ValueError(f"{key} is for `reader: folder`; the reader {self.reader} knows its own: null")
         if self.scale is not None and not self.scale[0] < self.scale[1]:

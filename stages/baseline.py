@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from pipeline import layout
+from pipeline import costs, layout
 from pipeline.files import replaced_folder, write_json
 from pipeline.metrics import correlations
 from pipeline.params import load_params
-from pipeline.study import runs
+from pipeline.study import runs, subsets
 from pipeline.study.baselines import BaselinePlan, plan_baseline
 from pipeline.training import baselines
 
@@ -26,11 +26,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
     params, dataset, method = load_params(arguments.params), arguments.dataset, arguments.baseline
+    features = subsets.feature_times(dataset)[baselines.MADE_BY[method]]
     for number in tqdm(params.study.rounds, f"{dataset}/{method}", unit="round", dynamic_ncols=True):
         plan = plan_baseline(params, dataset, method, number)
         with replaced_folder(layout.run_folder(dataset, method, number) / layout.TRAIN) as folder:
             run = runs.begin(folder, {"device": "cpu"}, params.study.name)
+            watch = costs.Stopwatch()
             model = _fit(method, plan, params.baselines)
+            # What learns nothing reads nothing to learn from.
+            learned_from = sum(map(len, plan.rows.values())) if model else 0
+            cost = costs.charged(watch.read(), learned_from, features)
             checkpoint = layout.checkpoint_path(folder, 0)
             plan.save(checkpoint, model)
             row: dict[str, float] = {"epoch": 0}
@@ -42,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_json(folder / layout.RECORD, record)
             # By which MLflow will know it: a fit that is made anew and comes out alike is the same run there.
             run["run_id"] = uuid.uuid5(uuid.NAMESPACE_OID, f"{params.study.name} {record} {row}").hex
-            write_json(folder / layout.RUN, runs.end(run))
+            write_json(folder / layout.RUN, runs.end(run, cost))
 
 
 def _fit(method: str, plan: BaselinePlan, section: object) -> dict[str, object]:

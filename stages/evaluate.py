@@ -5,26 +5,16 @@ The test images of every other data set of the study, in the same round, are sco
 """
 
 import argparse
-import json
-import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline import layout, metrics
+from pipeline import costs, layout, metrics
 from pipeline.files import replaced_folder, write_json
-from pipeline.model.checkpoint_file import calibration_of, familiarity_of, read_checkpoint
 from pipeline.params import Params, load_params
-from pipeline.study import evaluation, gallery, subsets
-from pipeline.training import baselines
-
-# A data set's name and manifest rows (n,) to raw scores (n,), and to the features (n, F) that the method sees.
-Scores = Callable[[str, np.ndarray], tuple[np.ndarray, np.ndarray]]
-Show = Callable[[Path, pd.DataFrame], None]
+from pipeline.study import evaluation, subsets
+from pipeline.study.entrants import enter
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,59 +33,36 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _evaluate(params: Params, dataset: str, method: str, number: int, split: str) -> None:
     run, target = layout.run_folder(dataset, method, number, split), params.targets.main
-    record = json.loads((run / layout.TRAIN / layout.RECORD).read_text())
-    scores, show = _methods(params, record, run / layout.TRAIN)
-    checkpoint = layout.checkpoint_path(run / layout.TRAIN, record["selected_epoch"])
-    about, arrays = read_checkpoint(checkpoint)
-    calibration = calibration_of(about)
+    entrant = enter(params, run / layout.TRAIN)
+    record = entrant.record
     found: dict[str, object] = {"cross": {}}
     others = [name for name in params.study.datasets if name != dataset and split == "round"]
     with replaced_folder(run / layout.EVALUATE) as out:
         for other in [dataset, *others]:
             manifest_path, split_path = layout.input_paths(other, number, split)
             rows, groups = subsets.open_split(split_path, manifest := pd.read_parquet(manifest_path))
-            started = time.perf_counter()
-            predicted, features = scores(other, rows["test"])
-            cost = evaluation.cost(time.perf_counter() - started, len(predicted))
-            given = (manifest, groups, rows["test"], predicted, target)
+            watch = costs.Stopwatch()
+            predicted, features = entrant.scored(other, rows["test"])
+            spent = watch.read(on_cpu=entrant.on_cpu)
+            scored = (manifest, groups, rows["test"], predicted, target)
             if other == dataset:
-                familiarity = familiarity_of(checkpoint, about, arrays, features.shape[1])
-                unfamiliar = None if familiarity is None else familiarity.is_unfamiliar(features)
-                predictions = evaluation.predictions_table(*given, calibration, unfamiliar)
-                found["cost"] = cost
+                told = (entrant.calibration, entrant.unfamiliar(features))
+                predictions = evaluation.predictions_table(*scored, *told)
+                found["cost"] = evaluation.cost(spent, len(predicted), entrant.feature_cost)
                 predictions.to_csv(out / layout.PREDICTIONS, index=False)
                 found["test"] = evaluation.evaluate(predictions)
                 found["generator"] = evaluation.by_generator(predictions)
                 title = f"{dataset}: {method}, {split} {number}\nbackbone {layout.backbone_label(record['backbone'])}"
-                evaluation.scatter(predictions, out / "scatter.png", title, f"{target} MOS")
-                show(out / "gallery", predictions)
+                evaluation.scatter(predictions, out / "scatter.png", title, layout.mos_label(target, record))
+                entrant.show(out / "gallery", predictions)
             else:  # its MOS may be on another scale, of which the calibration knows nothing
-                predictions = evaluation.predictions_table(*given)
+                predictions = evaluation.predictions_table(*scored)
                 (out / "cross").mkdir(exist_ok=True)
                 predictions.to_csv(out / "cross" / f"{other}.csv", index=False)
                 columns = (predictions[column].to_numpy() for column in ("predicted", "fitted", "mos"))
                 found["cross"][other] = {"n": len(predictions), **metrics.summary(*columns)}
         found["validation"] = layout.validation_numbers(run / layout.TRAIN, record["selected_epoch"])
         write_json(out / layout.METRICS, found)
-
-
-def _methods(params: Params, record: Mapping[str, Any], train_folder: Path) -> tuple[Scores, Show]:
-    """Return what scores images with a run's result, and what shows some of them (nothing for a baseline)."""
-    if record["kind"] == "variant":
-        from pipeline.study.judge import Judge  # imported here: brings in torch, which no baseline needs
-
-        judging = Judge.of(params, record, train_folder)
-        return judging.scored, lambda folder, table: gallery.write_gallery(
-            folder, table, params.evaluate.gallery, judging.images(), judging.quality_maps()
-        )
-
-    def from_features(dataset: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        features = subsets.read_features(dataset, pd.read_parquet(layout.input_paths(dataset, record["round"])[0]))
-        features = {key: value[rows] for key, value in features.items()}
-        predicted = baselines.predict(layout.checkpoint_path(train_folder, 0), features)
-        return predicted, features[baselines.SEES[record["method"]]]
-
-    return from_features, lambda folder, table: None
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             settings.allow_problems,
             labels_file=settings.labels,
             scale=settings.scale,
+            raters=settings.raters,
         )
         manifest, pack = open_prepared(out)
         card.data_card(manifest, pack, out / CARD, arguments.dataset)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from pipeline import layout
+from pipeline import costs, layout
 from pipeline.files import replaced_folder, write_json
 from pipeline.params import load_params
 from pipeline.study import plans, runs
@@ -53,7 +53,7 @@ def _train(plan: plans.TrainingPlan, folder: Path, root: Path, name: str) -> Non
         runs.write_table(results / layout.TIMING, fitted.timing)
         validation = plan.calibrate(results / layout.CHECKPOINTS / layout.checkpoint_name(fitted.selected_epoch))
         write_json(results / layout.RECORD, plan.finished_record(fitted, results / layout.CHECKPOINTS, validation))
-        write_json(results / layout.RUN, runs.end(run))
+        write_json(results / layout.RUN, runs.end(run, costs.total(fitted.timing)))
     (folder / STATE_FILE).unlink()
     shutil.rmtree(folder / layout.CHECKPOINTS)
 

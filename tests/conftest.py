@@ -134,7 +134,8 @@ def demo_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rule = WindowRule(64, 48, "all", "clip", mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
     path = tmp_path_factory.mktemp("checkpoint") / "epoch-001.safetensors"
     record = {"windows": rule.record(), "texts": ["good photo.", "bad photo."], "dataset": "demo", "method": "dcmpln",
-              "round": 0, "epoch": 1, "target": "quality", "leaks": [], "mos_low": 1.0, "mos_high": 5.0}  # fmt: skip
+              "round": 0, "epoch": 1, "target": "quality", "leaks": [], "mos_low": 1.0, "mos_high": 5.0,
+              "raters": "simulated"}  # fmt: skip
     scorer = fold(model)
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 70, 3), dtype=np.uint8)
     features = np.array([one.features for one in window_scores(scorer, noise, rule)])

@@ -207,7 +207,7 @@ def write_prepared(folder: Path) -> pd.DataFrame:
             "generation_prompt": [f"prompt {k}" for k in range(24)],
             "height": pack.heights, "width": pack.widths, "pixel_offset": pack.offsets,
             "quality": np.linspace(1.4, 4.6, 24), "alignment": np.linspace(4.6, 1.4, 24), "authenticity": np.nan,
-            "mos_low": 1.0, "mos_high": 5.0,
+            "mos_low": 1.0, "mos_high": 5.0, "raters": "simulated",
         }
     )  # fmt: skip
     manifest.to_parquet(prepared / "manifest.parquet", index=False)

@@ -21,16 +21,28 @@ HISTORY = [
     {"epoch": 3, "learning_rate": 1e-5, "loss": 0.13, "loss_main": 0.1, "loss_auxiliary": 0.08, "train_srcc": 0.76,
      "train_plcc": 0.73, "train_krcc": 0.64, "validation_srcc": 0.6, "validation_plcc": 0.5, "validation_krcc": 0.4},
 ]  # fmt: skip
-TIMING = [{"epoch": e, "seconds": 2.5 * e, "images_per_second": 40.0 + e, "peak_memory_mb": 900.0} for e in (1, 2, 3)]
+TIMING = [
+    {"epoch": e, "seconds": 2.5 * e, "cpu_seconds": 4.5 * e, "images_per_second": 40.0 + e, "peak_memory_mb": 900.0,
+     "under_load": int(e == 2)}
+    for e in (1, 2, 3)
+]  # fmt: skip
 ABOUT = {
     "experiment": STUDY, "git_commit": "c0ffee" * 6 + "abcd", "git_dirty": True, "dvc_exp_name": None,
     "started": "2026-03-01T10:00:00+00:00", "device": "cpu", "threads": 2, "torch": "2.13.0",
 }  # fmt: skip
-ENDED = {"ended": "2026-03-01T10:01:00+00:00", "seconds": 60.0}
+ENDED = {"ended": "2026-03-01T10:01:00+00:00", "seconds": 60.0,
+         "cost": {"seconds": 15.0, "cpu_seconds": 27.0, "under_load": True}}  # fmt: skip
 METRICS = {
     "test": {"n": 120, "groups": 12, "srcc": 0.71, "krcc": 0.52, "plcc": 0.69, "srcc_low": 0.6},
     "generator": {"sd1.5": {"n": 60, "srcc": 0.5}},
     "cross": {"other": {"n": 99, "srcc": 0.31}},
+    "cost": {
+        "seconds": 2.0,
+        "cpu_seconds": 3.5,
+        "images_per_second": 60.0,
+        "peak_memory_mb": 700.0,
+        "under_load": False,
+    },
 }
 
 

@@ -46,7 +46,9 @@ def make_study(
     """
     for dataset in datasets:
         spawn = np.random.default_rng([seed, len(dataset)])
-        _write(root / "data/prepared" / dataset / "card.json", {"dataset": dataset, "mos_low": 0.0, "mos_high": 5.0})
+        raters = "simulated" if dataset == "demo" else "people"
+        card = {"dataset": dataset, "mos_low": 0.0, "mos_high": 5.0, "raters": raters}
+        _write(root / "data/prepared" / dataset / "card.json", card)
         counts = {"images": {"train": max(200, 3 * images), "validation": 20, "test": images}, "groups": {"test": 12}}
         split_audit = {
             "dataset": dataset,
@@ -135,9 +137,13 @@ def write_run(
                 "validation_srcc": rise - 0.03 + rng.normal(0, 0.015, epochs),
             }
         )
-        seconds = {"epoch": epoch, "seconds": 2.5, "images_per_second": 80.0, "peak_memory_mb": 512.0}
-        pd.DataFrame(seconds).to_csv(folder / "train/timing.csv", index=False)
-    run = {"device": "cpu", "git_commit": "a" * 40, "git_dirty": False, "seconds": 0.5 if baseline else 16.0}
+        seconds = {"epoch": epoch, "seconds": 2.5, "cpu_seconds": 4.5, "images_per_second": 80.0}
+        pd.DataFrame(seconds | {"peak_memory_mb": 512.0, "under_load": 0}).to_csv(
+            folder / "train/timing.csv", index=False
+        )
+    cost = {"seconds": 0.5, "cpu_seconds": 0.75} if baseline else {"seconds": 15.0, "cpu_seconds": 27.0}
+    run = {"device": "cpu", "git_commit": "a" * 40, "git_dirty": False, "seconds": 16.0}
+    run["cost"] = cost | {"under_load": False}
     _write(folder / "train/run.json", run)
     history.to_csv(folder / "train/history.csv", index=False)
     (folder / "evaluate").mkdir(parents=True, exist_ok=True)
@@ -158,7 +164,13 @@ def write_run(
             }
             for name, rows in predictions.groupby("generator")
         },
-        "cost": {"images_per_second": 200.0, "seconds": len(predictions) / 200, "peak_memory_mb": 600.0},
+        "cost": {
+            "images_per_second": 200.0,
+            "seconds": len(predictions) / 200,
+            "cpu_seconds": len(predictions) / 120,
+            "peak_memory_mb": 600.0,
+            "under_load": False,
+        },
         "cross": {other: {"n": 300, **{key: 0.6 * value for key, value in test.items()}} for other in others},
     }
     _write(folder / "evaluate/metrics.json", metrics)

@@ -54,6 +54,17 @@ def test_dvc_yaml_names_what_the_layout_names() -> None:
     # Model and evaluation in one: DVC removes both before the stage, so that they always fit each other.
     assert paths("baseline", "outs") == words(layout.run_folder("photos", "linear_probe", 4).parent)
     assert words(layout.RUNS) <= paths("report", "deps")
+    # What features cost stands apart from them: a baseline depends on both, and the index on features alone.
+    made = words(layout.features_path("photos"), layout.feature_times_path("photos"))
+    assert paths("features", "outs") == made <= paths("baseline", "deps")
+    assert layout.FEATURES not in layout.FEATURE_TIMES.parents
+
+
+def test_who_rated_is_said_in_words_and_files_of_earlier_versions_were_rated_by_people() -> None:
+    assert layout.rated_by({"raters": "simulated"}) == "simulated raters"
+    assert layout.rated_by({"raters": "people"}) == layout.rated_by({}) == "people"
+    assert layout.mos_label("quality", {"raters": "simulated"}) == "quality MOS of simulated raters"
+    assert layout.mos_label("quality", {}) == "quality MOS"
 
 
 def test_the_root_is_dvcs_where_dvc_runs_us(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,11 @@ def test_a_data_set_of_ones_own_has_labels_and_scale(raw: dict[str, Any]) -> Non
     put(raw, "datasets.mine", own(raw, labels="mos.csv"))
     put(raw, "study.datasets", ["mine"])
     mine = parse_params(raw).datasets["mine"]
-    assert (mine.labels, mine.scale) == ("mos.csv", [0, 5])
+    assert (mine.labels, mine.scale, mine.raters) == ("mos.csv", [0, 5], None)
+    put(raw, "datasets.mine.raters", "simulated")
+    assert parse_params(raw).datasets["mine"].raters == "simulated"
+    del raw["datasets"]["mine"]["raters"]  # as files of earlier versions have it
+    assert parse_params(raw).datasets["mine"].raters is None
 
 
 @pytest.mark.parametrize(
@@ -89,6 +93,14 @@ def test_a_data_set_of_ones_own_has_labels_and_scale(raw: dict[str, Any]) -> Non
         (lambda raw: put(raw, "study.variants", ["dcmpln", "dcmplm"]), "names 'dcmplm', which section 'variants'"),
         (lambda raw: put(raw, "study.rounds", [0, 0]), "rounds names an entry twice: [0, 0]"),
         (lambda raw: put(raw, "datasets.demo.scale", [0, 5]), "scale is for `reader: folder`; the reader demo knows"),
+        (
+            lambda raw: put(raw, "datasets.demo.raters", "people"),
+            "raters is for `reader: folder`; the reader demo knows",
+        ),
+        (
+            lambda raw: put(raw, "datasets.demo", own(raw, raters="humans")),
+            "datasets.demo.raters = 'humans': input should be 'people' or 'simulated'",
+        ),
         (lambda raw: put(raw, "datasets.demo", own(raw, scale=[5, 1])), "scale is [5.0, 1.0]: give the lowest, then"),
         (lambda raw: put(raw, "variants.dcmpln.auxiliary", False), "mpa is true without auxiliary"),
         (lambda raw: put(raw, "variants.dcmpln.train", {"lr": 0.1}), "unknown key 'variants.dcmpln.train.lr'"),

@@ -232,6 +232,10 @@ def test_equal_params_give_equal_bits(finished: Path, prepared: Path) -> None:
     one, other = (folder / "runs/demo/dcmpln/round-1/train" for folder in (finished, prepared))
     for name in ("history.csv", "checkpoints/epoch-003.safetensors"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
+    timing, run = pd.read_csv(other / "timing.csv"), json.loads((other / "run.json").read_text())
+    assert run["cost"]["cpu_seconds"] == pytest.approx(timing["cpu_seconds"].sum())
+    assert run["cost"]["seconds"] == pytest.approx(timing["seconds"].sum())
+    assert 0 < run["cost"]["seconds"] <= run["seconds"]
 
 
 def test_test_labels_reach_nothing_but_evaluate(finished: Path, prepared: Path) -> None:
@@ -254,6 +258,31 @@ def test_test_labels_reach_nothing_but_evaluate(finished: Path, prepared: Path) 
         for folder in (finished, prepared)
     )
     assert one == pytest.approx(-other)
+
+
+def test_baselines_are_charged_for_their_features_and_nothing_but_times_changes(finished: Path, prepared: Path) -> None:
+    stage("features", dataset="demo")
+    assert file_md5(prepared / "data/features/demo.npz") == file_md5(finished / "data/features/demo.npz")
+    times = json.loads((prepared / "data/feature-times/demo.json").read_text())
+    assert set(times) == {"tower", "statistics"}
+    for baseline, made_by in (("clip_iqa", "tower"), ("linear_probe", "tower"), ("handcrafted", "statistics")):
+        stage("baseline", dataset="demo", baseline=baseline)
+        stage("evaluate", dataset="demo", method=baseline)
+        one, other = (folder / "runs/demo" / baseline / "round-0" for folder in (finished, prepared))
+        found, again = (json.loads((run / "evaluate/metrics.json").read_text()) for run in (one, other))
+        features, images = times[made_by], json.loads((other / "train/record.json").read_text())["images"]
+        cost = again.pop("cost")
+        assert cost["seconds"] > images["test"] * features["seconds_per_image"] > 0
+        assert cost["cpu_seconds"] > images["test"] * features["cpu_seconds_per_image"] > 0
+        assert cost["images_per_second"] == pytest.approx(images["test"] / cost["seconds"])
+        assert cost["peak_memory_mb"] >= features["peak_memory_mb"]
+        fit = json.loads((other / "train/run.json").read_text())["cost"]["cpu_seconds"]
+        learned_from = images["train"] + images["validation"]
+        assert (fit > learned_from * features["cpu_seconds_per_image"]) == (baseline != "clip_iqa")
+        assert again == {key: value for key, value in found.items() if key != "cost"}
+        files = {path.relative_to(one).as_posix() for path in one.rglob("*") if path.is_file()}
+        for name in files - {"evaluate/metrics.json", "train/run.json"}:
+            assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
 def test_a_baseline_that_is_fitted_anew_is_the_same_run_unless_something_changed(

@@ -8,13 +8,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.drawing import COLOURS, GREY, house_style, put_title, save
+from pipeline.layout import rated_by
 
 
 def data_card(manifest: pd.DataFrame, images: Sequence[np.ndarray], path: str | Path, dataset: str) -> None:
     """Draw what a data set looks like: its score histograms, images per generator, and samples from low to high MOS.
 
     Args:
-        manifest: Columns generator, quality, alignment, authenticity, mos_low, mos_high; a row an image.
+        manifest: Columns generator, quality, alignment, authenticity, mos_low, mos_high, raters; a row an image.
         images: Decoded images in the manifest's order, each (H, W, 3), uint8.
         path: File to write; its suffix (.png or .svg) says the format.
         dataset: Its name.
@@ -50,5 +51,7 @@ def data_card(manifest: pd.DataFrame, images: Sequence[np.ndarray], path: str | 
                 axes.set_title(f"{manifest['quality'][index]:.2f}", loc="center", fontsize=7, pad=2)
             row[0].text(-0.06, 0.5, maker, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
         beyond = f", the first {len(shown)} of {len(makers)} generators" if len(makers) > len(shown) else ""
-        put_title(figure, f"{dataset}: {len(manifest):,} images\nsamples from lowest to highest quality MOS{beyond}")
+        who = rated_by(manifest.iloc[0])
+        shown_as = f"samples from lowest to highest quality MOS{beyond}"
+        put_title(figure, f"{dataset}: {len(manifest):,} images, rated by {who}\n{shown_as}")
         save(figure, path)

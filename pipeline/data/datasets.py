@@ -12,6 +12,7 @@ import pandas as pd
 from pipeline.data.labels import ATTRIBUTES, COLUMNS, DatasetError, Labels, Problem
 from pipeline.data.own import read_folder
 from pipeline.data.readers import READERS
+from pipeline.layout import Raters
 
 
 def read_labels(
@@ -20,6 +21,7 @@ def read_labels(
     *,
     labels_file: str | None = None,
     scale: tuple[float, float] | None = None,
+    raters: Raters | None = None,
 ) -> Labels:
     """Read a data set's labels.
 
@@ -28,6 +30,7 @@ def read_labels(
         folder: The unpacked data set; its label file may lie at any depth.
         labels_file: For the reader `folder`: its CSV, relative to `folder`; None takes the only one.
         scale: For the reader `folder`: lowest and highest possible MOS; None reads the columns mos_low and mos_high.
+        raters: For the reader `folder`: who gave the scores; None takes people. Every other reader knows it.
 
     Returns:
         One row per labelled image whose name is unambiguous, sorted by image id, and what was odd.
@@ -39,7 +42,8 @@ def read_labels(
     if not folder.is_dir():
         raise DatasetError(f"{folder} does not exist: run the download stage first")
     labels = read_folder(folder, labels_file, scale) if reader == "folder" else READERS[reader](folder)
-    rows = labels.rows.reset_index(drop=True)
+    labels.raters = raters or labels.raters
+    rows = labels.rows.reset_index(drop=True).assign(raters=labels.raters)
     for attribute in ATTRIBUTES:
         for column in (attribute, f"{attribute}_std"):
             rows[column] = rows[column].astype(np.float64) if column in rows else np.nan

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from pipeline.errors import AgiqaError
+from pipeline.layout import Raters
 
 ATTRIBUTES = ("quality", "alignment", "authenticity")
 IMAGE_SUFFIXES = (
@@ -14,7 +15,7 @@ IMAGE_SUFFIXES = (
 COLUMNS = [
     "image_id", "file", "generation_prompt", "prompt_group", "generator",
     *(column for attribute in ATTRIBUTES for column in (attribute, f"{attribute}_std")),
-    "mos_low", "mos_high",
+    "mos_low", "mos_high", "raters",
 ]  # fmt: skip
 
 
@@ -58,9 +59,11 @@ class Labels:
         problems: Findings that someone must know of before training.
         notes: What the reader did about the data set's known oddities, in plain words.
         licence: As its publisher states it.
+        raters: Who gave the scores; becomes a column of the manifest, and from there on no text may say otherwise.
     """
 
     rows: pd.DataFrame
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     licence: str = "none stated"
+    raters: Raters = "people"

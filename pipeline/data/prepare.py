@@ -16,7 +16,7 @@ from pipeline.data.labels import ATTRIBUTES, IMAGE_SUFFIXES, WHEN_ALLOWED, Label
 from pipeline.data.places import find_link, is_quality_map, plain_files
 from pipeline.errors import AgiqaError
 from pipeline.files import write_atomically, write_json
-from pipeline.layout import MANIFEST, PIXELS
+from pipeline.layout import MANIFEST, PIXELS, Raters
 
 SHOWN = 5  # problems of a kind that the error message spells out; the report holds all
 
@@ -34,6 +34,7 @@ def prepare(
     *,
     labels_file: str | None = None,
     scale: tuple[float, float] | None = None,
+    raters: Raters | None = None,
 ) -> pd.DataFrame:
     """Check a data set and write manifest.parquet, pixels.bin, problems.csv and card.json.
 
@@ -45,16 +46,17 @@ def prepare(
         allow: Kinds of problems to go on with; see `pipeline.data.labels.WHEN_ALLOWED`.
         labels_file: As `pipeline.data.datasets.read_labels`.
         scale: Likewise.
+        raters: Likewise.
 
     Returns:
         The manifest, a row an image in the order of pixels.bin: image_id, file, sha256, width, height, pixel_offset,
         generation_prompt, prompt_group, generator, each of quality, alignment and authenticity with its std (NaN where
-        none was published), and the scale's mos_low and mos_high.
+        none was published), the scale's mos_low and mos_high, and raters: people or simulated.
 
     Raises:
         PreparationError: If there are problems of a kind not in `allow`; problems.csv is written all the same.
     """
-    labels = read_labels(reader, raw, labels_file=labels_file, scale=scale)
+    labels = read_labels(reader, raw, labels_file=labels_file, scale=scale, raters=raters)
     out.mkdir(parents=True, exist_ok=True)
     partial = out / f"{PIXELS}.partial"
     with partial.open("wb") as stream:
@@ -191,6 +193,7 @@ def card(dataset: str, labels: Labels, manifest: pd.DataFrame) -> dict[str, Any]
     return {
         "dataset": dataset,
         "licence": labels.licence,
+        "raters": labels.raters,
         "images": len(manifest),
         "generation_prompts": int(manifest["generation_prompt"].nunique()),
         "prompt_groups": int(manifest["prompt_group"].nunique()),

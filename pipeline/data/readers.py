@@ -96,7 +96,8 @@ def _read_demo(folder: Path) -> Labels:
             **_quality_and_alignment(table),
         }
     )
-    return Labels(rows, notes=["made by this project: drawn pictures, simulated raters"], licence="MIT")
+    notes = ["made by this project: drawn pictures, simulated raters"]
+    return Labels(rows, notes=notes, licence="MIT", raters="simulated")
 
 
 def _read_agiqa3k(folder: Path) -> Labels:

@@ -34,7 +34,8 @@ def save_checkpoint(
         path: The file to write; replaced as a whole.
         scorer: The folded model.
         record: What the scores depend on beside the constants: `windows` (a `WindowRule.record()`), `texts`, `method`,
-            `target`, `mos_low`, `mos_high`, and whatever else describes the run. The backbone's own record is added.
+            `target`, `mos_low`, `mos_high`, `raters`, and whatever else describes the run. The backbone's own record
+            is added.
         calibration: From raw score to MOS; None where there is none yet.
         familiarity: How the training images lie; likewise.
     """

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.layout import PERCENTS
+from pipeline.layout import PERCENTS, Raters
 
 MOST_PARAMETERS = 3_000_000_000  # of both towers; the largest of open_clip's has 2.5 billion
 MOST_RANDOM = 400_000_000  # with random weights, which no file vouches for; ViT-L has 304 million
@@ -210,6 +210,7 @@ class Record(BaseModel):
     dataset: Text
     method: Text
     leaks: list[Text] = Field(default_factory=list)
+    raters: Raters = "people"  # of the data set's scores; earlier versions did not say
     statistics: Annotated[list[Text], Field(max_length=1000)] | None = None
     calibration: CalibrationRecord | None = None
     unfamiliar_beyond: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

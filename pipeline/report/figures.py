@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 from tqdm import tqdm
 
+from pipeline.layout import mos_label, rated_by
 from pipeline.report import plots, words
 from pipeline.report.results import Results
 from pipeline.report.tables import binned
@@ -80,7 +81,8 @@ def _of(results: Results, rows: pd.DataFrame, pairs: pd.DataFrame, dataset: str)
     }
     caption = words.caption(rows)
     target = mine["runs"]["target"].iloc[0]
-    label = f"{target} MOS{words.scale(results.cards[dataset])}"
+    who = rated_by(results.cards[dataset])
+    label = f"{mos_label(target, results.cards[dataset])}{words.scale(results.cards[dataset])}"
     plan: Plan = []
 
     def add(kind: str, says: str, reads: str, job: Callable[..., None], title: str, backbone: str = caption) -> None:
@@ -100,7 +102,7 @@ def _of(results: Results, rows: pd.DataFrame, pairs: pd.DataFrame, dataset: str)
     add(
         "generators",
         "mean prediction against mean MOS of each generator, a panel per method",
-        "Means over the rounds. On the dotted line the model rates a generator as people do.",
+        f"Means over the rounds. On the dotted line the model rates a generator as {who} do.",
         partial(plots.generators, means.reset_index(), mos_label=label),
         "mean prediction against mean MOS, by generator",
     )
@@ -115,7 +117,7 @@ def _of(results: Results, rows: pd.DataFrame, pairs: pd.DataFrame, dataset: str)
     add(
         "calibration",
         "mean MOS against mean prediction in tenths of the test images, a panel per method",
-        "Test images of all rounds in tenths by prediction: above the dotted line, people rate them higher than the "
+        f"Test images of all rounds in tenths by prediction: above the dotted line, {who} rate them higher than the "
         "model. The logistic fit has already brought the predictions to the MOS scale.",
         partial(
             plots.binned, binned(mine["predictions"], "fitted", "mos"), labels=("prediction", label), identity=True
@@ -137,14 +139,14 @@ def _of(results: Results, rows: pd.DataFrame, pairs: pd.DataFrame, dataset: str)
         known = known.assign(error=(known["fitted"] - known["mos"]).abs())
         add(
             "residuals",
-            "mean absolute error against the standard deviation of the opinions, a panel per method",
-            "Test images of all rounds in tenths by how much people disagree: does the model err where people do, too?",
+            "mean absolute error against the standard deviation of the ratings, a panel per method",
+            f"Test images of all rounds in tenths by how much {who} disagree: does the model err there, too?",
             partial(
                 plots.binned,
                 binned(known, "mos_std", "error"),
                 labels=("MOS standard deviation", "mean |error|"),
                 identity=False,
             ),
-            "error against disagreement of people",
+            f"error against disagreement of {who}",
         )
     return plan

@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from pipeline.files import write_atomically
-from pipeline.report import figures, formats, page, sections, significance, tables, text
+from pipeline.report import cost, figures, formats, page, sections, significance, tables, text
 from pipeline.report.results import Results, read_results
 from pipeline.report.summaries import metrics_tree, paired_differences, summarise
 
@@ -141,5 +141,5 @@ def _tables(
         )
         found += tables.generator_tables(results, rows)
     found += tables.leak_tables(results, summary)
-    found += [tables.cross_table(results, summary), tables.cost_table(results, summary), tables.settings_table(results)]
+    found += [tables.cross_table(results, summary), cost.cost_table(results, summary), tables.settings_table(results)]
     return [tables.trimmed(table) for table in found if table is not None]

@@ -41,10 +41,11 @@ class Results(NamedTuple):
         generators: A row per data set x method x round x generator: n, srcc, mos_mean, predicted_mean, fitted_mean
             (mean prediction on the MOS scale, after the round's logistic fit).
         cross: A row per data set x method x round x other data set: tested_on, n and the metrics.
-        timing: A row per variant's run: seconds, images_per_second, peak_memory_mb.
-        costs: A row per data set x method x round: train_seconds of the whole stage, device, git_commit, git_dirty, and
-            scoring_seconds, scoring_images_per_second, scoring_peak_memory_mb of the own test images (NaN where the
-            evaluation did not measure).
+        timing: A row per variant's run: epochs, seconds, cpu_seconds, images_per_second, peak_memory_mb.
+        costs: A row per data set x method x round: train_seconds, train_cpu_seconds and train_under_load of all epochs
+            or of the fit, device, git_commit, git_dirty, and scoring_seconds, scoring_cpu_seconds, scoring_under_load,
+            scoring_images_per_second and scoring_peak_memory_mb of the own test images. The features that a baseline
+            reads are in it. NaN where earlier versions did not measure, and there nothing is known of a load.
         leaks: The leak audit. A row per data set x audited variant x round x split (grouped or random) x picked_on
             (validation or test, which chose the epoch): leaks, selected_epoch and the metrics. Empty without one, and
             where the study's own rounds leak.
@@ -153,6 +154,8 @@ def read_results(
                 | {
                     "epochs": len(timing),
                     "seconds": timing["seconds"].sum(),
+                    # Earlier versions did not measure it.
+                    "cpu_seconds": timing["cpu_seconds"].sum() if "cpu_seconds" in timing else math.nan,
                     "images_per_second": timing["images_per_second"].mean(),
                     "peak_memory_mb": timing["peak_memory_mb"].max(),
                 }
@@ -165,7 +168,7 @@ def read_results(
             tables["generators"], ["generator", "n", "srcc", "mos_mean", "predicted_mean", "fitted_mean"]
         ),
         "cross": _frame(tables["cross"], ["tested_on", "n", *METRICS]),
-        "timing": _frame(tables["timing"], ["epochs", "seconds", "images_per_second", "peak_memory_mb"]),
+        "timing": _frame(tables["timing"], ["epochs", "seconds", "cpu_seconds", "images_per_second", "peak_memory_mb"]),
         "predictions": _frame([], PREDICTED) if not predicted else pd.concat(predicted, ignore_index=True),
         "costs": pd.DataFrame(tables["costs"]),
         "leaks": _frame(tables["leaks"], ["split", "picked_on", "leaks", "selected_epoch", *METRICS]),
@@ -302,17 +305,17 @@ def _generator_rows(predictions: pd.DataFrame, metrics: dict[str, Any], path: Pa
     return rows
 
 
-def _cost_row(folder: Path, metrics: dict[str, Any], what: str) -> dict[str, Any]:
-    run = _read_json(folder / layout.TRAIN / layout.RUN, what)
-    cost = metrics.get("cost", {})  # evaluations of earlier versions did not measure
-    return {
-        "train_seconds": _number(run, folder / layout.TRAIN / layout.RUN, "seconds"),
-        **{key: _get(run, folder / layout.TRAIN / layout.RUN, key) for key in ("device", "git_commit", "git_dirty")},
-        **{
-            f"scoring_{key}": math.nan if cost.get(key) is None else float(cost[key])
-            for key in ("seconds", "images_per_second", "peak_memory_mb")
-        },
-    }
+def _cost_row(folder: Path, metrics: dict[str, Any], run_of: str) -> dict[str, Any]:
+    run = _read_json(folder / layout.TRAIN / layout.RUN, run_of)
+    # Earlier versions knew of a training the time from its first start alone, and evaluations did not measure.
+    seconds = _number(run, folder / layout.TRAIN / layout.RUN, "seconds")
+    measured = {"train": run.get("cost") or {"seconds": seconds}, "scoring": metrics.get("cost", {})}
+    row = {key: _get(run, folder / layout.TRAIN / layout.RUN, key) for key in ("device", "git_commit", "git_dirty")}
+    for what, cost in measured.items():
+        keys = ["seconds", "cpu_seconds", *(["images_per_second", "peak_memory_mb"] if what == "scoring" else [])]
+        row |= {f"{what}_{key}": math.nan if cost.get(key) is None else float(cost[key]) for key in keys}
+        row[f"{what}_under_load"] = bool(cost.get("under_load"))
+    return row
 
 
 def _leak_rows(folder: Path, number: int, what: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from pipeline import jackknife
+from pipeline.layout import rated_by
 from pipeline.report import significance, words
 from pipeline.report.citation import bibtex
 from pipeline.report.figures import Picture
@@ -21,8 +22,8 @@ from pipeline.report.tables import best_row
 
 KINDS = {
     "best": "Best predicted, from low to high MOS",
-    "over": "Most overrated: predicted higher than people say",
-    "under": "Most underrated: predicted lower than people say",
+    "over": "Most overrated: predicted higher than {who} say",
+    "under": "Most underrated: predicted lower than {who} say",
 }
 # What it is (text, heading, answers, facts, table, folded, figure, gallery or code), and its content. In texts, `code`
 # and **strong** are marked as in Markdown.
@@ -147,7 +148,12 @@ def _answer(
     lock: str | None,
 ) -> list[Block]:
     answers = [
-        _verdict(summary[summary["dataset"] == dataset], evidence[dataset], dataset in generated)
+        _verdict(
+            summary[summary["dataset"] == dataset],
+            evidence[dataset],
+            dataset in generated,
+            rated_by(results.cards[dataset]),
+        )
         for dataset in dict.fromkeys(summary["dataset"])
     ]
     runs, costs = results.runs, results.costs
@@ -158,13 +164,17 @@ def _answer(
     ]
     data = runs.drop_duplicates(["dataset", "manifest_md5"])[["dataset", "manifest_md5"]].to_dict("records")
     commits = costs[["git_commit", "git_dirty"]].drop_duplicates().to_dict("records")
-    seconds = costs["train_seconds"].sum() + costs["scoring_seconds"].sum()
-    measured = costs["scoring_seconds"].notna().all()
-    scored = " and the scoring of their test images" if measured else "; the scoring was not measured"
     facts = [
         ("Backbone", "; ".join(backbones) or "none"),
         ("Protocol", words.protocol(runs)),
-        ("Data", "; ".join(f"{row['dataset']}: manifest md5 `{row['manifest_md5']}`" for row in data)),
+        (
+            "Data",
+            "; ".join(
+                f"{row['dataset']}, rated by {rated_by(results.cards[row['dataset']])}: manifest md5 "
+                f"`{row['manifest_md5']}`"
+                for row in data
+            ),
+        ),
         (
             "Code",
             "; ".join(
@@ -174,14 +184,14 @@ def _answer(
             ),
         ),
         ("DVC lock", f"md5 `{lock}`, of dvc.lock without the report's own entry" if lock else "no dvc.lock"),
-        ("Wall time", f"{_duration(seconds)} for {len(costs)} trainings or fits" + scored),
+        ("Cost", _spent(costs)),
         ("Device", ", ".join(dict.fromkeys(str(device) for device in costs["device"]))),
     ]
     return [("answers", answers), ("facts", facts)]
 
 
-def _verdict(rows: pd.DataFrame, evidence: Evidence, generated: bool) -> Answer:
-    """The best variant of one data set, what is shown of it, and what is not."""
+def _verdict(rows: pd.DataFrame, evidence: Evidence, generated: bool, who: str = "people") -> Answer:
+    """The best variant of one data set, what is shown of it, and what is not; `who` rated its images."""
     dataset, best = str(rows["dataset"].iloc[0]), best_row(rows, ["variant"])
     if best is None:
         variants = rows[rows["kind"] == "variant"]
@@ -222,6 +232,7 @@ def _verdict(rows: pd.DataFrame, evidence: Evidence, generated: bool) -> Answer:
     if set(rows["backbone_origin"]) & {"in-house", "random"}:
         lacks.append("what any of them reaches on CLIP's published weights")
     lacks.append("anything about images, prompts and generators unlike these")
+    lacks += [] if who == "people" else [f"how anyone but the {who} of this data set would rate an image"]
     sentences.append(f"Not shown: {'; '.join(lacks)}.")
     sentences.append(f"{words.caption(rows)}.")
     return Answer(
@@ -332,7 +343,8 @@ def _gallery(results: Results, dataset: str, rows: pd.DataFrame) -> list[Block]:
             f"{first['map_high']:.3f} or more), by the raw score of the windows there. "
         )
     text += f"{words.caption(rows[rows['method'] == first['method']])}."
-    shown = [(KINDS[kind], cards) for kind, cards in pictures.items() if cards]
+    who = rated_by(results.cards[dataset])
+    shown = [(KINDS[kind].format(who=who), cards) for kind, cards in pictures.items() if cards]
     return [("gallery", {"dataset": dataset, "text": text, "kinds": shown})]
 
 
@@ -374,6 +386,19 @@ def _rerun(results: Results, lock: str | None, citation: str | None, settings: T
             ("text", "Some runs were made with uncommitted changes, which a commit alone does not bring back.")
         )
     return blocks + ([("folded", ("Every value that the variants were trained with", settings))] if settings else [])
+
+
+def _spent(costs: pd.DataFrame) -> str:
+    """Return what all runs cost, each charged for the features that it reads, and how many of them under load."""
+    measured = costs["scoring_seconds"].notna().all()
+    scored = " and the scoring of their test images" if measured else "; the scoring was not measured"
+    seconds = costs["train_seconds"].sum() + costs["scoring_seconds"].sum()
+    text = f"{_duration(seconds)} on the clock"
+    if costs[["train_cpu_seconds", "scoring_cpu_seconds"]].notna().all(axis=None):
+        text += f", {_duration(costs[['train_cpu_seconds', 'scoring_cpu_seconds']].sum(axis=None))} of processors,"
+    busy = int((costs["train_under_load"] | costs["scoring_under_load"]).sum())
+    load = f"; the machine was under load in {busy} of them, which stretches the clock" if busy else ""
+    return f"{text} for {len(costs)} trainings or fits{scored}{load}"
 
 
 def _duration(seconds: float) -> str:

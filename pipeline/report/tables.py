@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline import jackknife
+from pipeline.layout import rated_by
 from pipeline.report import words
 from pipeline.report.formats import Table
 from pipeline.report.published import (
@@ -50,7 +51,7 @@ def main_table(
         generated: Whether the project makes the data set itself, so that nothing can be published on it.
     """
     dataset = str(rows["dataset"].iloc[0])
-    best = best_row(rows)
+    best, who = best_row(rows), rated_by(results.cards[dataset])
     lines, marks, numbers = [], [], []
     for row in rows.sort_values("srcc_mean", ascending=False, kind="stable").to_dict("records"):
         runs = results.runs[(results.runs["dataset"] == dataset) & (results.runs["method"] == row["method"])]
@@ -86,7 +87,7 @@ def main_table(
         note += " [V]: read in the named source or computed from its files; [2nd]: quoted by a third party."
     return Table(
         f"main-{dataset}",
-        f"{dataset}, {target}: agreement with human opinion on the test images. {words.caption(rows)}.",
+        f"{dataset}, {target}: agreement with {who} on the test images. {words.caption(rows)}.",
         ["Method", "SRCC", "PLCC", "KRCC", "RMSE", "Protocol", "Remarks"],
         lines,
         marks,
@@ -288,7 +289,7 @@ def cross_table(results: Results, summary: pd.DataFrame) -> Table | None:
 
 
 def generator_tables(results: Results, rows: pd.DataFrame) -> list[Table]:
-    """Return one data set's generators: mean predictions beside human means, and SRCC among each one's images.
+    """Return one data set's generators: mean predictions beside its mean MOS, and SRCC among each one's images.
 
     Args:
         results: What the runs wrote.
@@ -298,6 +299,7 @@ def generator_tables(results: Results, rows: pd.DataFrame) -> list[Table]:
     table = results.generators[results.generators["dataset"] == dataset]
     methods = list(rows["method"])
     means = table.groupby(["generator", "method"])[["n", "mos_mean", "fitted_mean", "srcc"]].mean()
+    who = rated_by(results.cards[dataset])
     order = table.groupby("generator")["mos_mean"].mean().sort_values(ascending=False, kind="stable").index
     ranking = generator_ranking(table).set_index("method")
     ranks = [words.figure(ranking.loc[method, "srcc_mean"]) for method in methods]
@@ -318,7 +320,7 @@ def generator_tables(results: Results, rows: pd.DataFrame) -> list[Table]:
             predicted,
             [""] * len(order) + ["total"],
             numbers.merge(ranking["srcc_mean"].rename("ranking_srcc"), left_on="method", right_index=True),
-            f"Means over the rounds. SRCC over generators: do the means rank the {len(order)} generators as people do? "
+            f"Means over the rounds. SRCC over generators: do the means rank the {len(order)} generators as {who} do? "
             "With so few to rank, steps of it are coarse.",
         ),
         Table(
@@ -330,54 +332,6 @@ def generator_tables(results: Results, rows: pd.DataFrame) -> list[Table]:
             numbers,
         ),
     ]
-
-
-def cost_table(results: Results, summary: pd.DataFrame) -> Table:
-    """Return what each method costs a round: parameters, bytes, seconds, images a second, memory."""
-    merged = results.costs.merge(
-        results.timing[["dataset", "method", "round", "images_per_second", "peak_memory_mb"]],
-        how="left",
-        on=["dataset", "method", "round"],
-    )
-    averaged = ["train_seconds", "images_per_second", "scoring_seconds", "scoring_images_per_second"]
-    memory = ["peak_memory_mb", "scoring_peak_memory_mb"]
-    lines, numbers = [], []
-    for (dataset, method), group in merged.groupby(["dataset", "method"], sort=False):
-        row = summary[(summary["dataset"] == dataset) & (summary["method"] == method)].iloc[0]
-        values = (
-            {"dataset": dataset, "method": method} | group[averaged].mean().to_dict() | group[memory].max().to_dict()
-        )
-        values |= {key: row[key] for key in ("trainable_parameters", "checkpoint_bytes")}
-        values |= {"device": ", ".join(dict.fromkeys(group["device"]))}
-        numbers.append(values)
-        lines.append(
-            [
-                f"{method} on {dataset}",
-                _count(values["trainable_parameters"]),
-                _count(values["checkpoint_bytes"], 1000, " kB"),
-                _count(values["train_seconds"], 1, " s", 1),
-                _count(values["images_per_second"]),
-                _count(values["peak_memory_mb"], 1, " MB"),
-                _count(values["scoring_seconds"], 1, " s", 1),
-                _count(values["scoring_images_per_second"]),
-                _count(values["scoring_peak_memory_mb"], 1, " MB"),
-            ]
-        )
-    total = ["all runs", "", "", *[""] * 6]
-    total[3] = _count(merged["train_seconds"].sum(), 1, " s", 1)
-    total[6] = _count(merged["scoring_seconds"].sum(min_count=1), 1, " s", 1)
-    heads = ["Model", "Trainable parameters", "Checkpoint", "Training", "Images/s", "Peak memory"]
-    device = ", ".join(dict.fromkeys(str(name) for name in results.costs["device"]))
-    return Table(
-        "cost",
-        f"What each method costs, a round on {device}. {words.caption(summary)}.",
-        [*heads, "Scoring", "Images/s, scoring", "Peak memory, scoring"],
-        [*lines, total],
-        [""] * len(lines) + ["total"],
-        pd.DataFrame(numbers),
-        "Training: the whole stage, with validation and checkpoints; scoring: the data set's own test images, all "
-        "windows. Means over the rounds, the largest peak of memory of the process.",
-    )
 
 
 def binned(predictions: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
@@ -444,7 +398,3 @@ def _points(worth: float) -> str:
 
 def _p(value: float) -> str:
     return words.ABSENT if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _count(value: Any, unit: float = 1, word: str = "", digits: int = 0) -> str:
-    return words.ABSENT if value is None or pd.isna(value) else f"{float(value) / unit:,.{digits}f}{word}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.layout import rated_by
 from pipeline.metrics import LINE_BELOW
 from pipeline.report.results import Results, shared
 from pipeline.report.summaries import all_leaks
@@ -53,10 +54,11 @@ def data_line(results: Results, dataset: str, target: str) -> str:
     """Return what is predicted, on which scale, and how many images each subset holds."""
     first = results.runs[results.runs["dataset"] == dataset].iloc[0]
     names = results.generators.loc[results.generators["dataset"] == dataset, "generator"].nunique()
+    card = results.cards[dataset]
     images = f"{first['train_images']:,} images to train, {first['validation_images']:,} to validate"
     return (
-        f"Target: {target} MOS{scale(results.cards[dataset])}. {images} and {first['test_images']:,} to test in round "
-        f"{first['round']}, from {names} generator{'s' if names > 1 else ''}."
+        f"Target: {target} MOS{scale(card)}, rated by {rated_by(card)}. {images} and {first['test_images']:,} to test "
+        f"in round {first['round']}, from {names} generator{'s' if names > 1 else ''}."
     )
 
 
@@ -146,6 +148,23 @@ def figure(value: float, sign: str = "") -> str:
     if math.isnan(value):
         return ABSENT
     return f"{round(float(value), 3) + 0.0:{sign}.3f}"  # + 0.0 turns -0.0 into 0.0
+
+
+def seconds(value: float) -> str:
+    """Return a span in seconds; one that would read as none is less than a tenth, and an unknown one a mark."""
+    if math.isnan(value):
+        return ABSENT
+    return f"{value:,.1f} s" if value >= 0.05 else "< 0.1 s"
+
+
+def rate(value: float) -> str:
+    """Return a speed in images a second: whole from 10 on, below with two digits that count, so that none reads 0.
+
+    A mark where it is unknown, or none at all.
+    """
+    if math.isnan(value) or value <= 0:
+        return ABSENT
+    return f"{value:,.{max(0, 1 - math.floor(math.log10(value)))}f}"
 
 
 def spread(mean: float, std: float) -> str:

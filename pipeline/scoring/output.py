@@ -16,7 +16,7 @@ from tqdm import tqdm
 from pipeline.data.decoding import printable
 from pipeline.errors import AgiqaError
 from pipeline.files import write_atomically
-from pipeline.layout import backbone_label
+from pipeline.layout import backbone_label, rated_by
 from pipeline.scoring.compare import Comparison, Ranked
 from pipeline.scoring.journal import Row
 from pipeline.scoring.scorer import Scorer
@@ -44,7 +44,7 @@ def check_target(out: Path, inputs: Sequence[str]) -> None:
 
 
 def describe(scorer: Scorer) -> str:
-    """Return in one line which model scores, on which scale, and whether anything leaked into it."""
+    """Return in one line which model scores, on whose scale, and whether anything leaked into it."""
     record = scorer.record
     leaks = f"; LEAKS: {', '.join(record['leaks'])}" if record.get("leaks") else ""
     sees = "statistics of the image" if record["backbone"] is None else f"backbone {backbone_label(record['backbone'])}"
@@ -54,7 +54,7 @@ def describe(scorer: Scorer) -> str:
     )  # fmt: skip
     return (
         f"{record['method']} trained on {record['dataset']}: {record['target']}, MOS {scorer.mos_low:g} to "
-        f"{scorer.mos_high:g}; {sees}; {worth}{leaks}"
+        f"{scorer.mos_high:g} by {rated_by(record)}; {sees}; {worth}{leaks}"
     )
 
 
@@ -68,6 +68,7 @@ def about(scorer: Scorer) -> dict[str, Any]:
         "dataset": record["dataset"],
         "target": record["target"],
         "scale": [scorer.mos_low, scorer.mos_high],
+        "raters": record.get("raters", "people"),
         "backbone": None if record["backbone"] is None else backbone_label(record["backbone"]),
         "calibrated": scorer.calibration is not None,
         "level": None if scorer.calibration is None else scorer.level,

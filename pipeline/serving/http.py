@@ -34,6 +34,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.layout import rated_by
+
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
     from uvicorn import Config
@@ -106,6 +108,7 @@ def make_app(
     about = {key: scorer.record.get(key) for key in ("dataset", "method", "round", "epoch", "target", "leaks")}
     backbone = scorer.record["backbone"] or {"name": None, "origin": None}
     about |= {"backbone": backbone["name"], "weights": backbone["origin"]}
+    about |= {"rated_by": rated_by(scorer.record)}  # in words, for the page
     level = None if scorer.calibration is None else scorer.level
     scale = {"mos_low": scorer.mos_low, "mos_high": scorer.mos_high, "level": level}
     limits = {"max_bytes": max_bytes, "max_pixels": max_pixels, "max_files": max_files, "max_windows": max_windows}

@@ -1,6 +1,6 @@
 """From scores to the numbers of one run: overall, per generator, and on other data sets."""
 
-import resource
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline import metrics
+from pipeline import costs, metrics
 from pipeline.calibration import Calibration
 from pipeline.drawing import BLACK, BLUE, cycle_styles, house_style, put_title, save
 from pipeline.layout import StudyError
@@ -107,10 +107,19 @@ def told(predictions: pd.DataFrame) -> dict[str, float]:
     return found | ({"unfamiliar": float(predictions["unfamiliar"].mean())} if "unfamiliar" in predictions else {})
 
 
-def cost(seconds: float, images: int) -> dict[str, float]:
-    """Return what scoring cost; the peak memory is this process's so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": seconds, "images_per_second": images / seconds, "peak_memory_mb": peak}
+def cost(spent: costs.Spent, images: int, features: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what scoring cost; the peak memory is this process's so far.
+
+    Args:
+        spent: By the scoring itself.
+        images: That were scored.
+        features: What the features that it reads cost an image, as `pipeline.costs.an_image`; they are charged, and
+            their pass's peak memory counts. None: it reads pixels.
+    """
+    peak = costs.peak_memory_mb()
+    if features is not None:
+        spent, peak = costs.charged(spent, images, features), max(peak, features["peak_memory_mb"])
+    return {**spent._asdict(), "images_per_second": images / spent.seconds, "peak_memory_mb": peak}
 
 
 def by_generator(predictions: pd.DataFrame) -> dict[str, dict[str, Any]]:

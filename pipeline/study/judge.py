@@ -42,6 +42,11 @@ class Judge:
         backbone = make_backbone(params).to(prepare_torch(params.train.device, params.train.threads))
         return cls(params, record, train_folder, backbone, make_window_rule(params, backbone))
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether processors do the work, and no GPU."""
+        return self.backbone.logit_scale.device.type == "cpu"
+
     def images(self) -> Callable[[str], np.ndarray]:
         """Return what gives an image of the training's own data set, shape (H, W, 3), uint8, by its id."""
         manifest, pack = open_prepared(input_paths(self.record["dataset"], self.record["round"])[0].parent)

@@ -26,7 +26,7 @@ from pipeline.model.windows import WindowRule
 from pipeline.params import Params, Train
 from pipeline.study.build import describe_machine, make_backbone, make_model, make_window_rule, prepare_torch
 from pipeline.study.runs import finite, used_params
-from pipeline.study.subsets import open_split, refuse_unlabelled, round_seed, scaled_mos
+from pipeline.study.subsets import open_split, raters_of, refuse_unlabelled, round_seed, scaled_mos
 from pipeline.training.crops import Subset
 from pipeline.training.fit import Fitted, Settings, fit
 
@@ -183,6 +183,7 @@ def plan_training(params: Params, dataset: str, variant: str, round_index: int, 
         "shuffled_labels": switches.shuffle_labels,
         "target": params.targets.main,
         "auxiliary_target": params.targets.auxiliary if has_auxiliary else None,
+        "raters": raters_of(manifest),
         "backbone": backbone.record(),
         "trainable_parameters": sum(parameter.numel() for parameter in model.trainable_parameters()),
         "params": used,
@@ -195,6 +196,7 @@ def plan_training(params: Params, dataset: str, variant: str, round_index: int, 
         "round": round_index,
         "leaks": record["leaks"],
         "target": params.targets.main,
+        "raters": record["raters"],
         "texts": list(params.model.texts.main),
         "windows": rule.record(),
         "mos_low": float(manifest["mos_low"].iloc[0]),

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.claims import alone, claim
 from pipeline.code import code_of
+from pipeline.costs import Spent
 from pipeline.files import file_md5, replaced_folder, write_json
 from pipeline.layout import LOCK, RUN
 
@@ -147,8 +148,13 @@ def begin(folder: Path, machine: Mapping[str, Any], study: str) -> dict[str, Any
     return {**earlier, **provenance(), **machine, "experiment": study}
 
 
-def end(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return run.json of a computation that is done; its seconds count from its first start."""
+def end(run: Mapping[str, Any], cost: Spent) -> dict[str, Any]:
+    """Return run.json of a computation that is done.
+
+    Args:
+        run: From `begin`.
+        cost: Of its training or fit; `seconds` beside it count from the first start, and so hold every pause and crash.
+    """
     ended = now()
     seconds = (datetime.fromisoformat(ended) - datetime.fromisoformat(run["started"])).total_seconds()
-    return {**run, "ended": ended, "seconds": round(seconds, 3)}
+    return {**run, "ended": ended, "seconds": round(seconds, 3), "cost": cost._asdict()}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.layout import SUBSETS, StudyError, features_path
+from pipeline.layout import SUBSETS, StudyError, feature_times_path, features_path
 
 
 def round_seed(seed: int, round_index: int) -> int:
@@ -51,6 +51,11 @@ def scaled_mos(manifest: pd.DataFrame, attribute: str) -> np.ndarray:
     """Return a mean opinion score scaled to 0..1 by its declared scale, NaN where there is none, shape (N,)."""
     low, high = manifest["mos_low"], manifest["mos_high"]
     return ((manifest[attribute] - low) / (high - low)).to_numpy(dtype=np.float64)
+
+
+def raters_of(manifest: pd.DataFrame) -> str:
+    """Return who gave a data set's scores, `people` or `simulated`; manifests of earlier versions leave it out."""
+    return str(manifest["raters"].iloc[0]) if "raters" in manifest else "people"
 
 
 def refuse_unlabelled(values: np.ndarray, attribute: str, subset: str) -> None:
@@ -94,6 +99,11 @@ def features_about(dataset: str) -> FeaturesAbout:
             archive["clip_iqa_text_features"],
             archive["handcrafted_names"].tolist(),
         )
+
+
+def feature_times(dataset: str) -> dict[str, Any]:
+    """Return what the features stage says that its passes cost: `tower` and `statistics`, each as `costs.an_image`."""
+    return json.loads(feature_times_path(dataset).read_text(encoding="utf-8"))
 
 
 def read_features(dataset: str, manifest: pd.DataFrame) -> dict[str, np.ndarray]:

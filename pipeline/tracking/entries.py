@@ -38,6 +38,10 @@ IDENTITY = "agiqa.identity"  # hash of what the run computes: a killed run is go
 PROCESS = "agiqa.process"  # who writes it: "host:pid"
 
 
+# Measurements of one epoch by their columns in timing.csv, which would read as those of the whole run.
+EPOCH_TIMES = {key: f"epoch_{key}" for key in ("seconds", "cpu_seconds", "under_load")}
+
+
 class Epoch(NamedTuple):
     """One row of history.csv with what belongs to it; `milliseconds` is when it was over."""
 
@@ -195,12 +199,15 @@ def _description(record: Mapping[str, Any], about: Mapping[str, Any]) -> dict[st
         values.pop(measured, None)
     values |= {f"backbone_{key}": value for key, value in backbone.items()}
     values |= dict(record.get("inputs", {}))
-    values |= {key: value for key, value in about.items() if key not in ("run_id", "started", "ended", "seconds")}
+    values |= {
+        key: value for key, value in about.items() if key not in ("run_id", "started", "ended", "seconds", "cost")
+    }
     values["leaks"] = "; ".join(leaks) if leaks else "none"
     values["params_md5"] = md5_of(json.dumps(record.get("params", {}), sort_keys=True).encode())
     if about.get("git_commit"):
         values["mlflow.source.git.commit"] = about["git_commit"]
-    note = f"Backbone {backbone.get('name')} with {backbone.get('origin')} weights."
+    note = f"Data set {record['dataset']}, rated by {layout.rated_by(record)}. " if "dataset" in record else ""
+    note += f"Backbone {backbone.get('name')} with {backbone.get('origin')} weights."
     note += f" LEAKS: {values['leaks']}." if leaks else ""
     note += " Trained on shuffled labels, as a control." if record.get("shuffled_labels") else ""
     values["mlflow.note.content"] = note
@@ -233,7 +240,7 @@ def write_epochs(client: "MlflowClient", run: "Run", epochs: Sequence[Epoch]) ->
         ]
         wanted += [
             Metric(entry_key(name), value, epoch.milliseconds, step)
-            for name, value in finite_numbers(epoch.timing, renamed={"seconds": "epoch_seconds"}).items()
+            for name, value in finite_numbers(epoch.timing, renamed=EPOCH_TIMES).items()
         ]
     changed |= {metric.step for metric in put_metrics(client, run, wanted, used)}
     for model in used.values():  # only now: a model that is READY has its metrics
@@ -275,6 +282,7 @@ def _put_model(
 
 _MODEL_TAGS = (
     "dataset", "method", "kind", "round", "backbone_name", "backbone_origin", "leaks", "shuffled_labels", "select_on",
+    "raters",
 )  # fmt: skip
 
 

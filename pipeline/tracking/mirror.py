@@ -134,7 +134,7 @@ def mirror_train(
         epochs.append(entries.Epoch(row, timing.get(epoch, {}), weights.get(epoch), over))
     counts["epochs"] += entries.write_epochs(client, run, epochs)
     totals = {key: record.get(key) for key in ("trainable_parameters", "checkpoint_bytes")}
-    totals |= {"train_seconds": about.get("seconds")}
+    totals |= {"train": about.get("cost") or {"seconds": about.get("seconds")}}  # as earlier versions wrote it
     totals |= {f"images_{subset}": count for subset, count in record.get("images", {}).items()}
     _put_totals(client, run, entries.finite_numbers(totals), None, entries.in_milliseconds(about["ended"]))
     selected = _selected_model(client, run, record)

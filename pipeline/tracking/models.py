@@ -143,7 +143,7 @@ def log_champion(
             experiment_id, _ = entries.study_ids(client, root, study)
             run = entries.find_run(client, about["run_id"], experiment_id)
             run_id = None if run is None else run.info.run_id
-            told = [key for key in ("dataset", "method", "round", "target") if key in record]
+            told = [key for key in ("dataset", "method", "round", "target", "raters") if key in record]
             tags = {key: entries.as_text(record[key]) for key in told}
             tags |= {f"backbone_{key}": entries.as_text(record["backbone"].get(key)) for key in ("name", "origin")}
             tags |= {"sha256": sha256, "file": checkpoint.name}
@@ -154,11 +154,13 @@ def log_champion(
             client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
             client.finalize_logged_model(model.model_id, "READY")
             if not client.search_registered_models(f"name = '{name}'"):
-                client.create_registered_model(name, description=f"Scorers trained on {record['dataset']}.")
+                who = f"Scorers trained on {record['dataset']}, rated by {layout.rated_by(record)}."
+                client.create_registered_model(name, description=who)
             registered = client.create_model_version(
                 name, model.artifact_location, run_id=run_id, tags=tags, model_id=model.model_id,
-                description=f"{entries.run_name(record)}, epoch {record['selected_epoch']}. Backbone "
-                f"{record['backbone'].get('name')} with {record['backbone'].get('origin')} weights.",
+                description=f"{entries.run_name(record)}, epoch {record['selected_epoch']}, trained on the scores of "
+                f"{layout.rated_by(record)}. Backbone {record['backbone'].get('name')} with "
+                f"{record['backbone'].get('origin')} weights.",
             )  # fmt: skip
             client.set_registered_model_alias(name, "champion", registered.version)
             return str(registered.version)

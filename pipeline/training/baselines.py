@@ -17,6 +17,8 @@ from pipeline.model.checkpoint_file import TREES, read_checkpoint, trees_of
 READS = {"clip_iqa": "clip_iqa", "linear_probe": "image_features", "handcrafted": "handcrafted"}
 # Those by which it tells what is unfamiliar.
 SEES = {"clip_iqa": "image_features", "linear_probe": "image_features", "handcrafted": "handcrafted"}
+# The pass of the features stage that makes what each baseline reads, by the name that its cost is kept under.
+MADE_BY = {"clip_iqa": "tower", "linear_probe": "tower", "handcrafted": "statistics"}
 DEVIATION = "image_features_deviation"  # what the probe may read as well
 
 

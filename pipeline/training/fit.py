@@ -6,8 +6,6 @@ epoch.
 
 import io
 import math
-import resource
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.costs import Stopwatch, peak_memory_mb
 from pipeline.files import write_atomically
 from pipeline.layout import checkpoint_path
 from pipeline.metrics import correlations
@@ -47,7 +46,8 @@ class Fitted:
 
     Attributes:
         history: A row an epoch: losses, correlations, and how the prompts lie; equal for equal inputs.
-        timing: A row an epoch: seconds, images a second, peak memory.
+        timing: A row an epoch: seconds and CPU-seconds, images a second, peak memory, and 1 where the machine was under
+            load (0 elsewhere); see `pipeline.costs`.
         selected_epoch: The epoch with the best SRCC on the selecting subset; the first of equals.
     """
 
@@ -174,7 +174,7 @@ def fit(
     )  # fmt: skip
     with bar:
         while len(history) < settings.epochs and not is_stuck(history, key, settings.patience):
-            epoch, started = len(history) + 1, time.perf_counter()
+            epoch, watch = len(history) + 1, Stopwatch()
             crops = EpochCrops(
                 train.pack, train.rows, rule, flip=settings.flip, seed=(settings.seed, epoch), windows=settings.windows
             )
@@ -182,7 +182,7 @@ def fit(
             done = run_epoch(
                 step, optimiser, train, crops.order, images, settings, epoch=epoch, label=label, on_images=bar.update
             )
-            seconds = time.perf_counter() - started
+            seconds = watch.read().seconds
 
             scorer = fold(model)
             row = _losses_row(epoch, done, train, settings, has_auxiliary=model.auxiliary_prompts is not None)
@@ -192,9 +192,11 @@ def fit(
             refuse_equal_scores(row, key)
             row |= prompt_columns(model, scorer.visual_prompts)
             history.append(row)
+            spent = watch.read(on_cpu=torch.device(device).type == "cpu")
             timing.append(
-                {"epoch": epoch, "seconds": time.perf_counter() - started,
-                 "images_per_second": len(train.rows) / seconds, "peak_memory_mb": _peak_memory_mb(device)}
+                {"epoch": epoch, "seconds": spent.seconds, "cpu_seconds": spent.cpu_seconds,
+                 "images_per_second": len(train.rows) / seconds, "peak_memory_mb": _peak_memory_mb(device),
+                 "under_load": int(spent.under_load)}
             )  # fmt: skip
             checkpoint = checkpoint_path(folder, epoch)
             save_checkpoint(checkpoint, scorer, {**record, "epoch": epoch})
@@ -345,4 +347,4 @@ def _refuse_bad_losses(losses: list[Tensor], rates: list[float], epoch: str, ste
 def _peak_memory_mb(device: torch.device | str) -> float:
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of the process so far
+    return peak_memory_mb()  # of the process so far

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from made_labels import agiqa3k_table
 
+from pipeline.data import demo
 from pipeline.data.datasets import read_labels
 from pipeline.data.labels import COLUMNS, DatasetError
 
@@ -32,6 +33,25 @@ def test_rows_are_sorted_and_what_was_not_published_is_nan(tmp_path: Path) -> No
     assert rows["prompt_group"].tolist() == rows["generation_prompt"].tolist()  # the reader says nothing else
     assert rows["authenticity"].isna().all()
     assert rows["authenticity_std"].dtype == np.float64
+
+
+def test_a_data_set_knows_who_rated_it(tmp_path: Path) -> None:
+    for name in ("published", "own", "drawn"):
+        (tmp_path / name).mkdir()
+    agiqa3k_table(["a_x_000.jpg"]).to_csv(tmp_path / "published/data.csv", index=False)
+    (tmp_path / "own/mos.csv").write_text("image,mos\na.png,2\nb.png,3\n")
+    for name in "ab":
+        (tmp_path / f"own/{name}.png").write_bytes(b"")
+    demo.generate(tmp_path / "drawn", seed=1, prompts=1, size=64, progress=False)
+    own = {"folder": tmp_path / "own", "scale": (0, 5)}
+    for found, who in (
+        (read_labels("agiqa3k", tmp_path / "published"), "people"),
+        (read_labels("folder", **own), "people"),
+        (read_labels("folder", **own, raters="simulated"), "simulated"),
+        (read_labels("demo", tmp_path / "drawn"), "simulated"),
+    ):
+        assert found.raters == who
+        assert set(found.rows["raters"]) == {who}
 
 
 def test_a_data_set_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ def test_packed_pixels_are_those_of_the_files(raw: Path, tmp_path: Path) -> None
     assert problems_of(tmp_path / "out") == []
     card = json.loads((tmp_path / "out" / "card.json").read_text())
     assert (card["images"], card["generation_prompts"], card["generators"]) == (6, 3, {"sd": 6})
+    assert card["raters"] == "people"
+    assert set(manifest["raters"]) == {"people"}
     assert card["scores"]["quality"] == {
         "images": 6, "lowest": 1.0, "mean": 2.5, "highest": 4.0, "std_published": True,
     }  # fmt: skip

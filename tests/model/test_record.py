@@ -146,6 +146,8 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a backbone that is a list": (put("backbone", []), r"backbone: "),
     "towers that are a text": (put("backbone.config", "x"), r"backbone\.config: "),
     "towers without widths": (put("backbone.config", {}), r"embed_dim: Field required"),
+    "raters that nobody knows": (put("raters", "experts"), r"raters: .* 'people' or 'simulated'"),
+    "raters that are none": (put("raters", None), r"raters: "),
     "another origin": (put("backbone.origin", "the web"), r"backbone\.origin: "),
     "a negative seed": (put("backbone.seed", -1), r"backbone\.seed: "),
     "another format": (put("format", "agiqa-folded-9"), r"has format 'agiqa-folded-9', and 'agiqa-folded-1' is read"),

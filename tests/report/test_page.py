@@ -84,8 +84,8 @@ def test_the_answer_comes_first_and_names_what_it_rests_on(html: str) -> None:
         assert word in first
     assert first.count("<code>dcmpln</code> <span>SRCC 0.") == 2
     assert "Not shown:" in first
-    # 18 trainings of 16 s, 6 fits of half a second, 24 scorings of 0.3 s
-    assert "4 min 58 s for 24 trainings or fits and the scoring" in first
+    # 18 trainings of 15 s, 6 fits of half a second, 24 scorings of 0.3 s; of processors 27, 0.75 and 0.5 s
+    assert "4 min 40 s on the clock, 8 min 22 s of processors, for 24 trainings or fits and the scoring" in first
 
 
 def test_leaking_and_published_rows_are_marked(html: str) -> None:

@@ -2,14 +2,18 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from made_study import make_study
 
+from pipeline.report import plots
 from pipeline.report.report import mean_curves, write_report
 
+# What may be said of those who gave scores.
+WHOSE = r"(?i)simulated raters|\bpeople\b|\bhumans?\b|\bpersons?\b|\bviewers?\b|\bopinions?\b|\braters\b"
 FEW = ("dcmpln", "shuffled", "clip_iqa")
 
 
@@ -65,6 +69,41 @@ def test_what_has_no_value_is_a_mark_and_a_remark(tmp_path: Path, rounds: tuple[
         path for path in (tmp_path / "out").rglob("*") if path.suffix in (".md", ".html", ".csv", ".tex", ".svg")
     ]
     assert not [path for path in written if re.search(r"(?<![\w./-])nan(?![\w-])", path.read_text())]
+
+
+@pytest.mark.parametrize(("dataset", "by_people"), [("demo", False), ("agiqa3k", True)])
+def test_people_stand_beside_no_score_that_a_formula_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, by_people: bool
+) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr("pipeline.report.plots.put_title", lambda figure, title: drawn.append(title))
+    for name in ("generators", "scatters", "binned"):
+        plain = getattr(plots, name)
+
+        def noted(*values: object, plain: Callable[..., None] = plain, **more: object) -> None:
+            drawn.extend([str(more.get("mos_label", "")), *map(str, more.get("labels", ()))])
+            plain(*values, **more)
+
+        monkeypatch.setattr(plots, name, noted)
+    make_study(tmp_path, (dataset,), FEW, gallery=2)
+    report(tmp_path, (dataset,))
+    kinds = (".md", ".html", ".csv", ".tex", ".json")
+    pages = {path.name: path.read_text() for path in (tmp_path / "out").rglob("*") if path.suffix in kinds}
+    told = {name: sorted(set(re.findall(WHOSE, text))) for name, text in {**pages, "figures": "\n".join(drawn)}.items()}
+    for name in ("index.html", "summary.md", "figures", f"main-{dataset}.md", f"generators-{dataset}.tex"):
+        assert told[name] == (["people"] if by_people else ["simulated raters"]), name
+    assert all(set(found) <= {"people" if by_people else "simulated raters"} for found in told.values())
+    said = pages["index.html"]
+    who = "people" if by_people else "simulated raters"
+    for phrase in (
+        "rated by {}",
+        "agreement with {} on",
+        "predicted higher than {} say",
+        "generator as {} do",
+        "{} rate",
+    ):
+        assert phrase.format(who) in said
+    assert ("how anyone but the simulated raters of this data set would rate an image" in said) != by_people
 
 
 @pytest.mark.usefixtures("undrawn")

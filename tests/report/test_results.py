@@ -70,6 +70,7 @@ def test_methods_stand_in_the_papers_order_and_controls_after_variants(root: Pat
     assert list(dict.fromkeys(results.history["method"])) == ["dcmpln", "no_mpa", "shuffled"]
     assert list(results.history.columns[3:]) == ["epoch", "train_srcc", "validation_srcc", "loss"]
     assert results.timing["seconds"].tolist() == [7.5] * 9
+    assert results.timing["cpu_seconds"].tolist() == [13.5] * 9
 
 
 def test_only_the_named_folders_are_read(root: Path) -> None:

@@ -121,17 +121,6 @@ def test_generators_and_their_ranking_follow_from_the_predictions(reported: Path
     assert found.loc["gan", "mos_mean"] == pytest.approx(np.mean([one["mos"].mean() for one in within]), rel=1e-5)
 
 
-def test_costs_add_up(reported: Path) -> None:
-    found = table(reported, "cost").set_index(["dataset", "method"])
-    row = found.loc[("demo", "dcmpln")]
-    assert row[["train_seconds", "scoring_seconds", "peak_memory_mb", "trainable_parameters"]].tolist() == [
-        *(16, 0.3, 512, 123456)
-    ]
-    text = (reported / "out/tables/cost.md").read_text()
-    # 18 trainings of 16 s and 6 fits of half a second; 24 scorings of 0.3 s
-    assert "| all runs |  |  | 291.0 s |  |  | 7.2 s |  |  |" in text
-
-
 def test_bins_hold_equally_many_images_in_order() -> None:
     frame = pd.DataFrame({"method": "m", "x": np.arange(20.0)[::-1], "y": np.arange(20.0)[::-1] * 2})
     bins = tables.binned(frame, "x", "y")

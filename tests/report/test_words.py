@@ -18,6 +18,14 @@ def test_numbers_are_written_in_one_way() -> None:
     assert words.listed(["a", "b", "c"]) == "`a`, `b` and `c`"
 
 
+def test_no_speed_and_no_span_reads_as_none() -> None:
+    speeds = {1234.5: "1,234", 10.0: "10", 9.96: "10.0", 2.5: "2.5", 0.5: "0.50", 0.083: "0.083", 0.0004: "0.00040"}
+    assert {speed: words.rate(speed) for speed in speeds} == speeds
+    assert [words.rate(speed) for speed in (0.0, math.nan)] == ["—", "—"]
+    assert [words.seconds(span) for span in (0.0, 0.049, 0.05, 1234.56)] == ["< 0.1 s", "< 0.1 s", "0.1 s", "1,234.6 s"]
+    assert words.seconds(math.nan) == "—"
+
+
 def test_a_caption_names_backbones_and_leaks() -> None:
     rows = pd.DataFrame(
         {"method": ["a", "b", "c"], "backbone": ["ViT", "none", "ViT"], "leaks": ["", "", "random split"]}

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,15 @@ import pytest
 
 from pipeline.scoring.compare import compare, rank
 from pipeline.scoring.journal import Row
-from pipeline.scoring.output import OutputError, check_target, summary, write_comparison, write_ranks, write_scores
+from pipeline.scoring.output import (
+    OutputError,
+    check_target,
+    describe,
+    summary,
+    write_comparison,
+    write_ranks,
+    write_scores,
+)
 from pipeline.scoring.scorer import Scorer
 
 ROWS = [
@@ -20,7 +29,13 @@ ROWS = [
     Row("c\udcff\n.png", error='is "odd"'),
     Row("d.png", 5.0, 1.0, 10, 10),
 ]
-LABEL = "dcmpln trained on photos: quality, MOS 1 to 5; backbone tiny-vit (random weights)"
+LABEL = "dcmpln trained on photos: quality, MOS 1 to 5 by people; backbone tiny-vit (random weights)"
+
+
+def test_a_model_of_simulated_raters_says_so(scorer: Scorer) -> None:
+    record = {**scorer.record, "raters": "simulated"}
+    said = describe(replace(scorer, record=record))
+    assert said == LABEL.replace("by people", "by simulated raters")
 
 
 def check_records(records: list[dict[str, object]]) -> None:
@@ -39,6 +54,7 @@ def test_files_are_read_back_as_they_were(scorer: Scorer, tmp_path: Path, kind: 
     if kind == "json":
         document = json.loads(out.read_text())
         assert document["checkpoint"]["scale"] == [1.0, 5.0]
+        assert document["checkpoint"]["raters"] == "people"
         assert document["checkpoint"]["backbone"] == "tiny-vit (random weights)"
         records = document["images"]
     else:

@@ -109,7 +109,7 @@ def test_health_says_what_is_loaded(client: TestClient) -> None:
     assert answer["limits"] == LIMITS
     assert answer["model"] == {
         "dataset": "demo", "method": "dcmpln", "round": 0, "epoch": 1, "target": "quality", "leaks": [],
-        "backbone": "demo-vit", "weights": "in-house",
+        "backbone": "demo-vit", "weights": "in-house", "rated_by": "simulated raters",
     }  # fmt: skip
 
 
@@ -476,6 +476,9 @@ def test_the_page_scores_dropped_images(
     browser.get(address)
     script = browser.execute_script
     wait_for(lambda: "backbone demo-vit with in-house weights" in script("return document.body.innerText"))
+    said = script("return document.body.innerText")
+    assert "the scale on which simulated raters rated data set demo." in said
+    assert "people" not in said
     browser.find_element("css selector", "#files").send_keys("\n".join(map(str, [pictures[0], pictures[1], broken])))
     status = browser.find_element("css selector", "#status")
     wait_for(lambda: status.text == "2 of 3 scored, 1 could not be.")

@@ -53,7 +53,7 @@ def test_its_record_says_what_it_is(study: Path) -> None:
     plan = plan_baseline(load_params(), "demo", "linear_probe", 0)
     told = {"dataset": "demo", "method": "linear_probe", "kind": "baseline", "round": 0, "leaks": [],
             "target": "quality", "auxiliary_target": None, "backbone": BACKBONE, "trainable_parameters": None,
-            "select_on": None, "images": {"train": 12, "validation": 6, "test": 6}}  # fmt: skip
+            "select_on": None, "raters": "simulated", "images": {"train": 12, "validation": 6, "test": 6}}  # fmt: skip
     assert {key: plan.record[key] for key in told} == told
     assert plan.record["seed"] == round_seed(load_params().baselines.seed, 0)
     assert plan.record["params"]["baselines.clip_iqa_texts"] == ["Good photo.", "Bad photo."]

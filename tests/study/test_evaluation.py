@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import linregress, spearmanr
 
+from pipeline.costs import Spent
 from pipeline.layout import StudyError
 from pipeline.study import evaluation
 
@@ -56,9 +57,19 @@ def test_a_score_that_is_not_finite_names_its_image(manifest: pd.DataFrame) -> N
 
 
 def test_cost_is_a_rate_and_a_peak_in_mb() -> None:
-    found = evaluation.cost(4.0, 10)
-    assert (found["seconds"], found["images_per_second"]) == (4.0, 2.5)
+    found = evaluation.cost(Spent(4.0, 6.5, False), 10)
+    assert (found["seconds"], found["cpu_seconds"], found["images_per_second"]) == (4.0, 6.5, 2.5)
+    assert found["under_load"] is False
     assert found["peak_memory_mb"] * 2**20 >= 10 * 2**20  # an interpreter with pandas takes more
+
+
+def test_what_reads_features_pays_for_them() -> None:
+    features = {"seconds_per_image": 0.5, "cpu_seconds_per_image": 0.75, "under_load": True, "peak_memory_mb": 1e6}
+    found = evaluation.cost(Spent(0.01, 0.01, False), 10, features)
+    assert found == {
+        "seconds": 5.01, "cpu_seconds": 7.51, "under_load": True, "images_per_second": pytest.approx(10 / 5.01),
+        "peak_memory_mb": 1e6,
+    }  # fmt: skip
 
 
 def test_numbers_equal_scipys_overall_and_by_generator(manifest: pd.DataFrame) -> None:

@@ -108,6 +108,7 @@ def test_a_plan_says_what_it_is_and_trains(study: Path) -> None:
     assert list(record["inputs"].values()) == hashes
     assert record["trainable_parameters"] == sum(value.numel() for value in plan.model.learned_state().values())
     assert (plan.checkpoint_record["mos_low"], plan.checkpoint_record["mos_high"]) == (1.0, 5.0)
+    assert record["raters"] == plan.checkpoint_record["raters"] == "simulated"
     fitted = plan.fit(study / "made")
     assert [row["epoch"] for row in fitted.history] == [1, 2, 3]
     checkpoint = study / "made/checkpoints" / checkpoint_name(fitted.selected_epoch)

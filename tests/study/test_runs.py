@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.costs import Spent
 from pipeline.study import runs
 
 
@@ -78,7 +79,9 @@ def test_time_counts_from_the_first_start(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"started": "2026-01-01T00:00:00+00:00", "run_id": "x"}))
     run = runs.begin(tmp_path, {"device": "cpu"}, "demo")
     assert (run["run_id"], run["device"], run["experiment"]) == ("x", "cpu", "demo")
-    assert runs.end(run)["seconds"] > 1e6
+    ended = runs.end(run, Spent(4.0, 7.0, False))
+    assert ended["seconds"] > 1e6
+    assert ended["cost"] == {"seconds": 4.0, "cpu_seconds": 7.0, "under_load": False}  # no pause is in it
 
 
 def test_a_lock_of_dvcs_does_not_make_the_code_dirty(in_tmp: Path) -> None:

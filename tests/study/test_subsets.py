@@ -71,5 +71,8 @@ def test_features_come_back_for_the_same_images_alone(in_tmp: Path) -> None:
     about = subsets.features_about("demo")
     assert (about.backbone, about.windows, about.statistics) == (backbone, {"stride": 3}, ["a", "b", "c"])
     np.testing.assert_array_equal(about.text_features, np.eye(2))
+    Path("data/feature-times").mkdir()
+    Path("data/feature-times/demo.json").write_text('{"tower": {"seconds_per_image": 0.5}}')
+    assert subsets.feature_times("demo") == {"tower": {"seconds_per_image": 0.5}}
     with pytest.raises(StudyError, match="and the manifest name different images: run the features stage anew"):
         subsets.read_features("demo", manifest.iloc[::-1])

@@ -24,7 +24,8 @@ def test_a_run_shows_everything_about_it(root: Path) -> None:
         "method": "dcmpln", "kind": "variant", "round": "0", "leaks": "random split", "manifest_md5": "a" * 32,
         "splits_md5": "b" * 32, "backbone_name": "tiny", "backbone_weights_sha256": "5" * 64,
         "backbone_origin": "in-house", "mlflow.source.git.commit": ABOUT["git_commit"],
-        "mlflow.note.content": "Backbone tiny with in-house weights. LEAKS: random split.",
+        "mlflow.note.content": "Data set demo, rated by people. "
+        "Backbone tiny with in-house weights. LEAKS: random split.",
         "params_md5": hashlib.md5(json.dumps(make_record()["params"], sort_keys=True).encode()).hexdigest(),
     }  # fmt: skip
     assert {key: run.data.tags.get(key) for key in expected} == expected
@@ -38,6 +39,14 @@ def test_a_run_shows_everything_about_it(root: Path) -> None:
     assert {key: run.data.metrics[key] for key in ("test_srcc", "test_n", "selected_val_srcc", "cross_other_srcc")} == {
         "test_srcc": 0.71, "test_n": 120, "selected_val_srcc": 0.8, "cross_other_srcc": 0.31
     }  # fmt: skip
+    assert history["epoch_seconds"] == [(1, 2.5), (2, 5.0), (3, 7.5)]
+    assert history["epoch_cpu_seconds"] == [(1, 4.5), (2, 9.0), (3, 13.5)]
+    assert history["epoch_under_load"] == [(1, 0.0), (2, 1.0), (3, 0.0)]
+    costs = {"train_seconds": 15, "train_cpu_seconds": 27, "train_under_load": 1, "cost_seconds": 2}
+    costs |= {"cost_cpu_seconds": 3.5, "cost_images_per_second": 60, "cost_peak_memory_mb": 700, "cost_under_load": 0}
+    assert {key: run.data.metrics[key] for key in costs} == costs
+    assert not {"seconds", "cpu_seconds", "under_load"} & set(history)
+    assert "cost" not in run.data.tags
     assert dict(history["val_srcc"])[2] == run.data.metrics["selected_val_srcc"]  # the same number, from few windows
     assert run.data.metrics["generator_sd1.5_srcc"] == 0.5
     assert run.data.metrics["trainable_parameters"] == 1234
@@ -45,6 +54,16 @@ def test_a_run_shows_everything_about_it(root: Path) -> None:
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     local = client_of(root).download_artifacts(run_id, "evaluate/predictions.csv")
     assert Path(local).read_text().startswith("image_id,predicted")
+
+
+def test_a_run_on_simulated_raters_says_so(root: Path) -> None:
+    run_id, _ = train_live(root, make_record() | {"raters": "simulated"}, epochs=2)
+    tags = client_of(root).get_run(run_id).data.tags
+    assert tags["raters"] == "simulated"
+    assert tags["mlflow.note.content"].startswith("Data set demo, rated by simulated raters. Backbone tiny")
+    models = client_of(root).search_logged_models([experiment_of(root)])
+    assert {model.tags["raters"] for model in models} == {"simulated"}
+    assert not [value for value in tags.values() if "people" in value or "human" in value]
 
 
 def test_a_checkpoint_is_found_by_its_metrics_and_downloaded(root: Path) -> None:

@@ -143,7 +143,8 @@ def take_up(root: Path) -> Callable[..., None]:
     shutil.copy(ROOT / "dvc.yaml", root)
     for name in (
         "code/train.json", "code/evaluate.json", "code/audit.json", "code/baseline.json", "index/round-0.json",
-        "features/demo.npz", "prepared/demo/manifest.parquet", "splits/demo/round-0.csv", "splits/demo/random-0.csv",
+        "features/demo.npz", "feature-times/demo.json", "prepared/demo/manifest.parquet",
+        "splits/demo/round-0.csv", "splits/demo/random-0.csv",
     ):  # fmt: skip
         (root / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "data" / name).write_text(name)

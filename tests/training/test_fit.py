@@ -58,6 +58,9 @@ def test_training_learns_keeps_every_epoch_and_leaves_the_backbone(
     assert [path.name for _, _, path in seen] == [checkpoint_name(epoch) for epoch in range(1, 7)]
     assert [read_record(path)["epoch"] for _, _, path in seen] == list(range(1, 7))
     assert fitted.selected_epoch == select_epoch(fitted.history, "validation_srcc")
+    columns = ["epoch", "seconds", "cpu_seconds", "images_per_second", "peak_memory_mb", "under_load"]
+    assert all(list(row) == columns and row["cpu_seconds"] > 0 for row in fitted.timing)
+    assert {row["under_load"] for row in fitted.timing} <= {0, 1}
     assert all(torch.equal(before[key], value) for key, value in tiny_backbone.state_dict().items())
 
 
