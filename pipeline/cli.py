@@ -1,8 +1,8 @@
 """The command `agiqa`: score, rank and compare images of your own, check a data set, bring in what others trained.
 
 Output is a table where it goes to a terminal and CSV or JSON where it goes to a pipe or a file; progress and messages
-go to standard error. Exit status: 0 all well, 1 some images have no score or the data have problems (each is named),
-2 the command could not be carried out, 130 interrupted.
+go to standard error. Exit status: 0 all well, 1 some images have no score, the data have problems or a split leaks (all
+of it is named), 2 the command could not be carried out, 130 interrupted.
 
 argparse, and not a library for command lines: these few commands need no more, and it starts in no time. What costs
 time to import is imported by the command that needs it.
@@ -39,6 +39,7 @@ EPILOG = """examples:
   agiqa rank samples/ --top 3                     the best of each folder
   agiqa compare model_a/ model_b/                 which of two generators is better, and how surely
   agiqa check my_data/ --scale 1 5                what is wrong with a data set of your own, row by row
+  agiqa audit-split --train a.csv --test b.csv    what a split that others published shares
 
 Without --checkpoint, the champion of the study in this folder scores: the run with the best validation SRCC.
 """
@@ -47,6 +48,7 @@ Without --checkpoint, the champion of the study in this folder scores: the run w
 ELSEWHERE = {
     "serve": ("pipeline.serving.http", "score over HTTP, with a web page"),
     "export": ("pipeline.serving.program", "write a scorer as ONNX or torch.export, to run without this project"),
+    "audit-split": ("pipeline.data.leaks", "say which prompts and images a published split shares between its parts"),
 }
 
 

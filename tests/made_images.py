@@ -19,6 +19,17 @@ def plain(seed: int = 0, width: int = 40, height: int = 36) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
+def waves(seed: int = 0, side: int = 96) -> Image.Image:
+    """Return a picture of large shapes, which outlives what files do to it, unlike `plain`."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:side, 0:side] / side
+    sums = np.zeros((side, side, 3))
+    for _ in range(40):
+        across, down, turn, height = rng.uniform(-9, 9, 2).tolist() + rng.uniform(0, 6, 2).tolist()
+        sums += height * np.sin(6.3 * (across * x + down * y) + turn)[..., None] * rng.uniform(0.2, 1, 3)
+    return Image.fromarray(np.uint8(255 * (sums - sums.min()) / np.ptp(sums)))
+
+
 def flipped(content: bytes, place: int) -> bytes:
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 

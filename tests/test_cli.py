@@ -274,6 +274,18 @@ def test_check_speaks_row_by_row(folders: Path, capsys: pytest.CaptureFixture[st
     assert main(["check", "none"]) == 2
 
 
+def test_audit_split_ends_as_the_split_is(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """0: it shares nothing; 1: it leaks; 2: it cannot be told."""
+    Path("train.csv").write_text("name,prompt\na.png,A red fox\nb.png,a cat\n")
+    for prompt, status in {"a dog": 0, "a  red FOX.": 1, "": 2}.items():
+        Path("test.csv").write_text(f"name,prompt\nc.png,{prompt}\n")
+        assert main(["audit-split", "--train", "train.csv", "--test", "test.csv"]) == status
+        told = capsys.readouterr()
+        assert ("1 of 1 test prompts also stand in train" in told.out) == (status == 1)
+        assert told.err == ("agiqa: error: test.csv: column 'prompt' is empty: name another with --prompt-column\n"
+                            if status == 2 else "")  # fmt: skip
+
+
 def test_a_released_checkpoint_that_is_not_whole_is_refused(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import-release", "x.pth", "--out", "y.safetensors", "--dataset", "a", "--scale", "0", "5",
                  "--backbone-file", "none.pt"]) == 2  # fmt: skip
@@ -286,6 +298,8 @@ def test_a_released_checkpoint_that_is_not_whole_is_refused(folders: Path, capsy
         (["score", "~no such user/a.png", "--checkpoint", "~no such user/c"], "~no such user/c does not exist"),
         (["compare", "a", "c"], "c has no image with a score"),
         (["check", "table.csv"], "table.csv is no UTF-8 text"),
+        (["audit-split", "c"], "c holds no split: two tables whose paths differ in the word train"),
+        (["audit-split", "--train", "table.csv", "--test", "c/empty.png"], "table.csv is no UTF-8 text"),
         (["check", "folder"], "mos_low must hold one value in all rows"),
         (["export", "out.txt"], "out.txt ends in '.txt': name it .pt2 (torch.export) or .onnx"),
     ],
@@ -367,6 +381,7 @@ def test_help_reads_well() -> None:
         "import-release",
         "serve",
         "export",
+        "audit-split",
         "examples:",
     ):
         assert word in done.stdout

@@ -3,6 +3,9 @@
 The code of CLIP-AGIQA (Fu et al., IEEE SPL 2024), from which DCMPLN's authors started, saves two state dicts:
 `*_aux_best.pth`, the auxiliary prompt learner, and `*_tar_best.pth`, the target's, which fuses the auxiliary visual
 prompts into its own. Both are needed for a score. The one file that DCMPLN's authors released is the first kind.
+
+That code rounds prompts to half precision on their way into towers of single precision; so does what is imported here
+(see `fold_released`).
 """
 
 from collections.abc import Sequence
@@ -10,12 +13,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from pipeline.data.archives import download
 from pipeline.model.backbone import Backbone
 from pipeline.model.checkpoint import CheckpointError, save_checkpoint
 from pipeline.model.dcmpln import DCMPLN
-from pipeline.model.folded import fold
+from pipeline.model.folded import FoldedScorer
 from pipeline.model.windows import NORMALISATION, WindowRule
 
 RELEASE_ID, RELEASE_NAME = "1WnYMxHxnkMYgYNZiTVl0Xczl5LmehszN", "DCMPLN-release.pth"  # README of DCMPLN's authors
@@ -136,6 +140,49 @@ def load_released(files: Sequence[Path], model: DCMPLN) -> list[str]:
     return sorted({key for state in parts.values() for key in state if key in _TOKENS})
 
 
+def fold_released(model: DCMPLN) -> FoldedScorer:
+    """Fold published prompts into a scorer, rounded to half precision where the published code rounds them.
+
+    Its towers run in single precision (`PREC: "fp32"` in its config, on which it calls `.float()`), but they take no
+    prompt without `.half()`, and joining the result to the tokens makes it single again. So these are rounded:
+
+    - the visual prompts of every depth, as Layer F made them: the first in `VisionTransformer_MaPLe.forward`, ahead of
+      the norm before the first layer, later ones in `ResidualAttentionBlock_MaPLe.forward`;
+    - the text prompts of all depths but the first, likewise in `ResidualAttentionBlock_MaPLe.forward`.
+
+    These are not: the text prompts of the first depth, `ctx`, which the prompt learners join to the words before any
+    tower sees them, and what Layer F reads. Beside that code itself, on ViT-B/32 with random weights and prompts,
+    scores are at most 1e-6 off; without the rounding they would be 1e-5 to 1e-4.
+
+    Args:
+        model: With what `load_released` loaded; it is not changed.
+
+    Returns:
+        A scorer of the main task on the model's backbone.
+
+    Raises:
+        CheckpointError: If one of those rounded is not finite, or too large for half precision (65504).
+
+    Source: the public code of CLIP-AGIQA (JunFu1995/CLIP-AGIQA, e73cec6), clip/maple.py and models/AGIQA.py.
+    """
+    main = model.main_prompts
+    with torch.no_grad():
+        visual = _through_half(model.layer_f(main.visual, model.auxiliary_prompts.visual), "visual")  # (L, n, D_v)
+        text = torch.cat([main.text[:1], _through_half(main.text[1:], "text")])  # (L, n, D_t)
+        features = F.normalize(model.backbone.encode_text(model.main_tokens, text), dim=-1)  # (2, E)
+    return FoldedScorer(model.backbone, visual, features, None)
+
+
+def _through_half(prompts: Tensor, side: str) -> Tensor:
+    rounded = prompts.half().float()
+    if not rounded.isfinite().all():
+        raise CheckpointError(
+            f"the {side} prompts reach {prompts.abs().max():g}, and half precision, through which the published code "
+            "passes them, ends at 65504"
+        )
+    return rounded
+
+
 def import_release(
     files: Sequence[Path], out: Path, backbone: Backbone, *, dataset: str, scale: tuple[float, float]
 ) -> list[str]:
@@ -152,7 +199,7 @@ def import_release(
         As `load_released`.
 
     Raises:
-        CheckpointError: As `load_released`, or if a scale is no scale.
+        CheckpointError: As `load_released` and `fold_released`, or if a scale is no scale.
     """
     if not scale[0] < scale[1]:
         raise CheckpointError(f"the scale is {scale[0]:g} to {scale[1]:g}: give the lowest MOS, then the highest")
@@ -168,6 +215,10 @@ def import_release(
         main_texts=TEXTS,
     )
     unused = load_released(files, model)
+    try:
+        scorer = fold_released(model)
+    except CheckpointError as error:
+        raise CheckpointError(f"{', '.join(map(str, files))} cannot make a scorer: {error}") from None
     mean, std = NORMALISATION[NORM]
     rule = WindowRule(backbone.image_size, STRIDE, COVER, NORM, mean, std)
     record = {
@@ -182,5 +233,5 @@ def import_release(
         "mos_high": float(scale[1]),
         "imported_from": [path.name for path in files],
     }
-    save_checkpoint(out, fold(model), record)
+    save_checkpoint(out, scorer, record)
     return unused

@@ -1,5 +1,6 @@
 """Published prompts of CLIP-AGIQA's code: all of them make a scorer, fewer make an error that names what is missing."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -19,11 +20,15 @@ DEPTH, LENGTH, TEXT, IMAGE = 3, 4, 64, 64
 
 
 def parts(seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the two state dicts as the published code saves them, for the tiny towers."""
+    """Return the two state dicts as the published code saves them, for the tiny towers.
+
+    Prompts have 14 binary places, more than half precision keeps, and Layer F's weights 6: its sums are exact in any
+    order, so that nothing but half precision rounds them.
+    """
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator) * 0.2
+    def draw(*shape: int, places: int = 14) -> Tensor:
+        return (torch.randn(*shape, generator=generator) * 0.2 * 2**places).round() / 2**places
 
     def prompts() -> dict[str, Tensor]:
         return {
@@ -36,7 +41,7 @@ def parts(seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
     target = prompts()
     for name in ("proj", *(f"compound_prompt_projections.{layer}" for layer in range(DEPTH - 1))):
-        target |= {f"{name}.weight": draw(IMAGE, 2 * IMAGE), f"{name}.bias": draw(IMAGE)}
+        target |= {f"{name}.weight": draw(IMAGE, 2 * IMAGE, places=6), f"{name}.bias": draw(IMAGE)}
     return prompts(), target
 
 
@@ -49,6 +54,46 @@ def published_prompts(auxiliary: dict[str, Tensor], target: dict[str, Tensor]) -
         pair = torch.cat([target[f"prompts_vis.{layer}"], auxiliary[f"prompts_vis.{layer}"]], 1)
         fused.append(pair @ target[f"{name}.weight"].T + target[f"{name}.bias"])
     return torch.stack(fused)
+
+
+def published_scores(
+    backbone: Backbone, auxiliary: dict[str, Tensor], target: dict[str, Tensor], windows: Tensor, *, halved: bool = True
+) -> Tensor:
+    """Return scores as the published code computes them, layer by layer, its towers in double precision.
+
+    Where it writes `.half()` stands `rounded`; joining halves and singles gives singles there, too.
+    """
+
+    def rounded(prompts: Tensor) -> Tensor:
+        return (prompts.half() if halved else prompts).double()
+
+    towers = copy.deepcopy(backbone).double()
+    fused = list(published_prompts(auxiliary, target))
+    visual = towers.visual
+    x = visual.conv1(windows.double()).flatten(2).transpose(1, 2)  # (B, patches, D_v)
+    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1) + visual.positional_embedding
+    x = visual.ln_pre(torch.cat([x, rounded(fused[0]).expand(len(x), -1, -1)], dim=1))
+    for layer, block in enumerate(visual.transformer.resblocks):
+        if layer:
+            x = torch.cat([x[:, :-LENGTH], rounded(fused[layer]).expand(len(x), -1, -1)], dim=1)
+        x = block(x)
+    images = visual.ln_post(x[:, 0]) @ visual.proj
+
+    words = backbone.tokenize(["good photo.", "bad photo."])
+    words = torch.cat([words[:, :1], torch.zeros(2, LENGTH, dtype=words.dtype), words[:, 1:]], dim=1)
+    x = towers.token_embedding(words)
+    x = torch.cat([x[:, :1], target["ctx"].double().expand(2, -1, -1), x[:, 1 + LENGTH :]], dim=1)
+    x = x + towers.text_positions[: x.shape[1]]
+    mask = torch.full((x.shape[1], x.shape[1]), -torch.inf, dtype=torch.double).triu(1)
+    for layer, block in enumerate(towers.text_transformer.resblocks):
+        if layer:
+            prompts = rounded(target[f"prompts_text.{layer - 1}"]).expand(2, -1, -1)
+            x = torch.cat([x[:, :1], prompts, x[:, 1 + LENGTH :]], dim=1)
+        x = block(x, attn_mask=mask)
+    texts = towers.ln_final(x)[torch.arange(2), words.argmax(dim=1)] @ towers.text_projection
+
+    images, texts = (features / features.norm(dim=-1, keepdim=True) for features in (images, texts))
+    return (towers.logit_scale.exp() * images @ texts.T).softmax(dim=-1)[:, 0]
 
 
 @pytest.fixture
@@ -66,8 +111,10 @@ def test_both_parts_make_a_checkpoint_that_scores(tiny_backbone: Backbone, files
     assert unused == ["token_prefix", "token_suffix"]
     scorer, rule, record = load_checkpoint(out, tiny_backbone)
     auxiliary, target = parts()
-    torch.testing.assert_close(scorer.visual_prompts, published_prompts(auxiliary, target), atol=1e-5, rtol=1e-5)
-    texts = torch.stack([target["ctx"], *(target[f"prompts_text.{layer}"] for layer in range(DEPTH - 1))])
+    assert torch.equal(scorer.visual_prompts, published_prompts(auxiliary, target).half().float())
+    assert not torch.equal(scorer.visual_prompts, published_prompts(auxiliary, target))
+    deeper = (target[f"prompts_text.{layer}"].half().float() for layer in range(DEPTH - 1))
+    texts = torch.stack([target["ctx"], *deeper])
     tokens = tiny_backbone.tokenize(["Good photo.", "Bad photo."], LENGTH)
     expected = torch.nn.functional.normalize(tiny_backbone.encode_text(tokens, texts), dim=-1)
     torch.testing.assert_close(scorer.text_features, expected, atol=1e-5, rtol=1e-5)
@@ -80,6 +127,39 @@ def test_both_parts_make_a_checkpoint_that_scores(tiny_backbone: Backbone, files
     import_release([tmp_path / "whole.pth"], tmp_path / "2.safetensors", tiny_backbone, dataset="a", scale=(0, 5))
     again, _, _ = load_checkpoint(tmp_path / "2.safetensors", tiny_backbone)
     assert torch.equal(again.visual_prompts, scorer.visual_prompts)
+
+
+@pytest.mark.parametrize("seed", [0, 4, 5])  # at which single precision itself is 2e-7 to 4e-7 off
+def test_scores_are_those_of_the_published_code(tiny_backbone: Backbone, tmp_path: Path, seed: int) -> None:
+    """To 1e-6, from which half precision left out, or taken elsewhere, is far."""
+    auxiliary, target = parts(seed)
+    paths = [tmp_path / "x_aux_best.pth", tmp_path / "x_tar_best.pth"]
+    torch.save(auxiliary, paths[0])
+    torch.save(target, paths[1])
+    import_release(paths, tmp_path / "out.safetensors", tiny_backbone, dataset="a", scale=(0, 5))
+    scorer, _, _ = load_checkpoint(tmp_path / "out.safetensors", tiny_backbone)
+    windows = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+    scores = scorer(windows).double()
+    expected = published_scores(tiny_backbone, auxiliary, target, windows)
+    torch.testing.assert_close(scores, expected, atol=1e-6, rtol=0)
+    assert expected.std() > 1e-3
+    single = published_scores(tiny_backbone, auxiliary, target, windows, halved=False)
+    assert (single - expected).abs().max() > 1e-5
+    early = [{key: value.half().float() for key, value in part.items()} for part in (auxiliary, target)]
+    assert (published_scores(tiny_backbone, *early, windows) - expected).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize(("value", "shown"), [(1e5, "100000"), (float("nan"), "nan")])
+def test_prompts_beyond_half_precision_are_refused(
+    tiny_backbone: Backbone, files: list[Path], tmp_path: Path, value: float, shown: str
+) -> None:
+    target = parts()[1]
+    target["prompts_text.0"][0, 0] = value
+    torch.save(target, files[1])
+    message = f"x_tar_best.pth cannot make a scorer: the text prompts reach {shown}, and half precision"
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        import_release(files, tmp_path / "out.safetensors", tiny_backbone, dataset="a", scale=(0, 5))
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_what_is_missing_is_named_and_nothing_is_left_at_random(
