@@ -485,9 +485,10 @@ def test_the_page_scores_dropped_images(
     wait_for(lambda: status.text == "2 of 3 scored, 1 could not be.")
 
     expected = demo_scorer.score(pictures[:2])
-    assert expected.unfamiliar.all()
+    assert expected.unfamiliar.tolist() == [True, False]
     cards = browser.find_elements("css selector", "#cards > li")
-    for card, path, mos, low, high in zip(cards, pictures, expected.mos, expected.low, expected.high, strict=False):
+    told = zip(expected.mos, expected.low, expected.high, expected.unfamiliar, strict=True)
+    for card, path, (mos, low, high, strange) in zip(cards, pictures, told, strict=False):
         assert card.find_element("css selector", "h2").text == path.name
         assert card.find_element("css selector", ".score").text == f"{mos:.2f}"
         bar = card.find_element("css selector", "[role=meter]")
@@ -496,7 +497,7 @@ def test_the_page_scores_dropped_images(
         filled = bar.find_element("css selector", "div").size["width"]
         assert filled == pytest.approx((mos - 1) / 4 * bar.size["width"], abs=1.5)
         assert f"likely {low:.2f} to {high:.2f}" in card.text
-        assert "Unfamiliar: unlike the images that the model learned from" in card.text  # it knows noise alone
+        assert ("Unfamiliar: unlike the images that the model learned from" in card.text) == strange
         canvas, picture = card.find_element("css selector", "canvas"), card.find_element("css selector", "img")
         for key in ("x", "y", "width", "height"):
             assert canvas.rect[key] == pytest.approx(picture.rect[key], abs=1)
@@ -517,7 +518,7 @@ def test_the_page_scores_dropped_images(
     np.testing.assert_allclose([float(row["mos"]) for row in rows[:2]], expected.mos, atol=1e-5)
     np.testing.assert_allclose([float(row["raw"]) for row in rows[:2]], expected.raw, atol=1e-6)
     np.testing.assert_allclose([float(row["low"]) for row in rows[:2]], expected.low, atol=1e-5)
-    assert [(row["level"], row["unfamiliar"]) for row in rows] == [("90", "true"), ("90", "true"), ("", "")]
+    assert [(row["level"], row["unfamiliar"]) for row in rows] == [("90", "true"), ("90", "false"), ("", "")]
     assert rows[2]["mos"] == ""
     assert rows[2]["error"]
 
