@@ -41,8 +41,8 @@ EPILOG = """examples:
   agiqa check my_data/ --scale 1 5                what is wrong with a data set of your own, row by row
   agiqa audit-split --train a.csv --test b.csv    what a split that others published shares
 
-Without --checkpoint, the champion of the study in this folder scores, the method with the best validation SRCC, or else
-the model that comes with the repository.
+Without --checkpoint, the champion of the study in this folder scores: the method with the best validation SRCC.
+Where there is none, the model that comes with the repository does.
 """
 
 # Commands that live in modules of their own, which are imported when they are asked for.

@@ -224,7 +224,7 @@ def test_the_report_and_mlflow_hold_the_same_numbers(finished: Path) -> None:
     clean = pd.DataFrame([
         {"method": run.data.tags["method"], "id": run.info.run_id, "srcc": run.data.metrics["selected_val_srcc"]}
         for run in runs if run.data.tags.get("leaks") == "none" and "selected_val_srcc" in run.data.metrics
-        and run.data.tags.get("shuffled_labels", "False") == "False"
+        and "method" in run.data.tags
     ])  # fmt: skip
     method = clean.groupby("method")["srcc"].mean().idxmax()
     best = clean[clean["method"] == method].set_index("id")["srcc"].idxmax()
