@@ -134,6 +134,6 @@ def test_the_better_of_what_came_with_a_repository_is_found(study: Path, tmp_pat
 
 def test_simulated_raters_make_nobodys_choice(in_tmp: Path) -> None:
     a_run(in_tmp, "handcrafted", 0, 0.9, raters="simulated")
-    with pytest.raises(ChampionError, match=r"learned from simulated raters, so none of them is .* such as auto:photos"):
+    with pytest.raises(ChampionError, match=r"learned from simulated raters, so none .* such as auto:photos"):
         find_champion(in_tmp)
     assert find_champion(in_tmp, "photos").is_file()
