@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
 from pipeline.files import file_md5, replaced_folder, write_atomically, write_json
@@ -30,6 +31,7 @@ from pipeline.layout import (
     backbone_label,
     bars_champion,
     checkpoint_path,
+    input_paths,
     rated_by,
     run_folder,
 )
@@ -91,8 +93,12 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 def _split(root: Path, dataset: str, round_index: int) -> dict[str, Any]:
+    """Return what the audit found of a round, and the images that anyone may test the models on."""
     audit = json.loads((root / SPLITS / dataset / "audit.json").read_text(encoding="utf-8"))
-    return audit["rounds"][str(round_index)]
+    path = root / input_paths(dataset, round_index)[1]
+    split = pd.read_csv(path, dtype=str)
+    test = sorted(split.loc[split["subset"] == "test", "image_id"])
+    return audit["rounds"][str(round_index)] | {"md5": file_md5(path), "test_images": test}
 
 
 def _model(root: Path, dataset: str, method: str, round_index: int) -> dict[str, Any]:

@@ -65,6 +65,7 @@ def study(in_tmp: Path) -> Path:
     )
     one = {"groups": {"train": 30, "validation": 5, "test": 10}, "shared_prompts": 0, "shared_images": 0}
     write_json(in_tmp / "data/splits/photos/audit.json", {"rounds": {"0": one, "1": one}})
+    Path("data/splits/photos/round-0.csv").write_text("image_id,group,subset\nb,g1,test\nc,g2,train\na,g3,test\n")
     for number, (good, better) in enumerate([(0.6, 0.7), (0.5, 0.9)]):
         a_run(in_tmp, "probe", number, good)
         a_run(in_tmp, "handcrafted", number, better)
@@ -83,6 +84,7 @@ def test_the_card_says_what_the_study_found(study: Path) -> None:
     card = json.loads((out / "card.json").read_text())
     assert [model["test"]["srcc"] for model in card["models"]] == [0.6, 0.7]
     assert [model["rounds"]["srcc"] for model in card["models"]] == pytest.approx([0.55, 0.8])
+    assert card["split"]["test_images"] == ["a", "b"]
     assert card["models"][0]["generator_error"] == pytest.approx(np.sqrt((0.3**2 + 0.4**2) / 2))
     for model in card["models"]:
         given = out / model["file"]
