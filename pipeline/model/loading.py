@@ -82,7 +82,7 @@ def load_backbone(
         vocabulary = _load_file(clip, Path(file), open_clip)
     return Backbone(
         clip,
-        partial(_tokenizer, open_clip, name, model_config["text_cfg"], tokenizer),
+        partial(_tokenizer, name, model_config["text_cfg"], tokenizer),
         name=name,
         pretrained=pretrained if file is None else Path(file).name,
         origin=origin or ("random" if pretrained is None else "pretrained"),
@@ -243,8 +243,10 @@ def _check_tokenizer(name: str, config: Mapping[str, Any], folder: Path) -> None
         )
 
 
-def _tokenizer(open_clip: Any, name: str, text: Mapping[str, Any], folder: str | Path | None) -> Any:
+def _tokenizer(name: str, text: Mapping[str, Any], folder: str | Path | None) -> Any:
     """Return a model's open_clip tokenizer, read from a folder if one is given."""
+    import open_clip  # not an argument: a backbone that held a module could not be copied
+
     source = text.get("hf_tokenizer_name", name)
     try:
         with _quiet_open_clip():
