@@ -64,7 +64,7 @@ mirror: setup ## rebuild MLflow's database from the files
 benchmark: setup ## time scoring and training against the predecessor's procedure, plain open_clip and the machine's rate
 	@$(BIN)/python benchmarks/speed.py && $(BIN)/python benchmarks/startup.py
 
-torture: setup ## kill the smoke study KILLS=50 times, and hold what comes out to an undisturbed run
+torture: setup ## kill a stage of the smoke study KILLS=50 times, and hold what comes out to an undisturbed run
 	@$(BIN)/python benchmarks/torture.py --kills $(KILLS)
 
 clean: ## remove caches and resume states; keeps data, runs and reports

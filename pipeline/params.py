@@ -155,6 +155,9 @@ class Backbone(Section):
     file: str | None = Field(description="A weights file.")
     origin: Literal["pretrained", "in-house"] | None = Field(description="Whose weights the file holds.")
     activation: Literal["quickgelu", "gelu"] | None = Field(description="Null: as the tag or the config says.")
+    tokenizer: str | None = Field(
+        default=None, description="A folder with a Hugging Face tokenizer, such as SigLIP's; null: from the hub."
+    )
     seed: NonNegative = Field(description="Of random weights, when neither pretrained nor file is given.")
 
     @model_validator(mode="after")
@@ -213,7 +216,9 @@ class Model(Section):
 class Images(Section):
     """How pixels become model input, in training, validation and scoring alike."""
 
-    normalisation: Literal["clip", "imagenet"] = Field(description="imagenet reproduces the predecessor.")
+    normalisation: Literal["clip", "imagenet", "siglip", "mobileclip"] = Field(
+        description="What the backbone was trained with; imagenet reproduces the predecessor."
+    )
     shorter_side: Positive | None = Field(
         default=None, description="Pixels that every image's shorter side is resized to first; null: as it is."
     )

@@ -109,6 +109,7 @@ def timm_towers(folder: Path, kind: str) -> Backbone:
 
 def _know_tiny_trunks() -> None:
     """Make two tiny ViTs known to timm: without a class token behind patches, and with one behind a stem."""
+    ensure_torchvision_imports()
     from timm.models import is_model, register_model
     from timm.models.vision_transformer import VisionTransformer, _create_vision_transformer
     from timm.models.vision_transformer_hybrid import ConvStem, _create_vision_transformer_hybrid

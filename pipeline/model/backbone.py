@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.model import text_side
 from pipeline.model.image_side import BackboneError, image_features, image_sizes
+from pipeline.model.record import without_tokenizer
 from pipeline.model.tower import FastTower, ImageTowerWeights, LayerWeights
 
 __all__ = ["Backbone", "BackboneError", "Origin"]
@@ -118,12 +119,15 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def record(self) -> dict[str, Any]:
-        """Return what a checkpoint must know to refuse another backbone, and to build this one anew."""
+        """Return what a checkpoint must know to refuse another backbone, and to build this one anew.
+
+        The tokenizer is not among it: a checkpoint holds its texts' features, and scores where no tokenizer is.
+        """
         keys = (
             "name", "pretrained", "weights_sha256", "origin", "image_size", "patch_size",
             "config", "quick_gelu", "file", "seed",
         )  # fmt: skip
-        return {key: getattr(self, key) for key in keys}
+        return {key: getattr(self, key) for key in keys} | {"config": without_tokenizer(self.config)}
 
     def tokenize(self, texts: Sequence[str], slots: int = 0) -> Tensor:
         """Turn texts into token ids with room for prompts.
@@ -146,6 +150,11 @@ class Backbone(nn.Module):
                 raise BackboneError(
                     f"text {text!r} takes {len(row)} tokens and {slots} prompt slots, and {self.name} has room for "
                     f"{self.context_length}: shorten the text or model.prompt_length"
+                )
+            if max(row) >= self.token_embedding.num_embeddings:
+                raise BackboneError(
+                    f"the tokenizer gives text {text!r} the token {max(row)}, and {self.name} knows "
+                    f"{self.token_embedding.num_embeddings}: it is another model's"
                 )
             unknown = [] if self.vocabulary is None else [token for token in row if token not in self.vocabulary]
             if unknown:

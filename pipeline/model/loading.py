@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model.backbone import Backbone, BackboneError
-from pipeline.model.record import TOKENIZER_KEYS, BackboneRecord, TowersConfig, faults, too_large
+from pipeline.model.record import BackboneRecord, TowersConfig, faults, too_large, without_tokenizer
 from pipeline.model.stems import know_stems
 from pipeline.model.torchvision_shim import ensure_torchvision_imports
 
@@ -26,6 +27,7 @@ def load_backbone(
     file: str | Path | None = None,
     origin: Literal["pretrained", "in-house"] | None = None,
     activation: Literal["quickgelu", "gelu"] | None = None,
+    tokenizer: str | Path | None = None,
     seed: int = 0,
 ) -> Backbone:
     """Build a frozen backbone.
@@ -37,13 +39,15 @@ def load_backbone(
         file: Weights file (safetensors, or a state dict that torch reads with weights_only).
         origin: Whose weights `file` holds.
         activation: QuickGELU or GELU; None takes the tag's or the config's own.
+        tokenizer: Folder with the files of a Hugging Face tokenizer, for towers that have one; None takes it from the
+            hub, or from this machine's copy of it, once a text is to be read.
         seed: Of the random weights when neither tag nor file is given.
 
     Returns:
         The backbone in evaluation mode, without gradients, in float32 on the CPU.
 
     Raises:
-        BackboneError: If the name, tag, file or activation does not fit, or a download is not possible.
+        BackboneError: If the name, tag, file, activation or tokenizer does not fit, or a download is not possible.
 
     Source: open_clip (Ilharco et al., 2021).
     """
@@ -61,6 +65,8 @@ def load_backbone(
     if model_config is None:
         raise BackboneError(f"backbone.name is {name!r}, which open_clip does not know: see open_clip.list_models()")
     quick = _activation(open_clip, name, model_config, pretrained, activation)
+    if tokenizer is not None:
+        _check_tokenizer(name, model_config, Path(tokenizer))
 
     with torch.random.fork_rng(devices=[]), _quiet_open_clip():
         torch.manual_seed(seed)
@@ -71,25 +77,12 @@ def load_backbone(
         except RuntimeError as error:
             raise BackboneError(_cannot_load(open_clip, name, pretrained, error)) from error
 
-    def tokenizer() -> Any:
-        try:
-            with _quiet_open_clip():
-                return open_clip.get_tokenizer(name)
-        except ImportError as error:
-            raise BackboneError(
-                f"the tokenizer of {name} needs a package that is missing ({error.name or error}): pip install "
-                f"{error.name or 'transformers'}"
-            ) from error
-        except OSError as error:
-            source = model_config["text_cfg"].get("hf_tokenizer_name", name)
-            raise BackboneError(f"the tokenizer {source} of {name} is neither here nor downloadable") from error
-
     vocabulary = None
     if file is not None:
         vocabulary = _load_file(clip, Path(file), open_clip)
     return Backbone(
         clip,
-        tokenizer,
+        partial(_tokenizer, name, model_config["text_cfg"], tokenizer),
         name=name,
         pretrained=pretrained if file is None else Path(file).name,
         origin=origin or ("random" if pretrained is None else "pretrained"),
@@ -179,9 +172,9 @@ def _trusted_config(
 
     shipped = Path(open_clip.__file__).with_name("model_configs") / f"{name}.json"
     if shipped.is_file():
-        if json.loads(shipped.read_text(encoding="utf-8")) == config:
-            return None
-        raise BackboneError(f"the checkpoint calls its towers {name}, and they are not those of open_clip's {name}")
+        own = json.loads(shipped.read_text(encoding="utf-8"))
+        if not isinstance(config.get("text_cfg"), Mapping) or without_tokenizer(own) != without_tokenizer(config):
+            raise BackboneError(f"the checkpoint calls its towers {name}, and they are not those of open_clip's {name}")
     if wrong := faults(TowersConfig, config):
         raise BackboneError(f"the configuration of {name} in the checkpoint says {'; '.join(wrong[:3])}")
     within = 0
@@ -195,8 +188,7 @@ def _trusted_config(
             within = sum(part.numel() for part in timm.create_model(trunk, pretrained=False).parameters())
     if not known and (reason := too_large(config, None if file is None else Path(file).stat().st_size, within)):
         raise BackboneError(f"the configuration of {name} in the checkpoint is not built: {reason}")
-    text = {key: value for key, value in config["text_cfg"].items() if key not in TOKENIZER_KEYS}
-    return {**config, "text_cfg": text}
+    return None if shipped.is_file() else without_tokenizer(config)
 
 
 def _add_config(open_clip: Any, name: str, config: Mapping[str, Any]) -> None:
@@ -239,6 +231,48 @@ def _activation(
             "use that, or null"
         )
     return trained_with
+
+
+def _check_tokenizer(name: str, config: Mapping[str, Any], folder: Path) -> None:
+    if not config["text_cfg"].get("hf_tokenizer_name"):
+        raise BackboneError(f"backbone.tokenizer is {folder}, and {name} has CLIP's own tokenizer: say null")
+    if not (folder / "tokenizer_config.json").is_file():
+        raise BackboneError(
+            f"backbone.tokenizer is {folder}, which holds no tokenizer_config.json: name the folder that holds it, and "
+            "tokenizer.json beside it"
+        )
+
+
+def _tokenizer(name: str, text: Mapping[str, Any], folder: str | Path | None) -> Any:
+    """Return a model's open_clip tokenizer, read from a folder if one is given."""
+    import open_clip  # not an argument: a backbone that held a module could not be copied
+
+    source = text.get("hf_tokenizer_name", name)
+    try:
+        with _quiet_open_clip():
+            if folder is None:
+                return open_clip.get_tokenizer(name)
+            return open_clip.tokenizer.HFTokenizer(
+                str(folder), text.get("context_length", 77), tokenizer_mode=text.get("tokenizer_mode"),
+                trust_remote_code=False, local_files_only=True, **text.get("tokenizer_kwargs", {}),
+            )  # fmt: skip
+    except ImportError as error:
+        package = error.name or "transformers"
+        raise BackboneError(
+            f"the tokenizer of {name} needs a package that is missing ({package}): pip install {package}"
+        ) from error
+    except Exception as error:
+        # Hugging Face's readers raise whatever their parsers do, and say it in paragraphs.
+        if folder is not None:
+            raise BackboneError(
+                f"backbone.tokenizer is {folder}, whose files cannot be read as a tokenizer ({type(error).__name__})"
+            ) from error
+        if not isinstance(error, OSError):
+            raise
+        raise BackboneError(
+            f"the tokenizer {source} of {name} is neither here nor downloadable: fetch its tokenizer.json and "
+            "tokenizer_config.json on a machine with network, and name their folder under backbone.tokenizer"
+        ) from error
 
 
 def _cannot_load(open_clip: Any, name: str, pretrained: str | None, error: Exception) -> str:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pipeline.layout import PERCENTS, Raters
 
 MOST_PARAMETERS = 3_000_000_000  # of both towers; the largest of open_clip's has 2.5 billion
-MOST_RANDOM = 400_000_000  # with random weights, which no file vouches for; ViT-L has 304 million
+MOST_RANDOM = 400_000_000  # with random weights, which no file vouches for, and of a token table; ViT-L has 304 million
 TOKENIZER_KEYS = ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode")
 
 
@@ -137,12 +137,6 @@ class TowersConfig(_Strict):
         patches = (3 * vision.patch_size**2 + places) * vision.width
         return grown + patches + self.embed_dim * (vision.width + text.width)
 
-    @model_validator(mode="after")
-    def _table_is_bounded(self) -> "TowersConfig":
-        if self.text_cfg.vocab_size * self.text_cfg.width > MOST_RANDOM:
-            raise ValueError(f"vocab_size x width of text_cfg is over {MOST_RANDOM:,}")
-        return self
-
 
 class BackboneRecord(BaseModel):
     """Which towers a checkpoint was trained on; `config` and what follows it are missing in earlier versions."""
@@ -233,6 +227,12 @@ class Record(BaseModel):
         return self
 
 
+def without_tokenizer(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an open_clip configuration without the names of its tokenizer, which may be a folder of one machine."""
+    text = {key: value for key, value in config["text_cfg"].items() if key not in TOKENIZER_KEYS}
+    return {**config, "text_cfg": text}
+
+
 def faults(kind: type[BaseModel], values: object) -> list[str]:
     """Return what is wrong with plain values, a line a fault that names its field; empty where nothing is.
 
@@ -261,9 +261,13 @@ def too_large(config: Mapping[str, Any], weights_bytes: int | None, within: int 
         weights_bytes: Size of the file with their weights, which holds a byte a parameter at least; None: random.
         within: Parameters of an image tower of timm's.
     """
-    count = TowersConfig.model_validate(config).parameters() + within
+    towers = TowersConfig.model_validate(config)
+    count, table = towers.parameters() + within, towers.text_cfg.vocab_size * towers.text_cfg.width
+    of = "random weights" if weights_bytes is None else f"a weights file of {weights_bytes:,} bytes"
+    allowed = max(MOST_RANDOM, min(MOST_PARAMETERS, weights_bytes or 0))  # a small file may hold a part of the table
+    if table > allowed:
+        return f"vocab_size x width of text_cfg is {table:,}, and {of} allow {allowed:,}"
     allowed = MOST_RANDOM if weights_bytes is None else min(MOST_PARAMETERS, weights_bytes)
     if count > allowed:
-        of = "random weights" if weights_bytes is None else f"a weights file of {weights_bytes:,} bytes"
         return f"its towers would have {count:,} parameters, and {of} allow {allowed:,}"
     return None

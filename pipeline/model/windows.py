@@ -11,10 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-# (mean, std) per channel of pixel values in 0..1. `imagenet` is what the predecessor feeds CLIP.
+# (mean, std) per channel of pixel values in 0..1, by the towers that were trained with it. `imagenet` is what the
+# predecessor feeds CLIP.
 NORMALISATION: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "siglip": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "mobileclip": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 
 Cover = Literal["all", "reference"]

@@ -22,6 +22,7 @@ def make_backbone(params: Params) -> Backbone:
         file=section.file,
         origin=section.origin,
         activation=section.activation,
+        tokenizer=section.tokenizer,
         seed=section.seed,
     )
 

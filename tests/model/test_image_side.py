@@ -140,7 +140,7 @@ def test_mpa_says_which_widths_it_takes(tmp_path: Path) -> None:
         DCMPLN(backbone, prompt_depth=2, prompt_length=2)
 
 
-@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16-SigLIP2", "MobileCLIP-B"])
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP2", "MobileCLIP-B"])
 def test_the_readme_counts_parameters_rightly(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = open_clip.get_model_config(name)
     kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP

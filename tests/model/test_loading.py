@@ -1,17 +1,22 @@
 """Backbones by name, tag, file and record, against plain open_clip; and what is refused."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import TINY
-from made_parts import plain_clip
+from made_parts import RULE, SAID, model_of, plain_clip, timm_config
 from safetensors.torch import save_file
 
 from pipeline.model.backbone import Backbone, BackboneError
-from pipeline.model.loading import load_backbone, rebuild_backbone
+from pipeline.model.checkpoint import load_checkpoint, read_record, save_checkpoint
+from pipeline.model.folded import fold
+from pipeline.model.loading import _trusted_config, load_backbone, rebuild_backbone
+from pipeline.model.record import without_tokenizer
 from pipeline.model.torchvision_shim import ensure_torchvision_imports
 
 ensure_torchvision_imports()
@@ -133,3 +138,109 @@ def test_records_of_earlier_versions_find_the_backbones_folder(tiny_config: Path
     old |= {"name": "ViT-B-32"}
     with pytest.raises(BackboneError, match="did not record the activation"):
         rebuild_backbone(old, file=folder / "w.safetensors")
+
+
+def foreign(**text: Any) -> dict[str, Any]:
+    """Return small towers of SigLIP's kind that name a tokenizer on a hub."""
+    config = timm_config("map")
+    config["text_cfg"] |= {"vocab_size": 300, "hf_tokenizer_name": "someone/words", **text}
+    return config
+
+
+def save_tokenizer(folder: Path, pad: str) -> Any:
+    """Write a tokenizer as small as can be, which ends texts like SigLIP's, and return it; pad is <pad> or </s>."""
+    transformers = pytest.importorskip("transformers", reason="it is no dependency: `pip install transformers`")
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    made.train_from_iterator(["good photo. bad photo. aligned misaligned"], trainers.BpeTrainer(special_tokens=special))
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    whole = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", pad_token=pad, eos_token="</s>", padding_side="right"
+    )
+    whole.save_pretrained(folder)
+    return whole
+
+
+@pytest.mark.parametrize("pad", ["<pad>", "</s>"])  # SigLIP 2's and SigLIP's
+def test_a_tokenizer_in_a_folder_is_read_as_open_clip_reads_it(pad: str, tmp_path: Path) -> None:
+    own = save_tokenizer(tmp_path / "words", pad)
+    name = f"words-{own.pad_token_id}"
+    backbone = load_backbone(name, config=foreign(), tokenizer=tmp_path / "words", seed=2)
+    texts = ["good photo.", "misaligned photo."]
+    ids = own(texts, padding="max_length", max_length=24).input_ids
+    assert backbone.tokenize(texts).tolist() == ids
+    assert backbone.slot_start == 0
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        clip = open_clip.create_model(name).eval()
+    with torch.no_grad():
+        expected = clip.encode_text(open_clip.tokenizer.HFTokenizer(str(tmp_path / "words"), context_length=24)(texts))
+        torch.testing.assert_close(backbone.encode_text(backbone.tokenize(texts)), expected, atol=1e-5, rtol=0)
+    slots = backbone.tokenize(texts, slots=2).tolist()
+    assert slots == [[0, 0, *row[:22]] for row in ids]
+
+
+def test_a_checkpoint_names_no_tokenizer_and_scores_without_one(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path / "words", "<pad>")
+    backbone = load_backbone("words-kept", config=foreign(), tokenizer=tmp_path / "words", seed=2)
+    path, scorer = tmp_path / "epoch-001.safetensors", fold(model_of(backbone))
+    save_checkpoint(path, scorer, {"windows": RULE.record(), **SAID})
+    assert str(tmp_path) not in path.read_bytes().decode("latin-1")
+    rebuilt = rebuild_backbone(read_record(path)["backbone"])
+    loaded, _, _ = load_checkpoint(path, rebuilt)
+    assert "tokenizer" not in vars(rebuilt)  # a cached property: nobody asked for it
+    assert torch.equal(loaded.text_features, scorer.text_features)
+
+
+def test_what_is_wrong_with_a_tokenizer_is_one_line(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path / "words", "<pad>")
+    small = load_backbone("few-words", config=foreign(vocab_size=8), tokenizer=tmp_path / "words")
+    with pytest.raises(
+        BackboneError, match=r"^the tokenizer gives text 'good photo.' the token \d+, and few-words knows 8: "
+    ):
+        small.tokenize(["good photo."])
+    (tmp_path / "words" / "tokenizer.json").write_text("{")
+    backbone = load_backbone("torn-words", config=foreign(), tokenizer=tmp_path / "words")
+    with pytest.raises(BackboneError, match=r"^backbone\.tokenizer is .*, whose files cannot be read as a .* \(\w+\)$"):
+        backbone.tokenize(["good photo."])
+    hub = load_backbone("hub-words", config=foreign())  # conftest.py says HF_HUB_OFFLINE
+    message = (
+        r"^the tokenizer someone/words of hub-words is neither here nor downloadable: fetch its tokenizer\.json and "
+        r"tokenizer_config\.json on a machine with network, and name their folder under backbone\.tokenizer$"
+    )
+    with pytest.raises(BackboneError, match=message):
+        hub.tokenize(["good photo."])
+
+
+def test_a_tokenizer_that_cannot_serve_is_refused_before_anything_is_built(tiny_config: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        BackboneError, match=r"backbone\.tokenizer is .*, and tiny-vit has CLIP's own tokenizer: say null"
+    ):
+        load_backbone("tiny-vit", config=tiny_config, tokenizer=tmp_path)
+    with pytest.raises(
+        BackboneError, match=r"backbone\.tokenizer is .*/no, which holds no tokenizer_config\.json: name"
+    ):
+        load_backbone("no-words", config=foreign(), tokenizer=tmp_path / "no")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is not None, reason="transformers is here")
+@pytest.mark.parametrize("folder", [True, False])
+def test_without_transformers_one_line_says_what_to_install(folder: bool, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    backbone = load_backbone("absent", config=foreign(), tokenizer=tmp_path if folder else None)
+    message = "the tokenizer of absent needs a package that is missing (transformers): pip install transformers"
+    with pytest.raises(BackboneError, match=f"^{re.escape(message)}$"):
+        backbone.tokenize(["good photo."])
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16-SigLIP2", "MobileCLIP-B"])
+def test_a_record_of_open_clips_own_towers_takes_their_configuration_whatever_the_tokenizer(name: str) -> None:
+    config = open_clip.get_model_config(name)
+    assert _trusted_config(name, config, None, known=False) is None
+    assert _trusted_config(name, without_tokenizer(config), None, known=False) is None
+    config["text_cfg"]["layers"] = 11
+    with pytest.raises(BackboneError, match=f"calls its towers {name}, and they are not those of open_clip's {name}"):
+        _trusted_config(name, config, None, known=False)

@@ -1,6 +1,7 @@
 """What a checkpoint from anywhere may say: hostile and damaged ones as data, each told in one line by the command."""
 
 import copy
+import importlib.util
 import json
 import os
 import re
@@ -81,6 +82,16 @@ def spoilt(values: torch.Tensor, value: float) -> torch.Tensor:
     return values
 
 
+def giant() -> dict[str, Any]:
+    """Return the record of towers that open_clip knows, of 2.5 billion parameters."""
+    place = Path(importlib.util.find_spec("open_clip").origin).with_name("model_configs")
+    return {
+        "name": "ViT-bigG-14", "pretrained": None, "origin": "random", "weights_sha256": "0" * 64, "image_size": 224,
+        "patch_size": 14, "quick_gelu": False, "seed": 0,
+        "config": json.loads((place / "ViT-bigG-14.json").read_text()),
+    }  # fmt: skip
+
+
 TEXT, VISION = "backbone.config.text_cfg", "backbone.config.vision_cfg"
 HOSTILE: dict[str, tuple[Change, str]] = {
     # what would run code, reach the network or touch files
@@ -106,7 +117,12 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     # what would take the machine's memory
     "giant towers": (put(f"{VISION}.layers", 100_000), r"vision_cfg\.layers: "),
     "wide towers": (put(f"{VISION}.width", 16384), r"is not built: its towers would have [\d,]+ parameters"),
-    "many parameters": (put(f"{TEXT}.width", 16000), r"vocab_size x width of text_cfg is over"),
+    "many parameters": (put(f"{TEXT}.width", 16000), r"vocab_size x width of text_cfg is 790,528,000"),
+    "giant towers of open_clip's": (put("backbone", giant()), r"ViT-bigG-14 .* is not built: its towers .* 2,4"),
+    "a giant that a small file vouches for": (
+        put("backbone", giant() | {"file": "given.safetensors", "pretrained": "given.safetensors"}),
+        r"ViT-bigG-14 .* is not built: its towers would have 2,4.* and a weights file of [\d,]+ bytes allow",
+    ),
     "a giant vocabulary": (put(f"{TEXT}.vocab_size", 10**9), r"text_cfg\.vocab_size: "),
     "a giant window": (put("windows.window_size", 10**6), r"windows\.window_size: "),
     "a giant image tower of timm's": (put(f"{VISION}.timm_model_name", "vit_giant_patch14_clip_224"), r"is not built"),
@@ -248,7 +264,9 @@ def test_open_clips_own_vits_and_what_this_study_writes_are_taken(whole: tuple[d
     ensure_torchvision_imports()
     import open_clip
 
-    for name in ("ViT-B-32", "ViT-L-14", "ViT-B-16-SigLIP", "ViT-B-16-SigLIP2", "MobileCLIP-B", "ViT-bigG-14"):
+    siglip = [name for name in open_clip.list_models() if name.startswith("ViT-") and "SigLIP" in name]
+    assert len(siglip) == 26
+    for name in ("ViT-B-32", "ViT-L-14", "MobileCLIP-B", "ViT-bigG-14", "ViT-bigG-14-worldwide", *siglip):
         config = open_clip.get_model_config(name)
         assert faults(TowersConfig, config) == [], name
     assert faults(VisionConfig, {"layers": [3, 4, 6, 3]}) != []  # a ResNet
@@ -268,6 +286,27 @@ def test_the_parameters_are_about_those_that_are_built(whole: tuple[dict[str, An
     assert "random weights allow" in too_large(open_clip.get_model_config("ViT-H-14"), None)
     assert too_large(open_clip.get_model_config("ViT-H-14"), 2 * 10**9) is None
     assert MOST_RANDOM > 304_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "table"),
+    [("ViT-gopt-16-SigLIP2-384", 1_871_885_426, 294_912_000), ("ViT-H-14-worldwide", 1_858_783_745, 923_394_048)],
+)
+def test_large_towers_want_a_file_that_vouches_for_them(name: str, parameters: int, table: int) -> None:
+    """Published counts; the published files are in half or single precision."""
+    ensure_torchvision_imports()
+    import open_clip
+    import timm
+
+    config = open_clip.get_model_config(name)
+    text = config["text_cfg"]
+    assert text["vocab_size"] * text["width"] == pytest.approx(table, rel=1e-3)
+    trunk = config["vision_cfg"].get("timm_model_name")
+    with torch.device("meta"):
+        within = sum(part.numel() for part in timm.create_model(trunk).parameters()) if trunk else 0
+    assert too_large(config, 2 * parameters, within) is None
+    assert "and random weights allow 400,000,000" in too_large(config, None, within)
+    assert "bytes allow" in too_large(config, parameters // 4, within)
 
 
 def test_a_header_of_a_gigabyte_takes_no_memory(in_tmp: Path) -> None:

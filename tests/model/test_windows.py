@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from made_parts import noise
 from PIL import Image
 
+from pipeline.model.torchvision_shim import ensure_torchvision_imports
 from pipeline.model.windows import (
+    NORMALISATION,
     WindowRule,
     cut,
     normalise,
@@ -166,3 +168,20 @@ def test_one_is_the_middle_and_enough_are_all() -> None:
     assert spread(grid(5, 3), 1) == [(20, 7)]
     assert spread(grid(4, 6), 24) == spread(grid(4, 6), 99) == grid(4, 6)
     assert spread(grid(1, 25), 5) == [(0, 7 * column) for column in (2, 7, 12, 17, 22)]
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "tag"),
+    [
+        ("clip", "ViT-B-32", "openai"),
+        ("siglip", "ViT-B-16-SigLIP2", "webli"),
+        ("siglip", "ViT-SO400M-14-SigLIP", "webli"),
+        ("mobileclip", "MobileCLIP-B", "datacompdr"),
+    ],
+)
+def test_normalisations_are_those_that_the_towers_were_trained_with(key: str, name: str, tag: str) -> None:
+    ensure_torchvision_imports()
+    import open_clip
+
+    published = open_clip.get_pretrained_cfg(name, tag)
+    assert NORMALISATION[key] == (tuple(published["mean"]), tuple(published["std"]))
