@@ -6,6 +6,7 @@ They feed the `handcrafted` baseline, the bar that a weak backbone must own up t
 from collections.abc import Iterable
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
@@ -26,6 +27,7 @@ _COLOUR = (
 )  # fmt: skip
 _WHOLE = ("blockiness", "detail_1_2", "detail_2_4", "noise")
 NAMES: tuple[str, ...] = (*(f"{name}@{scale}" for scale in SCALES for name in _PER_SCALE), *_COLOUR, *_WHOLE)
+MOST_SIDE = 512  # pixels; the images of AGIQA-3K, AGIQA-1K and AIGCIQA2023 have them
 _NEAR = 1e-6
 
 
@@ -33,7 +35,9 @@ def features(pixels: np.ndarray) -> np.ndarray:
     """Return the statistics of one image.
 
     Args:
-        pixels: Shape (H, W, 3), uint8; sides of at least 16 pixels.
+        pixels: Shape (H, W, 3), uint8; sides of at least 16 pixels. One whose shorter side is above `MOST_SIDE` is
+            shrunk to that first (bicubic, antialiased): sharpness and noise are measured against the pixel, and say of
+            a larger image other things than of those that the field's data sets hold.
 
     Returns:
         Statistics in the order of NAMES, shape (len(NAMES),), float64, all finite.
@@ -47,7 +51,7 @@ def features(pixels: np.ndarray) -> np.ndarray:
     """
     if min(pixels.shape[:2]) < 16:
         raise AgiqaError(f"image of {pixels.shape[1]}x{pixels.shape[0]} pixels: the statistics need 16 a side")
-    rgb = pixels.astype(np.float32) / 255
+    rgb = _shrunk(pixels).astype(np.float32) / 255
     luma = rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     found: list[float] = []
     plane, details = luma, []
@@ -66,6 +70,14 @@ def features(pixels: np.ndarray) -> np.ndarray:
     diagonal = luma[:-1, :-1] - luma[1:, :-1] - luma[:-1, 1:] + luma[1:, 1:]
     found.append(float(np.median(np.abs(diagonal))))
     return np.array(found, dtype=np.float64)
+
+
+def _shrunk(pixels: np.ndarray) -> np.ndarray:
+    short = min(pixels.shape[:2])
+    if short <= MOST_SIDE:
+        return pixels
+    height, width = (round(side * MOST_SIDE / short) for side in pixels.shape[:2])
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _scale_statistics(plane: np.ndarray) -> tuple[list[float], float]:

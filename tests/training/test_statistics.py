@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from pipeline.training import statistics
@@ -76,3 +77,12 @@ def test_extract_keeps_the_order() -> None:
     found = statistics.extract(iter(pictures), 3)
     for row, picture in zip(found, pictures, strict=True):
         np.testing.assert_array_equal(row, statistics.features(picture))
+
+
+def test_what_is_larger_than_the_fields_images_is_shrunk_first() -> None:
+    rng = np.random.default_rng(0)
+    large = rng.integers(0, 256, (1024, 1536, 3), dtype=np.uint8)
+    small = np.asarray(Image.fromarray(large).resize((768, 512), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(statistics.features(large), statistics.features(small))
+    wide = rng.integers(0, 256, (40, 2000, 3), dtype=np.uint8)  # its shorter side is small, and it stays
+    assert statistics.features(wide)[0] != statistics.features(wide[:, ::2])[0]
