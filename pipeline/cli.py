@@ -41,13 +41,15 @@ EPILOG = """examples:
   agiqa check my_data/ --scale 1 5                what is wrong with a data set of your own, row by row
   agiqa audit-split --train a.csv --test b.csv    what a split that others published shares
 
-Without --checkpoint, the champion of the study in this folder scores: the run with the best validation SRCC.
+Without --checkpoint, the champion of the study in this folder scores: the method with the best validation SRCC.
+Where there is none, the model that comes with the repository does.
 """
 
 # Commands that live in modules of their own, which are imported when they are asked for.
 ELSEWHERE = {
     "serve": ("pipeline.serving.http", "score over HTTP, with a web page"),
     "export": ("pipeline.serving.program", "write a scorer as ONNX or torch.export, to run without this project"),
+    "publish": ("pipeline.study.publish", "write a finished study's models with a card, ready to give away"),
     "audit-split": ("pipeline.data.leaks", "say which prompts and images a published split shares between its parts"),
 }
 
@@ -190,8 +192,8 @@ def _add_scorer(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         default="auto",
         metavar="WHICH",
-        help="a checkpoint file; an MLflow URI (models:/..., runs:/...); auto, the study's champion; auto:DATASET; or "
-        "auto:DATASET:METHOD, the best of a method",
+        help="a checkpoint file; an MLflow URI (models:/..., runs:/...); auto, the study's champion, or else the model "
+        "that comes with the repository; auto:DATASET; or auto:DATASET:METHOD, the best of a method",
     )
     group.add_argument("--backbone-file", type=Path, metavar="FILE", help="the towers' weights, if they lie elsewhere")
     group.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
@@ -216,11 +218,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 def _scorer(options: argparse.Namespace) -> "Scorer":
     import torch  # imported here: costs a second
 
+    from pipeline.scoring.output import warning
     from pipeline.scoring.scorer import load_scorer
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    return load_scorer(
+    scorer = load_scorer(
         options.checkpoint,
         device=options.device,
         backbone_file=options.backbone_file,
@@ -228,6 +231,9 @@ def _scorer(options: argparse.Namespace) -> "Scorer":
         int8=options.int8,
         **({} if options.level is None else {"level": options.level}),
     )
+    if told := warning(scorer):
+        _say(told)
+    return scorer
 
 
 def _gather(options: argparse.Namespace, paths: Sequence[str], maps: Path | None = None) -> "Gathered":

@@ -21,6 +21,7 @@ FEATURE_TIMES = Path("data", "feature-times")  # apart from the features, whose 
 MANIFEST, PIXELS, CARD = "manifest.parquet", "pixels.bin", "card.png"  # in a data set's folder of PREPARED
 RUNS = Path("runs")
 CHAMPIONS = Path("reports", "champions.json")  # of the finished study: which checkpoint is the best of each data set
+MODELS, MODEL_CARD = Path("models"), "card.json"  # that come with the repository: a folder a data set, each with a card
 # The folders of a run: what made its result, how that does on test images, and how the epoch that is best there does.
 TRAIN, EVALUATE, AUDIT = "train", "evaluate", "audit"
 # In TRAIN: what was computed; when, where and by which code; a row an epoch of numbers, and of times; the weights.

@@ -188,7 +188,7 @@ def test_a_list_on_standard_input_and_a_reader_that_stops(folders: Path, tiny_ch
     )  # fmt: skip
     ran.stdin.write(names)
     ran.stdin.close()
-    assert ran.stdout.readline().startswith(b"image,score,raw")
+    assert ran.stdout.readline().startswith(b"image,score,low")
     ran.stdout.close()  # as head does
     assert b"Traceback" not in ran.stderr.read()
     ran.stderr.close()

@@ -213,6 +213,7 @@ class Record(BaseModel):
     raters: Raters = "people"  # of the data set's scores; earlier versions did not say
     statistics: Annotated[list[Text], Field(max_length=1000)] | None = None
     calibration: CalibrationRecord | None = None
+    generator_error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     unfamiliar_beyond: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")

@@ -58,6 +58,16 @@ def describe(scorer: Scorer) -> str:
     )
 
 
+def warning(scorer: Scorer) -> str | None:
+    """Return what somebody must know who scores images of their own with this model; None if nothing."""
+    if scorer.record.get("raters", "people") == "people":
+        return None
+    return (
+        f"warning: {scorer.record['dataset']} was scored by simulated raters, so these scores are an exercise, and say "
+        "nothing of what people think of your images"
+    )
+
+
 def about(scorer: Scorer) -> dict[str, Any]:
     """Return what a JSON document says of the model."""
     record = scorer.record

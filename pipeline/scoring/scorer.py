@@ -32,7 +32,7 @@ from pipeline.model.checkpoint_file import CheckpointError, calibration_of, fami
 from pipeline.model.folded import SCORING_BATCH, FoldedScorer, lay_out, quantise, window_scores
 from pipeline.model.loading import rebuild_backbone
 from pipeline.model.windows import WindowRule, resized_sides, window_origins
-from pipeline.study.champion import find_champion
+from pipeline.study.champion import ChampionError, find_champion, find_shipped
 from pipeline.tracking.models import fetch_checkpoint
 from pipeline.training import statistics
 from pipeline.training.baselines import tree_scores
@@ -304,8 +304,8 @@ def load_scorer(
 
     Args:
         checkpoint: A checkpoint file; an MLflow URI (`models:/...` or `runs:/...`); `auto` for the champion among the
-            runs under `root`, `auto:<data set>` where they are of several data sets, or `auto:<data set>:<method>` for
-            the best of one method.
+            runs under `root`, or else the model that comes with the repository; `auto:<data set>` where they are of
+            several data sets, or `auto:<data set>:<method>` for the best of one method.
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
         backbone_file: The towers' weights, where they lie elsewhere than the checkpoint says.
         root: Of a repository, with `runs/` and MLflow's store; None takes the working folder, or the repository that
@@ -362,7 +362,13 @@ def find_checkpoint(checkpoint: str | Path, root: str | Path | None = None) -> P
     text, base = str(checkpoint), _root(root)
     if text == "auto" or text.startswith("auto:"):
         dataset, _, method = text.removeprefix("auto").removeprefix(":").partition(":")
-        return find_champion(base, dataset or None, method=method or None)
+        try:
+            return find_champion(base, dataset or None, method=method or None)
+        except ChampionError:
+            for folder in (base, REPOSITORY):
+                if (shipped := find_shipped(folder, dataset or None, method or None)) is not None:
+                    return shipped
+            raise
     if text.startswith(("models:/", "runs:/")):
         try:
             return fetch_checkpoint(text, base)

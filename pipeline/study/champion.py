@@ -13,7 +13,17 @@ from statistics import fmean
 from typing import Any
 
 from pipeline.errors import AgiqaError
-from pipeline.layout import CHAMPIONS, RECORD, RUNS, TRAIN, bars_champion, checkpoint_path, validation_numbers
+from pipeline.layout import (
+    CHAMPIONS,
+    MODEL_CARD,
+    MODELS,
+    RECORD,
+    RUNS,
+    TRAIN,
+    bars_champion,
+    checkpoint_path,
+    validation_numbers,
+)
 
 
 class ChampionError(AgiqaError):
@@ -28,6 +38,8 @@ def find_champion(
     method: str | None = None,
 ) -> Path:
     """Return the checkpoint of the method, variant or baseline, with the best validation SRCC among clean runs.
+
+    Where no data set is named, those that simulated raters scored are passed over: they make nobody's choice.
 
     A run is clean if nothing leaked into it (no test-selected epoch, no random split) and its labels were not shuffled:
     `layout.bars_champion`. A method is judged by its mean over the rounds, since their validation images differ, and
@@ -48,19 +60,30 @@ def find_champion(
     """
     root = Path(root)
     chosen = finished_champions(root) if names is None and method is None else {}
+    if dataset is None:
+        chosen = {name: path for name, path in chosen.items() if not _simulated(path.parents[1])}
     if dataset in chosen or (dataset is None and chosen):
         return _of(chosen, dataset)
     found: dict[str, dict[str, list[tuple[float, Path]]]] = {}
+    passed_over = set()
     for path in sorted((root / RUNS).glob(f"*/*/round-*/{TRAIN}/{RECORD}")):
         if names is not None and path.parents[1].relative_to(root / RUNS).as_posix() not in names:
             continue
         record = json.loads(path.read_text(encoding="utf-8"))
         if bars_champion(record) or (method is not None and record["method"] != method):
             continue
+        if dataset is None and record.get("raters") == "simulated":
+            passed_over.add(record["dataset"])
+            continue
         srcc = validation_numbers(path.parent, record["selected_epoch"]).get("srcc")
         checkpoint = checkpoint_path(path.parent, record["selected_epoch"])
         if srcc is not None and checkpoint.is_file():
             found.setdefault(record["dataset"], {}).setdefault(record["method"], []).append((srcc, checkpoint))
+    if not found and passed_over:
+        raise ChampionError(
+            f"all models of {root / RUNS} learned from simulated raters, so none of them is the choice for anybody's "
+            f"images: name one, such as auto:{min(passed_over)}"
+        )
     if not found and method is not None:
         tried = sorted({path.parents[2].name for path in (root / RUNS).glob(f"*/*/round-*/{TRAIN}/{RECORD}")})
         raise ChampionError(
@@ -72,6 +95,37 @@ def find_champion(
             "checkpoint file"
         )
     return _of({name: _best(methods) for name, methods in found.items()}, dataset)
+
+
+def _simulated(train: Path) -> bool:
+    """Return whether a run's data set was scored by a formula and not by people."""
+    return json.loads((train / RECORD).read_text(encoding="utf-8")).get("raters") == "simulated"
+
+
+def find_shipped(root: str | Path, dataset: str | None = None, method: str | None = None) -> Path | None:
+    """Return the model that came with a repository, the best by validation SRCC; None if there is none.
+
+    Args:
+        root: Of the repository, with `models/<data set>/card.json` by `agiqa publish`.
+        dataset: Only of this data set.
+        method: Only of this variant or baseline.
+
+    Raises:
+        ChampionError: If a card is damaged.
+    """
+    found = []
+    for path in sorted((Path(root) / MODELS).glob(f"*/{MODEL_CARD}")):
+        try:
+            card = json.loads(path.read_text(encoding="utf-8"))
+            if dataset in (None, card["dataset"]["dataset"]):
+                found += [
+                    (model["validation"]["srcc"], path.parent / model["file"])
+                    for model in card["models"]
+                    if method in (None, model["method"])
+                ]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ChampionError(f"{path} is damaged ({error}): restore it from git") from error
+    return max(found, key=lambda entry: entry[0])[1] if found else None
 
 
 def _best(methods: Mapping[str, Sequence[tuple[float, Path]]]) -> Path:

@@ -29,7 +29,10 @@ ROWS = [
     Row("c\udcff\n.png", error='is "odd"'),
     Row("d.png", 5.0, 1.0, 10, 10),
 ]
-LABEL = "dcmpln trained on photos: quality, MOS 1 to 5 by people; backbone tiny-vit (random weights)"
+LABEL = (
+    "dcmpln trained on photos: quality, MOS 1 to 5 by people; backbone tiny-vit (random weights); NOT CALIBRATED: the "
+    "raw score stretched over the scale, good for ranking alone"
+)
 
 
 def test_a_model_of_simulated_raters_says_so(scorer: Scorer) -> None:
@@ -86,11 +89,11 @@ def test_a_table_has_bars_and_spells_out_what_is_not_printable(
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         LABEL,
-        " score  1                      5    raw  image",
-        "  3.00  ████████████············  0.500  a, b.png",
+        " score                1                      5  image",
+        "  3.00                ████████████············  a, b.png",
         '     -  c\\xff\\n.png: is "odd"',
-        "  5.00  ████████████████████████  1.000  d.png",
-        "  1.00  ························  0.000  e\\x1b[2J.png",
+        "  5.00                ████████████████████████  d.png",
+        "  1.00                ························  e\\x1b[2J.png",
     ]
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     write_scores(iter(ROWS), scorer, out=None, form=None)
@@ -102,7 +105,7 @@ def test_ranks_and_comparisons(scorer: Scorer, capsys: pytest.CaptureFixture[str
     ranked = rank(rows, [row.image[0] for row in rows], top=1)
     write_ranks(ranked, scorer, out=None, form="table")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1:4] == ["", "a", "   1.   3.00  ████████████············  0.500  a/2.png"]
+    assert lines[1:4] == ["", "a", "   1.   3.00                ████████████············  a/2.png"]
     write_ranks(ranked, scorer, out=tmp_path / "r.csv", form=None)
     table = pd.read_csv(tmp_path / "r.csv")
     assert table[["group", "place", "image"]].to_numpy().tolist() == [["a", 1, "a/2.png"], ["b", 1, "b/2.png"]]
@@ -135,3 +138,33 @@ def test_the_summary_counts(scorer: Scorer) -> None:
     )
     assert summary([ROWS[0]], scorer) == "1 image scored, mean 3.000 on the scale 1 to 5"
     assert summary([ROWS[1]], scorer).startswith("0 images scored; 1 could not be")
+
+
+def test_bands_and_what_is_unfamiliar_are_shown(
+    demo_scorer: Scorer, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = [
+        Row("a.png", 3.0, 0.5, 40, 30, None, None, 1.92, 4.08, False),
+        Row("b.png", 4.5, 0.9, 9, 9, None, None, 3.42, 5.0, True)
+    ]  # fmt: skip
+    write_scores(iter(rows), demo_scorer, out=None, form="table")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("backbone demo-vit (in-house weights); bands hold 90 % of images like those")
+    assert lines[1:] == [
+        " score  90 % band     1                      5  image",
+        "  3.00   1.92 - 4.08  ████████████············  a.png",
+        "  4.50   3.42 - 5.00  █████████████████████···  b.png  unfamiliar",
+    ]
+    assert summary(rows, demo_scorer).endswith(
+        "; 1 unfamiliar: unlike the training images, so nobody vouches for score and band"
+    )
+    write_scores(iter([*rows, Row("c.png", error="bad")]), demo_scorer, out=tmp_path / "s.csv", form=None)
+    table = pd.read_csv(tmp_path / "s.csv")
+    assert table["low"].tolist()[:2] == [1.92, 3.42]
+    assert table["level"].tolist()[:2] == [90, 90]
+    assert table["unfamiliar"].tolist()[:2] == [False, True]
+    assert table.iloc[2].notna().sum() == 4  # image, scale and error
+    write_scores(iter(rows), replace(demo_scorer, level=75), out=tmp_path / "s.json", form=None)
+    document = json.loads((tmp_path / "s.json").read_text())
+    assert (document["checkpoint"]["calibrated"], document["checkpoint"]["level"]) == (True, 75)
+    assert {row["level"] for row in document["images"]} == {75}

@@ -44,7 +44,7 @@ def test_scores_are_the_librarys_on_both_scales(scorer: Scorer) -> None:
     for image, drawn in zip(images, scores.maps, strict=True):
         assert drawn.shape == image.shape[:2]
     np.testing.assert_allclose(scores.maps[2], quality_map(scorer.folded, images[2], RULE), atol=1e-6)
-    small = [drawn for _, drawn in scorer.stream(images, quality_maps=True, map_side=30)]
+    small = [seen.drawn for seen in scorer.stream(images, quality_maps=True, map_side=30)]
     for whole, drawn in zip(scores.maps, small, strict=True):
         step = -(-max(whole.shape) // 30)
         np.testing.assert_allclose(drawn, whole[::step, ::step], atol=1e-6)
@@ -122,11 +122,14 @@ def test_auto_takes_the_champion_of_the_study(
 ) -> None:
     folder = in_tmp / "runs" / "photos" / "dcmpln" / "round-0" / "train"
     (folder / "checkpoints").mkdir(parents=True)
-    record = {"dataset": "photos", "kind": "variant", "leaks": [], "shuffled_labels": False, "selected_epoch": 2}
+    record = {
+        "dataset": "photos", "method": "dcmpln", "kind": "variant", "leaks": [], "shuffled_labels": False,
+        "selected_epoch": 2,
+    }  # fmt: skip
     (folder / "record.json").write_text(json.dumps(record))
     (folder / "history.csv").write_text("epoch,validation_srcc\n1,0.2\n2,0.4\n")
     (folder / "checkpoints" / "epoch-002.safetensors").write_bytes(tiny_checkpoint.read_bytes())
-    for name in ("auto", "auto:photos"):
+    for name in ("auto", "auto:photos", "auto:photos:dcmpln", "auto::dcmpln"):
         found = load_scorer(name, device="cpu")
         assert found.path == folder / "checkpoints" / "epoch-002.safetensors"
     np.testing.assert_array_equal(found.score(pictures()).raw, scorer.score(pictures()).raw)

@@ -84,7 +84,7 @@ def test_a_map_comes_as_a_grey_picture_with_its_range(
     client: TestClient, demo_scorer: Scorer, pictures: list[Path]
 ) -> None:
     answer = client.post("/score?maps=1", files={"images": pictures[0].read_bytes()}).json()["scores"][0]["map"]
-    expected = demo_scorer.score(pictures[:1], quality_maps=True).maps[0]
+    expected = demo_scorer.to_mos(demo_scorer.score(pictures[:1], quality_maps=True).maps[0])
     grey, known = np.moveaxis(np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["png"])))), 2, 0)
     assert (known == 255).all()
     values = answer["low"] + grey / 255 * (answer["high"] - answer["low"])
@@ -281,6 +281,7 @@ def test_the_server_answers_while_it_scores_one_pass_at_a_time(demo_scorer: Scor
 
     class Slow:
         prepare = staticmethod(demo_scorer.folded.prepare)
+        deviation_weights = None
 
         def score_prepared(self, prepared: Any, **options: Any) -> Any:
             at_work.append(1)
@@ -484,15 +485,19 @@ def test_the_page_scores_dropped_images(
     wait_for(lambda: status.text == "2 of 3 scored, 1 could not be.")
 
     expected = demo_scorer.score(pictures[:2])
+    assert expected.unfamiliar.tolist() == [True, False]
     cards = browser.find_elements("css selector", "#cards > li")
-    for card, path, mos, raw in zip(cards, pictures[:2], expected.mos, expected.raw, strict=False):
+    told = zip(expected.mos, expected.low, expected.high, expected.unfamiliar, strict=True)
+    for card, path, (mos, low, high, strange) in zip(cards, pictures, told, strict=False):
         assert card.find_element("css selector", "h2").text == path.name
         assert card.find_element("css selector", ".score").text == f"{mos:.2f}"
         bar = card.find_element("css selector", "[role=meter]")
         assert bar.get_attribute("aria-valuenow") == f"{mos:.2f}"
         assert bar.accessible_name == f"Score of {path.name}"
         filled = bar.find_element("css selector", "div").size["width"]
-        assert filled == pytest.approx(raw * bar.size["width"], abs=1.5)
+        assert filled == pytest.approx((mos - 1) / 4 * bar.size["width"], abs=1.5)
+        assert f"likely {low:.2f} to {high:.2f}" in card.text
+        assert ("Unfamiliar: unlike the images that the model learned from" in card.text) == strange
         canvas, picture = card.find_element("css selector", "canvas"), card.find_element("css selector", "img")
         for key in ("x", "y", "width", "height"):
             assert canvas.rect[key] == pytest.approx(picture.rect[key], abs=1)
@@ -512,6 +517,8 @@ def test_the_page_scores_dropped_images(
     assert [row["image"] for row in rows] == [pictures[0].name, pictures[1].name, broken.name]
     np.testing.assert_allclose([float(row["mos"]) for row in rows[:2]], expected.mos, atol=1e-5)
     np.testing.assert_allclose([float(row["raw"]) for row in rows[:2]], expected.raw, atol=1e-6)
+    np.testing.assert_allclose([float(row["low"]) for row in rows[:2]], expected.low, atol=1e-5)
+    assert [(row["level"], row["unfamiliar"]) for row in rows] == [("90", "true"), ("90", "false"), ("", "")]
     assert rows[2]["mos"] == ""
     assert rows[2]["error"]
 

@@ -30,7 +30,7 @@ def test_what_is_traced_scores_as_the_folded_scorer(tiny_backbone: Backbone, swi
     model = DCMPLN(tiny_backbone, **{"prompt_depth": 3, "prompt_length": 4, "prompt_std": 0.5, **switches})
     scorer, windows = fold(model), torch.randn(6, 3, 32, 32)
     module = window_scorer(scorer)
-    torch.testing.assert_close(module(windows), scorer(windows), atol=1e-6, rtol=0)
+    torch.testing.assert_close(module(windows)[0], scorer(windows), atol=1e-6, rtol=0)
 
 
 def test_onnx_scores_any_batch_as_pytorch(demo_scorer: Scorer, onnx_file: Path) -> None:
@@ -56,7 +56,10 @@ def test_a_torch_program_scores_any_batch_and_carries_its_record(demo_scorer: Sc
     program, record = load_program(program_file)
     for count in (1, 2, 7, 40):
         windows = torch.randn(count, 3, 64, 64)
-        torch.testing.assert_close(program(windows), demo_scorer.folded(windows), atol=TOLERANCE, rtol=0)
+        scores, features = program(windows)
+        torch.testing.assert_close(scores, demo_scorer.folded(windows), atol=TOLERANCE, rtol=0)
+        expected = demo_scorer.folded.backbone.encode_image(windows, demo_scorer.folded.visual_prompts)
+        torch.testing.assert_close(features, expected, atol=TOLERANCE, rtol=1e-4)
     assert record == preprocessing(demo_scorer)
 
 
@@ -73,7 +76,7 @@ def test_the_command_writes_what_the_suffix_says(
     out, wrong = tmp_path / "scorer.pt2", tmp_path / "model.bin"
     assert program.run(parser.parse_args([str(out), "--checkpoint", str(demo_checkpoint)])) == 0
     assert json.loads(out.read_text()) == program.preprocessing(demo_scorer)
-    assert "windows (N, 3, 64, 64) -> scores (N,), checked beside PyTorch" in capsys.readouterr().err
+    assert "windows (N, 3, 64, 64) -> scores (N,) and features, checked with PyTorch" in capsys.readouterr().err
     for refused in (
         lambda: program.run(parser.parse_args([str(wrong)])),
         lambda: export_scorer(demo_scorer, wrong),
@@ -93,7 +96,7 @@ def test_a_foreign_program_is_refused(tmp_path: Path) -> None:
 def test_the_example_scores_as_the_scorer(demo_scorer: Scorer, onnx_file: Path, pictures: list[Path]) -> None:
     script = ROOT / "examples" / "score_with_onnxruntime.py"
     text = script.read_text()
-    assert len(text.splitlines()) <= 50
+    assert len(text.splitlines()) <= 60
     roots = set(re.findall(r"^(?:from|import) (\w+)", text, re.M))
     assert roots <= {"numpy", "onnxruntime", "PIL", *sys.stdlib_module_names}
     done = subprocess.run(
@@ -104,7 +107,9 @@ def test_the_example_scores_as_the_scorer(demo_scorer: Scorer, onnx_file: Path, 
     scores = demo_scorer.score(pictures)
     np.testing.assert_allclose([float(line[1].split()[1]) for line in lines], scores.raw, atol=1e-4, rtol=0)
     np.testing.assert_allclose([float(line[2].split()[1]) for line in lines], scores.mos, atol=5e-4, rtol=0)
-    assert all(line[2].endswith(" of 1..5") for line in lines)
+    told = [re.fullmatch(r"MOS .* of 1\.\.5, 90 % band ([\d.]+) to ([\d.]+)", line[2]) for line in lines]
+    np.testing.assert_allclose([float(row[1]) for row in told], scores.low, atol=5e-4, rtol=0)
+    np.testing.assert_allclose([float(row[2]) for row in told], scores.high, atol=5e-4, rtol=0)
     assert np.ptp(scores.raw) > 0.01  # images that differ, so that the comparison means something
 
 
@@ -133,7 +138,7 @@ def test_the_example_reads_deep_greys_and_goes_on_after_a_bad_file(
 def test_a_program_that_scores_otherwise_is_not_written(
     demo_scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    off = lambda module, windows, record: (b"", lambda given: module(given) + 1)  # noqa: E731
+    off = lambda module, windows, record: (b"", lambda given: tuple(part + 1 for part in module(given)))  # noqa: E731
     monkeypatch.setattr(program, "_program_bytes", off)
     with pytest.raises(ExportError, match=r"a\.pt2 would score 1 off PyTorch, and 0\.0001 is allowed"):
         export_scorer(demo_scorer, tmp_path / "a.pt2")
@@ -146,7 +151,7 @@ def test_a_tower_without_a_folded_form_is_exported_as_it_is(kind: str, tmp_path:
     folded = fold(model_of(timm_towers(tmp_path, kind)))
     assert folded.backbone.fast_tower() is None
     windows = torch.randn(6, 3, 32, 32)
-    torch.testing.assert_close(window_scorer(folded)(windows), folded(windows), atol=1e-6, rtol=0)
+    torch.testing.assert_close(window_scorer(folded)(windows)[0], folded(windows), atol=1e-6, rtol=0)
     save_checkpoint(tmp_path / "one.safetensors", folded, {"windows": RULE.record(), **SAID})
     scorer = load_scorer(tmp_path / "one.safetensors", device="cpu")
     export_scorer(scorer, tmp_path / "one.onnx")

@@ -34,6 +34,7 @@ RECORD = {
     "dataset": "demo", "method": "dcmpln", "round": 0, "target": "quality", "kind": "variant", "selected_epoch": 1,
     "leaks": [], "shuffled_labels": False, "backbone": {"name": "demo-vit", "origin": "in-house"},
 }  # fmt: skip
+COLUMNS = ["raw", "mos", "low", "high", "unfamiliar"]
 
 
 def write_train(root: Path, checkpoint: Path) -> Path:
@@ -85,16 +86,18 @@ def test_paths_bytes_and_base64_score_as_the_scorer(model: Any, demo_scorer: Sco
         [str(pictures[0]), *contents[1:]],
     ):
         found = model.predict(pd.DataFrame({"image": column}, index=range(7, 7 + len(column))))
-        assert list(found.columns) == ["raw", "mos"]
+        assert list(found.columns) == COLUMNS
         assert list(found.index) == list(range(7, 7 + len(column)))
         np.testing.assert_allclose(found["raw"], expected.raw, atol=1e-5)
-        np.testing.assert_allclose(found["mos"], expected.mos, atol=1e-4)
+        for name in ("mos", "low", "high"):
+            np.testing.assert_allclose(found[name], getattr(expected, name), atol=1e-4)
+        assert found["unfamiliar"].tolist() == expected.unfamiliar.tolist()
     assert model.predict(pd.DataFrame({"image": pd.Series([], dtype=object)})).empty
 
 
 def test_it_says_what_it_needs_and_holds_it(model: Any, study: Path, demo_checkpoint: Path) -> None:
     assert model.metadata.signature.inputs.to_dict() == [{"type": "binary", "name": "image", "required": True}]
-    assert [entry["name"] for entry in model.metadata.signature.outputs.to_dict()] == ["raw", "mos"]
+    assert [entry["name"] for entry in model.metadata.signature.outputs.to_dict()] == COLUMNS
     (folder,) = study.glob("mlartifacts/small/models/*/artifacts")
     assert 0 < model.predict(model.input_example)["raw"][0] < 1
     requirements = (folder / "requirements.txt").read_text().split()

@@ -47,7 +47,10 @@ def slow(scorer: Scorer, passes: list[float], seconds: float) -> Scorer:
         time.sleep(seconds)
         return scorer.folded.score_prepared(prepared, **options)
 
-    return replace(scorer, folded=SimpleNamespace(prepare=scorer.folded.prepare, score_prepared=score_prepared))
+    slowed = SimpleNamespace(
+        prepare=scorer.folded.prepare, score_prepared=score_prepared, deviation_weights=scorer.folded.deviation_weights
+    )
+    return replace(scorer, folded=slowed)
 
 
 def test_scores_are_the_scorers(demo_scorer: Scorer) -> None:

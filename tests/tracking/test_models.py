@@ -74,7 +74,6 @@ def test_no_leaking_shuffled_or_incomplete_training_becomes_champion(tmp_path: P
 
     refused(clean | {"leaks": ["epoch selected on test"]}, "train cannot be the champion: epoch selected on test$")
     refused(clean | {"shuffled_labels": True}, "cannot be the champion: shuffled labels$")
-    refused(clean | {"kind": "baseline"}, "cannot be the champion: a baseline, and no trained variant$")
     refused(clean | {"leaks": None}, r"record\.json has no 'leaks'; run the stage that writes it again")
     refused(clean, r"epoch-002\.safetensors of the selected epoch does not exist: run `dvc repro`")
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]  # no store is made for it
