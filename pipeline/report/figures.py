@@ -125,7 +125,7 @@ def _of(results: Results, rows: pd.DataFrame, pairs: pd.DataFrame, dataset: str)
             "band",
             f"score of {method} against MOS with its {LEVEL} % band in round {number}, and the share of each "
             "generator's images that lie in the band",
-            f"`{method}` scores by default: the best on validation. Left: every test image of round {number}, by the "
+            f"`{method}` is the champion, the best on validation. Left: every test image of round {number}, by the "
             f"score that a user is told; the band is to hold {LEVEL} in 100. Right: of all rounds, how much of each "
             "generator it holds, the best rated on top; left of the line its bands promise too much.",
             partial(plots.bands, told[told["round"] == number], each, mos_label=label),

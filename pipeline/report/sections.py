@@ -238,8 +238,8 @@ def _verdict(rows: pd.DataFrame, evidence: Evidence, generated: bool, who: str =
     if champion is not None:
         level, off = words.percent(champion["coverage_mean"]), words.figure(champion["rmse_calibrated_mean"])
         sentences.append(
-            f"A user's images are scored by `{champion['method']}`, the best on validation: its calibrated score is "
-            f"off by {off} MOS (RMSE) on the test images, and its {LEVEL} % band holds {level} of them."
+            f"What a user is told, by the champion `{champion['method']}`, the best on validation: its calibrated "
+            f"score is off by {off} MOS (RMSE) on the test images, and its {LEVEL} % band holds {level} of them."
         )
     lacks = [f"any difference between `{method}` and {words.listed(outcomes['tie'])}"] if outcomes["tie"] else []
     if outcomes["none"]:

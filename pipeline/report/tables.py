@@ -379,7 +379,7 @@ def best_row(
     Args:
         rows: The data set's rows of `pipeline.report.summaries.summarise`.
         kinds: Of methods.
-        by: srcc_mean, on test; or validation_srcc_mean, which finds the champion, the method that scores by default.
+        by: srcc_mean, on test; or validation_srcc_mean, which finds the champion, as `agiqa score` and MLflow do.
     """
     able = rows[(rows["leaks"] == "") & rows["kind"].isin(kinds) & rows[by].notna()]
     return None if able.empty else able.loc[able[by].idxmax()].to_dict()

@@ -25,7 +25,7 @@ ABOUT = (
 
 
 def champion(rows: pd.DataFrame) -> dict[str, Any] | None:
-    """Return the row of the method that scores by default, if it has calibrated scores in all rounds, or else None.
+    """Return the row of the champion, the best on validation, if it has calibrated scores in all rounds; else None.
 
     Args:
         rows: The data set's rows of `pipeline.report.summaries.summarise`.
@@ -57,7 +57,7 @@ def _methods(rows: pd.DataFrame, best: dict[str, Any] | None) -> Table:
     ordered = rows.sort_values("rmse_calibrated_mean", kind="stable")
     for row in ordered.to_dict("records"):
         is_best = best is not None and row["method"] == best["method"]
-        said = [words.remarks(row), "champion: best on validation, scores by default" if is_best else ""]
+        said = [words.remarks(row), "champion: the best on validation" if is_best else ""]
         lines.append(
             [
                 row["method"],
@@ -113,7 +113,7 @@ def _generators(results: Results, rows: pd.DataFrame, best: dict[str, Any]) -> T
         lines,
         [""] * len(mine) + ["total"],
         means.reset_index().assign(dataset=dataset, champion=lambda frame: frame["method"] == method),
-        f"Means over the rounds, in units of the MOS, of `{method}`, which scores by default: the best on validation. "
-        "A band holds its share over all images, and promises nothing of each generator by itself: where the mean is "
+        f"Means over the rounds, in units of the MOS, of `{method}`, the champion: the best on validation. A "
+        "band holds its share over all images, and promises nothing of each generator by itself: where the mean is "
         "off, so are the bands. The CSV has every method.",
     )

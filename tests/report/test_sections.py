@@ -75,8 +75,8 @@ def test_the_answer_says_what_scores_a_users_images_and_how_well() -> None:
     estimates = {method: {"srcc": np.array([0.6, 0.4, 0.8])} for method in "az"}
     found = sections._verdict(summarise(runs), significance.Evidence(estimates, pairs), False)
     assert found.method == "a"
-    said = "A user's images are scored by `z`, the best on validation: its calibrated score is off by 0.424 MOS (RMSE) "
-    assert f"{said}on the test images, and its 90 % band holds 88.0 % of them." in found.sentences
+    said = "What a user is told, by the champion `z`, the best on validation: its calibrated score is off by 0.424 MOS "
+    assert f"{said}(RMSE) on the test images, and its 90 % band holds 88.0 % of them." in found.sentences
 
 
 @pytest.fixture(scope="module")

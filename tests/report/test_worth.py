@@ -107,7 +107,7 @@ def test_a_study_of_an_earlier_version_is_still_reported(tmp_path: Path) -> None
     assert results.generators["score_mean"].isna().all()
     text = (tmp_path / "out/summary.md").read_text()
     assert "`dvc repro` computes what a score is worth." in text
-    assert "user's images" not in text
+    assert "champion" not in text
     assert cells(tmp_path, "main-demo")["dcmpln"][5:7] == ["—", "—"]
     row = pd.read_csv(tmp_path / "out/tables/main-demo.csv").set_index("method").loc["dcmpln"]
     assert np.isnan(row["rmse_calibrated"])
