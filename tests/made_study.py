@@ -4,6 +4,7 @@ The metrics are computed here with scipy and numpy alone, so that they are an or
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,13 @@ def make_study(
     backbone: dict[str, Any] | None = None,
     audited: Sequence[str] = (),
     gallery: int = 0,
+    calibrated: bool = True,
 ) -> None:
     """Write runs/, data/splits/ and data/prepared/ of a study under `root`.
 
     `audited` names the variants that get a leak audit, `gallery` says how many pictures of each kind the reference
-    variant's first round keeps.
+    variant's first round keeps, and `calibrated` whether the scores have what a user is told of them, which earlier
+    versions left out.
     """
     for dataset in datasets:
         spawn = np.random.default_rng([seed, len(dataset)])
@@ -76,11 +79,12 @@ def make_study(
                         "predicted": 1 / (1 + np.exp(-raw)),
                     }
                 )
+                shown = with_told(predictions) if calibrated else predictions
                 folder = root / "runs" / dataset / method / f"round-{number}"
                 others = [name for name in datasets if name != dataset]
-                write_run(folder, dataset, method, number, predictions, epochs, leaks, backbone or IN_HOUSE, others)
+                write_run(folder, dataset, method, number, shown, epochs, leaks, backbone or IN_HOUSE, others)
                 if gallery and method == "dcmpln" and number == rounds[0]:
-                    write_gallery(folder / "evaluate/gallery", predictions, gallery)
+                    write_gallery(folder / "evaluate/gallery", shown, gallery)
                 if method in audited:
                     # A score that has seen test: the same images, the prediction nearer to the MOS.
                     picked, drawn = (
@@ -89,7 +93,8 @@ def make_study(
                     both = predictions.assign(predicted=predictions["predicted"] + 0.15 * mos)
                     write_leak_audit(folder / "audit", picked, "grouped", ["epoch selected on test"])
                     other = folder.with_name(f"random-{number}")
-                    write_run(other, dataset, method, number, drawn, epochs, ["random split"], backbone or IN_HOUSE)
+                    shown = with_told(drawn) if calibrated else drawn
+                    write_run(other, dataset, method, number, shown, epochs, ["random split"], backbone or IN_HOUSE)
                     write_leak_audit(other / "audit", both, "random", ["random split", "epoch selected on test"])
 
 
@@ -154,6 +159,7 @@ def write_run(
             **{"n": len(predictions), "groups": predictions["group"].nunique(), **test},
             **{"srcc_low": test["srcc"] - 0.06, "srcc_high": min(1.0, test["srcc"] + 0.05)},
             **{"plcc_low": test["plcc"] - 0.06, "plcc_high": min(1.0, test["plcc"] + 0.05)},
+            **told(predictions),
         },
         "generator": {
             str(name): {
@@ -161,6 +167,8 @@ def write_run(
                 "srcc": float(stats.spearmanr(rows["predicted"], rows["mos"]).statistic),
                 "mos_mean": float(rows["mos"].mean()),
                 "predicted_mean": float(rows["predicted"].mean()),
+                **({"score_mean": float(rows["score"].mean())} if "score" in rows else {}),
+                **told(rows),
             }
             for name, rows in predictions.groupby("generator")
         },
@@ -171,6 +179,7 @@ def write_run(
             "peak_memory_mb": 600.0,
             "under_load": False,
         },
+        "validation": {"srcc": SKILL[method] - 0.04},
         "cross": {other: {"n": 300, **{key: 0.6 * value for key, value in test.items()}} for other in others},
     }
     _write(folder / "evaluate/metrics.json", metrics)
@@ -189,7 +198,9 @@ def write_gallery(folder: Path, predictions: pd.DataFrame, count: int) -> None:
     """Write `count` pictures each of the best predicted and the worst over- and under-rated images."""
     folder.mkdir(parents=True, exist_ok=True)
     table = with_fit(predictions)
-    error = table["fitted"] - table["mos"]
+    shown = "score" if "score" in table else "fitted"
+    error = table[shown] - table["mos"]
+    columns = list(dict.fromkeys(["image_id", "mos", "predicted", "fitted", shown, "generator", "generation_prompt"]))
     rows = []
     for kind, order in (("best", error.abs()), ("over", -error), ("under", error)):
         for rank, index in enumerate(order.sort_values(kind="stable").index[:count]):
@@ -202,9 +213,7 @@ def write_gallery(folder: Path, predictions: pd.DataFrame, count: int) -> None:
             )
             overlay = np.dstack([np.full(shape, 213, np.uint8), np.full(shape, 94, np.uint8), grey * 0, grey])
             Image.fromarray(overlay).save(folder / f"{name}-map.png")
-            row = table.loc[
-                index, ["image_id", "mos", "predicted", "fitted", "generator", "generation_prompt"]
-            ].to_dict()
+            row = table.loc[index, columns].to_dict()
             rows.append(row | {"kind": kind, "rank": rank, "picture": f"{name}.jpg", "map": f"{name}-map.png"})
     pd.DataFrame(rows).assign(map_low=0.2, map_high=0.8).to_csv(folder / "gallery.csv", index=False)
 
@@ -215,15 +224,40 @@ def with_fit(predictions: pd.DataFrame) -> pd.DataFrame:
     return predictions.assign(fitted=line.intercept + line.slope * predictions["predicted"])
 
 
+def with_told(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the predictions with what a user is told: a score, the ends of its band, and whether it is unfamiliar.
+
+    The line is made up: no fit of these images, so that an error of it is not that of `with_fit`.
+    """
+    score = np.clip(0.9 + 3.3 * predictions["predicted"], 0, 5)
+    band = {"low": np.maximum(score - 0.8, 0), "high": np.minimum(score + 0.8, 5)}
+    return predictions.assign(score=score, **band, unfamiliar=np.arange(len(predictions)) % 19 == 7)
+
+
+def told(predictions: pd.DataFrame) -> dict[str, float]:
+    """Return how good what a user is told is; nothing without it."""
+    if "score" not in predictions:
+        return {}
+    error = (predictions["score"] - predictions["mos"]).to_numpy()
+    return {
+        "rmse_calibrated": float(np.linalg.norm(error) / np.sqrt(len(error))),
+        "mae_calibrated": float(np.mean(np.abs(error))),
+        "coverage": float(predictions["mos"].between(predictions["low"], predictions["high"]).mean()),
+        "band_width": float(predictions["high"].mean() - predictions["low"].mean()),
+        "unfamiliar": float(predictions["unfamiliar"].mean()),
+    }
+
+
 def made_runs(**srcc: list[float]) -> pd.DataFrame:
-    """Rows of `Results.runs` with the given SRCCs; 40 test images, 160 to train."""
+    """Rows of `Results.runs` with the given SRCCs and no calibrated scores; 40 test images, 160 to train."""
     return pd.DataFrame(
         {
             **{"dataset": "demo", "method": method, "kind": "variant", "round": number, "leaks": ""},
             **{metric: value for metric in ("srcc", "plcc", "plcc_raw", "krcc", "rmse")},
             **{"srcc_low": value - 0.1, "srcc_high": value + 0.05, "selected_epoch": 2 + number},
             **{"test_images": 40, "train_images": 160, "backbone": "b", "backbone_origin": "random"},
-            **{"trainable_parameters": 10, "checkpoint_bytes": 40},
+            **{"trainable_parameters": 10, "checkpoint_bytes": 40, "validation_srcc": value},
+            **dict.fromkeys(("rmse_calibrated", "mae_calibrated", "coverage", "band_width", "unfamiliar"), math.nan),
         }
         for method, values in srcc.items()
         for number, value in enumerate(values)

@@ -151,10 +151,23 @@ def test_the_audits_epoch_is_the_evaluations_where_both_chose_alike(finished: Pa
 def test_the_gallery_shows_the_largest_errors(finished: Path) -> None:
     folder = finished / "runs/demo/dcmpln/round-0/evaluate/gallery"
     table = pd.read_csv(folder / "gallery.csv")
-    assert (table["fitted"] - table["mos"])[table["kind"] == "over"].min() > 0
+    assert (table["score"] - table["mos"])[table["kind"] == "over"].min() > 0
+    told = pd.read_csv(folder.parent / "predictions.csv").set_index("image_id")["score"]
+    assert table["score"].tolist() == pytest.approx(told[table["image_id"]].tolist())
     for row in table.itertuples():
         with Image.open(folder / row.picture) as picture, Image.open(folder / row.map) as overlay:
             assert (picture.size, overlay.size, overlay.mode) == ((64, 64), (64, 64), "RGBA")
+
+
+def test_the_reports_champion_is_the_one_that_scores(finished: Path) -> None:
+    """The report may not import what chooses it, so it chooses by the same rule anew."""
+    chosen = json.loads((finished / "reports/champions.json").read_text())["demo"]["run"].split("/")[1]
+    table = pd.read_csv(finished / "reports/study/tables/score-generators-demo.csv")
+    assert set(table.loc[table["champion"], "method"]) == {chosen}
+    runs = [json.loads((finished / f"runs/demo/{chosen}/round-{r}/evaluate/metrics.json").read_text()) for r in (0, 1)]
+    found = pd.read_csv(finished / "reports/study/tables/score-demo.csv").set_index("method").loc[chosen]
+    for key in ("rmse_calibrated", "mae_calibrated", "coverage", "band_width", "unfamiliar"):
+        assert found[key] == pytest.approx(sum(run["test"][key] for run in runs) / 2, rel=1e-5)
 
 
 def test_test_images_are_those_of_the_split(finished: Path) -> None:

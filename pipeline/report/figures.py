@@ -8,8 +8,8 @@ from typing import NamedTuple
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline.layout import mos_label, rated_by
-from pipeline.report import plots, words
+from pipeline.layout import LEVEL, mos_label, rated_by
+from pipeline.report import plots, words, worth
 from pipeline.report.results import Results
 from pipeline.report.tables import binned
 
@@ -114,33 +114,55 @@ def _of(results: Results, rows: pd.DataFrame, pairs: pd.DataFrame, dataset: str)
         partial(plots.scatters, mine["predictions"][mine["predictions"]["round"] == number], mos_label=label),
         f"predicted against MOS, round {number}",
     )
+    best = worth.champion(rows)
+    if best is not None:
+        method = best["method"]
+        told = mine["predictions"][mine["predictions"]["method"] == method]
+        each = mine["generators"][mine["generators"]["method"] == method]
+        order = each.groupby("generator")["mos_mean"].mean().sort_values(ascending=False, kind="stable").index
+        each = each.set_index("generator").loc[order, ["coverage"]].reset_index()
+        add(
+            "band",
+            f"score of {method} against MOS with its {LEVEL} % band in round {number}, and the share of each "
+            "generator's images that lie in the band",
+            f"`{method}` is the champion, the best on validation. Left: every test image of round {number}, by the "
+            f"score that a user is told; the band is to hold {LEVEL} in 100. Right: of all rounds, how much of each "
+            "generator it holds, the best rated on top; left of the line its bands promise too much.",
+            partial(plots.bands, told[told["round"] == number], each, mos_label=label),
+            f"score of {method} and its band, round {number}",
+            words.caption(rows[rows["method"] == method]),
+        )
+    # A fit on the very images is calibrated by construction; what users are told need not be.
+    is_told = bool(mine["predictions"]["score"].notna().all())
+    shown, word = ("score", "score") if is_told else ("fitted", "prediction")
+    whose = "score that a user is told" if is_told else "prediction after the logistic fit on these very images"
     add(
         "calibration",
-        "mean MOS against mean prediction in tenths of the test images, a panel per method",
-        f"Test images of all rounds in tenths by prediction: above the dotted line, {who} rate them higher than the "
-        "model. The logistic fit has already brought the predictions to the MOS scale.",
-        partial(
-            plots.binned, binned(mine["predictions"], "fitted", "mos"), labels=("prediction", label), identity=True
-        ),
-        "calibration after the logistic fit",
+        f"mean MOS against mean {word} in tenths of the test images, a panel per method",
+        f"Test images of all rounds in tenths by the {whose}: above the dotted line, {who} rate them higher than the "
+        "model.",
+        partial(plots.binned, binned(mine["predictions"], shown, "mos"), labels=(word, label), identity=True),
+        "calibration of the score" if is_told else "calibration after the logistic fit on test",
     )
     if not mine["history"].empty:
         trained = words.caption(rows[rows["method"].isin(mine["history"]["method"])])
         add(
             "curves",
             "SRCC on train and validation by epoch, every round, a panel per variant",
-            "Every round thin, their mean thick; the chosen epochs ringed.",
+            "Every round thin, their mean thick; the chosen epochs ringed. Epochs are judged by `validation.windows` "
+            "windows an image; the chosen one's own validation numbers, which choose the champion, are of all windows.",
             partial(plots.training_curves, mine["history"], mine["runs"]),
             "SRCC by epoch",
             trained,
         )
     known = mine["predictions"].dropna(subset=["mos_std"])
     if known["mos_std"].nunique() > 1:
-        known = known.assign(error=(known["fitted"] - known["mos"]).abs())
+        known = known.assign(error=(known[shown] - known["mos"]).abs())
         add(
             "residuals",
             "mean absolute error against the standard deviation of the ratings, a panel per method",
-            f"Test images of all rounds in tenths by how much {who} disagree: does the model err there, too?",
+            f"Test images of all rounds in tenths by how much {who} disagree: does the model err there, too? The error "
+            f"is that of the {whose}.",
             partial(
                 plots.binned,
                 binned(known, "mos_std", "error"),

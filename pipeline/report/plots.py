@@ -25,12 +25,14 @@ from pipeline.drawing import (
     ORANGE,
     PAPER,
     STYLE,
+    VERMILLION,
     cycle_styles,
     house_style,
     legend_key,
     put_title,
     save,
 )
+from pipeline.layout import LEVEL
 from pipeline.report.significance import turned
 
 if TYPE_CHECKING:
@@ -272,6 +274,54 @@ def binned(
         handles = [legend_key("mean of a bin, ± 2 standard errors", color=BLUE, marker="o", ms=4, lw=1.4)]
         handles += [legend_key("perfect calibration", color=GREY, lw=1, ls=":")] if identity else []
         figure.legend(handles=handles, loc="outside lower left", ncols=2)
+        put_title(figure, title)
+        save(figure, *paths)
+
+
+def bands(
+    predictions: pd.DataFrame, coverage: pd.DataFrame, paths: Sequence[str | Path], title: str, mos_label: str
+) -> None:
+    """Draw one method's score against MOS with its band, and beside it how much of each generator the band holds.
+
+    Args:
+        predictions: Columns score, low, high and mos of one round, a row an image.
+        coverage: Columns generator and coverage (share of its images whose MOS the band holds), a row per generator x
+            round, generators in the order to draw, top to bottom.
+        paths: Files to write; each suffix (.png or .svg) says the format.
+        title: Title of the figure: data set, method, round and backbone.
+        mos_label: What the MOS is and its scale: "quality MOS (0 to 5)".
+    """
+    names = list(dict.fromkeys(coverage["generator"]))
+    rows = predictions.sort_values("score", kind="stable")
+    inside = rows["mos"].between(rows["low"], rows["high"])
+    with house_style():
+        figure = Figure(figsize=(8.4, max(3.9, 1.6 + 0.3 * len(names))), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
+        left.fill_between(rows["score"], rows["low"], rows["high"], color=BLUE, alpha=0.16, lw=0)
+        left.plot(rows["score"], rows["score"], color=GREY, lw=1, ls=":")
+        looks = {"s": 10, "alpha": 0.7, "rasterized": True}
+        left.scatter(*rows.loc[inside, ["score", "mos"]].to_numpy().T, color=BLUE, marker="o", linewidths=0, **looks)
+        left.scatter(*rows.loc[~inside, ["score", "mos"]].to_numpy().T, color=VERMILLION, marker="x", lw=1, **looks)
+        left.set(xlabel="score", ylabel=mos_label)
+        for place, name in enumerate(names):
+            each = 100 * coverage.loc[coverage["generator"] == name, "coverage"]
+            right.plot(each, [place] * len(each), ls="", marker="|", ms=9, color=BLUE)
+            right.plot(each.mean(), place, ls="", marker="D", ms=5, color=BLUE)
+        right.axvline(LEVEL, color=BLACK, lw=1.2, ls="--")
+        # What is promised stands away from the edge, also where all generators keep it.
+        least = min(LEVEL - 10, 100 * float(coverage["coverage"].min()) - 3)
+        right.set(xlabel="MOS within the band, % of images", ylim=(len(names) - 0.5, -0.5), xlim=(least, 101))
+        right.set_yticks(range(len(names)), names)
+        handles = [
+            legend_key("inside the band", ls="", marker="o", ms=4, color=BLUE),
+            legend_key("outside", ls="", marker="x", ms=5, color=VERMILLION),
+            legend_key(f"{LEVEL} % band", lw=7, color=BLUE, alpha=0.16),
+            legend_key("score = MOS", color=GREY, lw=1, ls=":"),
+            legend_key("generator, mean", ls="", marker="D", ms=5, color=BLUE),
+            legend_key("one round", ls="", marker="|", ms=8, color=BLUE),
+            legend_key(f"{LEVEL} %, promised", color=BLACK, lw=1.2, ls="--"),
+        ]
+        figure.legend(handles=handles, loc="outside lower left", ncols=4)
         put_title(figure, title)
         save(figure, *paths)
 

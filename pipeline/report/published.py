@@ -4,6 +4,7 @@ The figures do not share one protocol, so every row carries how its method split
 as that is known. A report that prints a row without its protocol compares things that cannot be compared.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 PROMPT_DISJOINT = "prompt-disjoint"
@@ -12,6 +13,7 @@ RANDOM = "random"
 UNKNOWN = "unknown"
 BEST_ON_TEST = "best epoch on test"
 ON_VALIDATION = "best epoch on validation"
+NOT_STATED = "not stated"
 VERIFIED = "V"
 SECOND_HAND = "2nd"
 
@@ -25,12 +27,14 @@ class Published(NamedTuple):
         dataset: Our name of the data set.
         attribute: quality, alignment, authenticity or correspondence (AIGCIQA2023's word for alignment).
         srcc: Spearman's rank correlation with MOS, in [-1, 1].
-        plcc: Pearson's linear correlation with MOS, in [-1, 1].
+        plcc: Pearson's linear correlation with MOS, in [-1, 1]; see `fit`.
         split: prompt-disjoint, shared prompts (some or all test prompts also stand in train), random, or unknown.
         selection: best epoch on test, best epoch on validation, or unknown.
         source: Where the figure was read.
         tag: V: read in the named source or computed from its files; 2nd: quoted by a third party.
         note: What else a reader must know; empty if nothing.
+        fit: Whether PLCC is of the scores as they are, or was taken after a fit to the test images' MOS: "raw", "fitted
+            on test", or not stated where the figure was read, which is so of every row.
     """
 
     method: str
@@ -44,6 +48,7 @@ class Published(NamedTuple):
     source: str
     tag: str
     note: str = ""
+    fit: str = NOT_STATED
 
     @property
     def protocol(self) -> str:
@@ -206,6 +211,17 @@ def published_for(dataset: str, attribute: str) -> list[Published]:
     words = {attribute, "correspondence"} if attribute == "alignment" else {attribute}
     rows = [row for row in PUBLISHED if row.dataset == dataset and row.attribute in words]
     return sorted(rows, key=lambda row: (row.split != PROMPT_DISJOINT, -row.srcc, row.method))
+
+
+def fits(rows: Sequence[Published]) -> str:
+    """Return in words whether the rows' PLCC was taken after a fit on test: `not stated (all rows)`."""
+    methods: dict[str, list[str]] = {}
+    for row in rows:
+        methods.setdefault(row.fit, []).append(row.method)
+    return "; ".join(
+        f"{fit} ({'all rows' if len(methods) == 1 else ', '.join(dict.fromkeys(names))})"
+        for fit, names in methods.items()
+    )
 
 
 def published_cross(datasets: list[str]) -> list[PublishedCross]:

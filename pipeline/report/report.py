@@ -14,11 +14,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from pipeline.files import write_atomically
-from pipeline.report import cost, figures, formats, page, sections, significance, tables, text
+from pipeline.report import cost, figures, formats, page, sections, significance, tables, text, worth
 from pipeline.report.results import Results, read_results
 from pipeline.report.summaries import metrics_tree, paired_differences, summarise
 
-OURS = ("comparison", "cross", "curves", "generators", "outcomes", "scatter", "calibration", "residuals")
+OURS = ("comparison", "cross", "curves", "generators", "outcomes", "scatter", "band", "calibration", "residuals")
 
 
 def write_report(
@@ -140,6 +140,7 @@ def _tables(
             tables.ablation_table(rows, differences[differences["dataset"] == dataset], pairs, results.settings)
         )
         found += tables.generator_tables(results, rows)
+        found += worth.score_tables(results, rows)
     found += tables.leak_tables(results, summary)
     found += [tables.cross_table(results, summary), cost.cost_table(results, summary), tables.settings_table(results)]
     return [tables.trimmed(table) for table in found if table is not None]

@@ -17,12 +17,13 @@ from tqdm import tqdm
 
 from pipeline import layout
 from pipeline.layout import StudyError, backbone_label
-from pipeline.report.summaries import HABITS, METRICS, REFERENCE
+from pipeline.report.summaries import CALIBRATED, HABITS, METRICS, REFERENCE
 
 PAPER_ORDER = (REFERENCE, "no_mpa", "no_adapter", "clip_agiqa", "main_only")
 # Reads no network: whatever backbone the study names has no part in it.
 WITHOUT_BACKBONE = ("handcrafted",)
 PREDICTED = ("image_id", "generator", "group", "mos", "mos_std", "predicted", "fitted")
+TOLD = ("score", "low", "high", "unfamiliar")  # which earlier versions left out
 
 WHOLE = ("selected_epoch", "epochs_run", "trainable_parameters", "checkpoint_bytes")
 
@@ -34,12 +35,17 @@ class Results(NamedTuple):
     """Everything read from the runs of one study, tidy, in the order of its params.
 
     Attributes:
-        runs: A row per data set x method x round: identity, leaks, backbone, inputs, test metrics.
+        runs: A row per data set x method x round: identity, leaks, backbone, inputs, test metrics, and
+            validation_srcc, the selected epoch's, from all windows of an image.
         predictions: A row per data set x method x round x test image: image_id, generator, group, mos, mos_std,
-            predicted (the method's own scale) and fitted (on the MOS scale, after the round's logistic fit).
-        history: A row per epoch of every variant: dataset, method, round, epoch, train_srcc, validation_srcc, loss.
+            predicted (the method's own scale), fitted (on the MOS scale, after the round's logistic fit on these very
+            images), and what a user is told: score, low and high (the calibrated score and the ends of its band, in
+            MOS) and unfamiliar (0 or 1). NaN where earlier versions told nothing of the sort.
+        history: A row per epoch of every variant: dataset, method, round, epoch, train_srcc, validation_srcc, loss;
+            each epoch's correlations are from `validation.windows` windows an image.
         generators: A row per data set x method x round x generator: n, srcc, mos_mean, predicted_mean, fitted_mean
-            (mean prediction on the MOS scale, after the round's logistic fit).
+            (mean prediction on the MOS scale, after the round's logistic fit), score_mean (of the calibrated score) and
+            `pipeline.report.summaries.CALIBRATED` of its images; NaN as for predictions.
         cross: A row per data set x method x round x other data set: tested_on, n and the metrics.
         timing: A row per variant's run: epochs, seconds, cpu_seconds, images_per_second, peak_memory_mb.
         costs: A row per data set x method x round: train_seconds, train_cpu_seconds and train_under_load of all epochs
@@ -49,7 +55,8 @@ class Results(NamedTuple):
         leaks: The leak audit. A row per data set x audited variant x round x split (grouped or random) x picked_on
             (validation or test, which chose the epoch): leaks, selected_epoch and the metrics. Empty without one, and
             where the study's own rounds leak.
-        gallery: A row per picture of the reference variant's first round, as its gallery.csv, and its folder.
+        gallery: A row per picture of the reference variant's first round, as its gallery.csv (whose column score
+            earlier versions left out), and its folder.
         settings: Of each method, the params of its first run on the first data set, by dotted key.
         split_audits: What the split stage counted of each data set: what its subsets share.
         cards: The data card of each data set.
@@ -132,7 +139,8 @@ def read_results(
                 f"{folder / 'evaluate' / 'predictions.csv'}: other test images than {first} in round {number} of "
                 f"{dataset} ({len(images ^ set(predictions['image_id']))} differ); rerun the older of the two"
             )
-        predicted.append(predictions[list(PREDICTED)].assign(**place))
+        told = predictions.reindex(columns=list(TOLD)).astype(float)
+        predicted.append(pd.concat([predictions[list(PREDICTED)], told], axis=1).assign(**place))
         tables["generators"] += [place | row for row in _generator_rows(predictions, metrics, metrics_path)]
         tables["costs"].append(place | _cost_row(folder, metrics, what))
         if method in audited and not tables["runs"][-1]["leaks"]:  # a study that leaks has no clean score to start from
@@ -165,11 +173,12 @@ def read_results(
         "runs": pd.DataFrame(tables["runs"]).astype(dict.fromkeys(WHOLE, "Int64")),
         "history": _frame(tables["history"], ["epoch", "train_srcc", "validation_srcc", "loss"]),
         "generators": _frame(
-            tables["generators"], ["generator", "n", "srcc", "mos_mean", "predicted_mean", "fitted_mean"]
+            tables["generators"],
+            ["generator", "n", "srcc", "mos_mean", "predicted_mean", "fitted_mean", "score_mean", *CALIBRATED],
         ),
         "cross": _frame(tables["cross"], ["tested_on", "n", *METRICS]),
         "timing": _frame(tables["timing"], ["epochs", "seconds", "cpu_seconds", "images_per_second", "peak_memory_mb"]),
-        "predictions": _frame([], PREDICTED) if not predicted else pd.concat(predicted, ignore_index=True),
+        "predictions": _frame([], [*PREDICTED, *TOLD]) if not predicted else pd.concat(predicted, ignore_index=True),
         "costs": pd.DataFrame(tables["costs"]),
         "leaks": _frame(tables["leaks"], ["split", "picked_on", "leaks", "selected_epoch", *METRICS]),
         "gallery": _gallery(tables["runs"], datasets, runs),
@@ -244,6 +253,11 @@ def _number(values: dict[str, Any], path: Path, key: str) -> float:
     return float(value)
 
 
+def _known(values: dict[str, Any], path: Path, keys: Sequence[str]) -> dict[str, float]:
+    """Numbers by key; NaN for those that are not there, as earlier versions left them out."""
+    return {key: _number(values, path, key) if key in values else math.nan for key in keys}
+
+
 def _run_row(
     record: dict[str, Any], metrics: dict[str, Any], folder: Path, split_audit: dict[str, Any]
 ) -> dict[str, Any]:
@@ -283,6 +297,8 @@ def _run_row(
         **{ours: _number(test, source, theirs) for ours, theirs in METRICS.items()},
         "srcc_low": _number(test, source, "srcc_low"),
         "srcc_high": _number(test, source, "srcc_high"),
+        **_known(test, source, CALIBRATED),
+        "validation_srcc": _known(metrics.get("validation", {}), source, ["srcc"])["srcc"],
     }
 
 
@@ -300,6 +316,7 @@ def _generator_rows(predictions: pd.DataFrame, metrics: dict[str, Any], path: Pa
                 "mos_mean": _number(values, path, "mos_mean"),
                 "predicted_mean": _number(values, path, "predicted_mean"),
                 "fitted_mean": float(fitted_means[name]),
+                **_known(values, path, ["score_mean", *CALIBRATED]),
             }
         )
     return rows

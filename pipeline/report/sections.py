@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from pipeline import jackknife
-from pipeline.layout import rated_by
-from pipeline.report import significance, words
+from pipeline.layout import LEVEL, rated_by
+from pipeline.report import significance, words, worth
 from pipeline.report.citation import bibtex
 from pipeline.report.figures import Picture
 from pipeline.report.formats import Table
@@ -52,13 +52,16 @@ class Answer(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A picture of the gallery: the files of the image and of its map (None if there is none), and words about it."""
+    """A picture of the gallery: the files of the image and of its map (None if there is none), and words about it.
+
+    `told` says which number stands beside the MOS: the score that a user is told, or of earlier versions the fit.
+    """
 
     picture: Path
     map: Path | None
     alt: str
     mos: str
-    fitted: str
+    told: str
     generator: str
     prompt: str
 
@@ -101,13 +104,17 @@ def arrange(
         return [("figure", drawn[name]) for name in names if name in drawn]
 
     datasets = list(dict.fromkeys(summary["dataset"]))
-    parts: dict[str, list[Block]] = {key: [] for key in ("results", "tests", "ablation", "generators", "pictures")}
+    names = ("results", "score", "tests", "ablation", "generators", "pictures")
+    parts: dict[str, list[Block]] = {name: [] for name in names}
     for dataset in datasets:
         rows = summary[summary["dataset"] == dataset]
         target = results.runs.loc[results.runs["dataset"] == dataset, "target"].iloc[0]
         head: list[Block] = [("heading", dataset)] if len(datasets) > 1 else []
         said = [words.data_line(results, dataset, target), words.split_audit_line(results, dataset)]
         parts["results"] += [*head, *(("text", text) for text in said), *tables_of(f"main-{dataset}")]
+        worths = tables_of(f"score-{dataset}", f"score-generators-{dataset}")
+        worths[1:1] = figures_of(f"band-{dataset}")
+        parts["score"] += [*head, *worths] if worths else []
         pairs = figures_of(f"outcomes-{dataset}") + folded(f"tests-{dataset}", f"All pairs of {dataset}")
         parts["tests"] += [*head, *pairs] if pairs else []
         parts["ablation"] += tables_of(f"ablation-{dataset}")
@@ -120,6 +127,7 @@ def arrange(
     return [
         Section("answer", "The answer", _answer(results, summary, evidence, generated, lock)),
         Section("results", "Every method beside published results", figures_of("comparison") + parts["results"]),
+        Section("score", "What a score is worth", _worth(parts["score"])),
         Section("tests", "Is the difference real?", _tests(results, evidence) + parts["tests"]),
         Section("leaks", "What leaks are worth", _leaks(results, audited) + grids + tables_of("audit")),
         Section(
@@ -226,6 +234,13 @@ def _verdict(rows: pd.DataFrame, evidence: Evidence, generated: bool, who: str =
             f"On these trainings `{method}` is {here}, whichever prompts stand in test; for other splits and trainings,"
         )
         sentences.append(f"{text} {lack}.")
+    champion = worth.champion(rows)
+    if champion is not None:
+        level, off = words.percent(champion["coverage_mean"]), words.figure(champion["rmse_calibrated_mean"])
+        sentences.append(
+            f"What a user is told, by the champion `{champion['method']}`, the best on validation: its calibrated "
+            f"score is off by {off} MOS (RMSE) on the test images, and its {LEVEL} % band holds {level} of them."
+        )
     lacks = [f"any difference between `{method}` and {words.listed(outcomes['tie'])}"] if outcomes["tie"] else []
     if outcomes["none"]:
         lacks.append(f"anything about {words.listed(outcomes['none'])}, which lacks a score in some round")
@@ -263,6 +278,13 @@ def _score(row: dict[str, Any]) -> str:
     """Mean SRCC, with its spread where there is one."""
     alone = pd.isna(row["srcc_std"])
     return words.figure(row["srcc_mean"]) if alone else words.spread(row["srcc_mean"], row["srcc_std"])
+
+
+def _worth(blocks: list[Block]) -> list[Block]:
+    if not blocks:
+        why = "These results are of an earlier version, whose scores no curve from validation images brought to the MOS"
+        return [("text", f"{why} scale. `dvc repro` computes what a score is worth.")]
+    return [("text", worth.ABOUT), *blocks]
 
 
 def _tests(results: Results, evidence: Mapping[str, Evidence]) -> list[Block]:
@@ -336,7 +358,11 @@ def _gallery(results: Results, dataset: str, rows: pd.DataFrame) -> list[Block]:
         kind: [_card(row) for row in table[table["kind"] == kind].sort_values("rank").to_dict("records")]
         for kind in KINDS
     }
-    text = f"Test images of `{first['method']}`, round {first['round']}; predictions on the MOS scale. "
+    text = f"Test images of `{first['method']}`, round {first['round']}. "
+    if _is_told(first):
+        text += "Score: what a user is told, on the MOS scale by a curve from validation images. "
+    else:
+        text += "Fitted: the prediction on the MOS scale after the logistic fit on these very test images. "
     if "map_low" in table:
         text += (
             f"Map: which parts lower the score (vermillion, {first['map_low']:.3f} or less) and which raise it (blue, "
@@ -356,10 +382,15 @@ def _card(row: dict[str, Any]) -> Card:
         None if pd.isna(row["map"]) else folder / row["map"],
         f"Image generated from: {prompt}" if prompt else f"Image {row['image_id']}",
         f"{row['mos']:.2f}",
-        f"{row['fitted']:.2f}",
+        f"score {row['score']:.2f}" if _is_told(row) else f"fitted {row['fitted']:.2f}",
         str(row["generator"]),
         prompt,
     )
+
+
+def _is_told(row: Mapping[str, Any]) -> bool:
+    """Whether a row of the gallery has the score that a user is told; earlier versions had none."""
+    return pd.notna(row.get("score"))
 
 
 def _rerun(results: Results, lock: str | None, citation: str | None, settings: Table | None) -> list[Block]:

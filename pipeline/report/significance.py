@@ -37,9 +37,12 @@ LEVEL = 0.05  # family-wise, over all pairs of one data set
 # Metrics, and the scale on which their intervals are made.
 METRICS = {
     "srcc": jackknife.CORRELATION,
-    "plcc": jackknife.CORRELATION,
     "krcc": jackknife.CORRELATION,
+    "plcc_raw": jackknife.CORRELATION,
+    "plcc": jackknife.CORRELATION,
     "rmse": jackknife.POSITIVE,
+    "rmse_calibrated": jackknife.POSITIVE,
+    "mae_calibrated": jackknife.POSITIVE,
 }
 
 
@@ -47,13 +50,15 @@ def leave_out(predictions: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
     """Return every method's metrics, averaged over the rounds, from all prompt groups and without each one.
 
     Args:
-        predictions: Of one data set: columns method, round, image_id, group, mos, predicted and fitted (prediction on
-            the MOS scale; the fit is held fixed), a row an image. The methods of one round have the same images.
+        predictions: Of one data set: columns method, round, image_id, group, mos, predicted, fitted (prediction on
+            the MOS scale; the fit is held fixed) and score (calibrated; NaN where there is none), a row an image. The
+            methods of one round have the same images.
 
     Returns:
-        By method, in the order of `predictions`: srcc, plcc (of fitted; of predicted where the fit is flat), krcc and
-        rmse (of fitted, in units of MOS), each of shape (1 + G,), see `pipeline.jackknife.group_weights`. A round
-        without a value, as of equal scores, is left out of the mean; NaN where none has one.
+        By method, in the order of `predictions`: srcc, krcc, plcc_raw, plcc (of fitted; of predicted where the fit is
+        flat), rmse (of fitted), rmse_calibrated and mae_calibrated (of score; errors in units of MOS), each of shape
+        (1 + G,), see `pipeline.jackknife.group_weights`. A round without a value, as of equal scores, is left out of
+        the mean; NaN where none has one.
     """
     weights_of_all = jackknife.group_weights(predictions["group"].to_numpy(dtype=str))
     methods = list(dict.fromkeys(predictions["method"]))
@@ -69,10 +74,15 @@ def leave_out(predictions: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
             scores = found[str(method)]
             ranks = jackknife.weighted_ranks(predicted, weights)
             scores["srcc"].append(jackknife.weighted_correlation(ranks, mos_ranks, weights))
-            scores["plcc"].append(jackknife.weighted_correlation(after[:, None], mos[:, None], weights))
             scores["krcc"].append(jackknife.weighted_kendall(predicted, mos, weights))
+            for name, values in (("plcc_raw", predicted), ("plcc", after)):
+                scores[name].append(jackknife.weighted_correlation(values[:, None], mos[:, None], weights))
+            error, off = fitted - mos, np.abs(rows["score"].to_numpy(dtype=float) - mos)
             with np.errstate(invalid="ignore"):  # a round may hold no other group
-                scores["rmse"].append(np.sqrt((fitted - mos) ** 2 @ weights / weights.sum(axis=0)))
+                share = weights / weights.sum(axis=0)
+            scores["rmse"].append(np.sqrt(error**2 @ share))
+            scores["rmse_calibrated"].append(np.sqrt(off**2 @ share))
+            scores["mae_calibrated"].append(off @ share)
     return {name: {metric: _mean(values) for metric, values in scores.items()} for name, scores in found.items()}
 
 

@@ -11,6 +11,8 @@ REFERENCE = "dcmpln"
 
 # Our column: the key under "test" in an evaluation's metrics.json. PLCC is by convention taken after the logistic fit.
 METRICS = {"srcc": "srcc", "plcc": "plcc_logistic", "plcc_raw": "plcc", "krcc": "krcc", "rmse": "rmse"}
+# Likewise, under the same keys, of the score that users are told; earlier versions left them out.
+CALIBRATED = ("rmse_calibrated", "mae_calibrated", "coverage", "band_width", "unfamiliar")
 
 # Split and what picked the epoch: the clean way, then what published code does.
 HABITS = (("grouped", "validation"), ("grouped", "test"), ("random", "validation"), ("random", "test"))
@@ -27,7 +29,8 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
         krcc, rmse in units of MOS): `_mean`, `_std` (n - 1; NaN for a single round) and `_median`. `srcc_low` and
         `srcc_high` bound the 95 % interval, and `interval` says of what kind it is: see `mean_interval`; a single
         round has the jackknife's interval of its own test images. `without_value` counts the rounds without an SRCC,
-        as where all scores are equal; the others alone make the mean.
+        as where all scores are equal; the others alone make the mean. Of CALIBRATED `_mean` and `_std`, NaN unless all
+        rounds have them, and likewise validation_srcc_mean, by which the champion is chosen.
     """
     rows = []
     for (dataset, method), group in runs.groupby(["dataset", "method"], sort=False):
@@ -37,6 +40,9 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
             row[f"{metric}_mean"] = group[metric].mean()
             row[f"{metric}_std"] = group[metric].std(ddof=1)
             row[f"{metric}_median"] = group[metric].median()
+        for key in CALIBRATED:
+            row[f"{key}_mean"], row[f"{key}_std"] = group[key].mean(skipna=False), group[key].std(ddof=1, skipna=False)
+        row["validation_srcc_mean"] = group["validation_srcc"].mean(skipna=False)
         if len(group) > 1:
             ratio = float((group["test_images"] / group["train_images"]).mean())
             row["srcc_low"], row["srcc_high"] = mean_interval(group["srcc"].dropna().to_numpy(), ratio)
@@ -159,7 +165,7 @@ def generator_ranking(generators: pd.DataFrame) -> pd.DataFrame:
 
 
 def metrics_tree(summary: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the numbers that `dvc metrics` shows: data set, method, then srcc, srcc_std, plcc, krcc, rmse.
+    """Return the numbers that `dvc metrics` shows: data set, method, then srcc, srcc_std, plcc, krcc, rmse, CALIBRATED.
 
     Args:
         summary: Result of `summarise`. What has no value, as the srcc_std of a single round, is not written.
@@ -167,7 +173,7 @@ def metrics_tree(summary: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]
     tree: dict[str, dict[str, dict[str, float]]] = {}
     for row in summary.to_dict("records"):
         values = {"srcc": row["srcc_mean"], "srcc_std": row["srcc_std"]}
-        values |= {metric: row[f"{metric}_mean"] for metric in ("plcc", "krcc", "rmse")}
+        values |= {metric: row[f"{metric}_mean"] for metric in ("plcc", "krcc", "rmse", *CALIBRATED)}
         kept = {key: round(float(value), 6) for key, value in values.items() if not math.isnan(value)}
         tree.setdefault(row["dataset"], {})[row["method"]] = kept
     return tree

@@ -21,6 +21,7 @@ from pipeline.report.published import (
     ON_VALIDATION,
     PROMPT_DISJOINT,
     RANDOM,
+    fits,
     not_comparable,
     published_cross,
     published_for,
@@ -31,6 +32,11 @@ from pipeline.report.summaries import HABITS, REFERENCE, all_leaks, generator_ra
 
 BINS = 10
 PUBLISHED = "published"
+# Of the main table, by metric. Three families: of raw scores, of scores fitted to test, of what a user is told.
+HEADS = {
+    **{"srcc": "SRCC", "krcc": "KRCC", "plcc_raw": "PLCC, raw", "plcc": "PLCC, fitted on test"},
+    **{"rmse": "RMSE, fitted on test", "rmse_calibrated": "RMSE, calibrated", "mae_calibrated": "MAE, calibrated"},
+}
 PARTS = {"auxiliary": "Auxiliary task", "mpa": "MPA", "layer_f": "Layer F", "adapter": "Image adapter"}
 
 
@@ -61,7 +67,8 @@ def main_table(
             low, high = jackknife.interval(estimates[row["method"]][metric], scale)
             mean, std = row[f"{metric}_mean"], row[f"{metric}_std"]
             values |= {metric: mean, f"{metric}_std": std, f"{metric}_low": low, f"{metric}_high": high}
-            cells.append(f"{words.spread(mean, std)} {words.interval(low, high)}")
+            known = not math.isnan(mean)
+            cells.append(f"{words.spread(mean, std)} {words.interval(low, high)}" if known else words.ABSENT)
         values |= {"protocol": protocol_of(runs), "backbone": row["backbone"], "remarks": words.remarks(row)}
         numbers.append(values)
         lines.append([row["method"], *cells, values["protocol"], values["remarks"]])
@@ -70,25 +77,34 @@ def main_table(
             "leaks" if row["leaks"] else "best" if is_best else "" if row["kind"] == "variant" else row["kind"]
         )
     origins, leaks = list(rows["backbone_origin"]), all_leaks(rows)
-    for row in [] if generated else published_for(dataset, target):
+    others = [] if generated else published_for(dataset, target)
+    for row in others:
         reasons = not_comparable(row.split, row.selection, origins, leaks)
         said = f"published{f' {row.year}' if row.year else ''}: {row.source} [{row.tag}]; "
         said += f"not comparable: {', '.join(reasons)}" if reasons else "comparable"
         said += f"; {row.note}" if row.note else ""
         values = {"method": row.method, "kind": PUBLISHED, "year": row.year, "srcc": row.srcc, "plcc": row.plcc}
         numbers.append(values | {"protocol": row.protocol, "backbone": None, "remarks": said})
-        lines.append([row.method, f"{row.srcc:.4f}", f"{row.plcc:.4f}", words.ABSENT, words.ABSENT, row.protocol, said])
+        figures = {"srcc": f"{row.srcc:.4f}", "plcc": f"{row.plcc:.4f}"}
+        lines.append([row.method, *(figures.get(metric, words.ABSENT) for metric in METRICS), row.protocol, said])
         marks.append(PUBLISHED)
     note = (
         "Mean ± standard deviation over the rounds; in brackets, the 95 % interval of the mean by a jackknife over the "
-        "prompt groups of all rounds' test images. PLCC and RMSE after the logistic fit, which the jackknife keeps."
+        "prompt groups of all rounds' test images. Raw: of the scores as they are. Fitted on test: the field's "
+        "convention, after a logistic fit to the MOS of the very test images, which no user of a model has; the "
+        "jackknife keeps the fit. Calibrated: of the score that a user is told, whose curve was fitted on validation "
+        "images alone. RMSE and MAE are in units of the MOS."
     )
-    if PUBLISHED in marks:
-        note += " [V]: read in the named source or computed from its files; [2nd]: quoted by a third party."
+    if others:
+        note += (
+            " Published PLCC stands under the convention; whether such a fit came before it, as far as our sources "
+            f"tell: {fits(others)}. [V]: read in the named source or computed from its files; [2nd]: quoted by a third "
+            "party."
+        )
     return Table(
         f"main-{dataset}",
         f"{dataset}, {target}: agreement with {who} on the test images. {words.caption(rows)}.",
-        ["Method", "SRCC", "PLCC", "KRCC", "RMSE", "Protocol", "Remarks"],
+        ["Method", *(HEADS[metric] for metric in METRICS), "Protocol", "Remarks"],
         lines,
         marks,
         pd.DataFrame(numbers).assign(dataset=dataset, target=target),
@@ -355,10 +371,18 @@ def binned(predictions: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "n", "x", "y", "error"])
 
 
-def best_row(rows: pd.DataFrame, kinds: Sequence[str] = ("variant", "baseline")) -> dict[str, Any] | None:
-    """Return the row of the highest mean SRCC among those of these kinds without leaks; None without any."""
-    able = rows[(rows["leaks"] == "") & rows["kind"].isin(kinds) & rows["srcc_mean"].notna()]
-    return None if able.empty else able.loc[able["srcc_mean"].idxmax()].to_dict()
+def best_row(
+    rows: pd.DataFrame, kinds: Sequence[str] = ("variant", "baseline"), by: str = "srcc_mean"
+) -> dict[str, Any] | None:
+    """Return the row of the highest mean SRCC among those of these kinds without leaks; None without any.
+
+    Args:
+        rows: The data set's rows of `pipeline.report.summaries.summarise`.
+        kinds: Of methods.
+        by: srcc_mean, on test; or validation_srcc_mean, which finds the champion, as `agiqa score` and MLflow do.
+    """
+    able = rows[(rows["leaks"] == "") & rows["kind"].isin(kinds) & rows[by].notna()]
+    return None if able.empty else able.loc[able[by].idxmax()].to_dict()
 
 
 SPLIT_WORDS = {"grouped": PROMPT_DISJOINT, "random": RANDOM}

@@ -36,8 +36,8 @@ def protocol(runs: pd.DataFrame) -> str:
     text = (
         f"{count} ({', '.join(str(number) for number in numbers)}), each a split of its own. Split rule: {split}. "
         + (f"The epoch is chosen on {selections}{' (leaking)' if 'test' in selections else ''}. " if selections else "")
-        + "PLCC and RMSE are taken after "
-        f"the logistic fit (a straight line below {LINE_BELOW} test images); RMSE is in units of the MOS. "
+        + "PLCC and RMSE follow the field's convention where nothing else is said: they are taken after a logistic fit "
+        f"(a straight line below {LINE_BELOW} test images) on the very test images. Errors are in units of the MOS. "
     )
     if len(numbers) == 1:
         return (
@@ -170,6 +170,14 @@ def rate(value: float) -> str:
 def spread(mean: float, std: float) -> str:
     """Return mean ± std, or one mark where there is not even a mean."""
     return ABSENT if math.isnan(mean) else f"{figure(mean)} ± {figure(std)}"
+
+
+def percent(mean: float, std: float | None = None) -> str:
+    """Return a share in percent, ± its std if given, or one mark where there is not even a mean."""
+    if math.isnan(mean):
+        return ABSENT
+    spreads = "" if std is None else f" ± {ABSENT if math.isnan(std) else f'{100 * std:.1f}'}"
+    return f"{100 * mean:.1f}{spreads} %"
 
 
 def interval(low: float, high: float, sign: str = "") -> str:

@@ -24,13 +24,14 @@ def choose(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
 
     Returns:
         A row a picked image: image_id, generator, generation_prompt, mos, predicted, `fitted` (the prediction on the
-        MOS scale, after the logistic fit), kind and rank (0, 1, ... within its kind). Kind `best` holds the smallest
-        error in each of `count` equal parts of the images by MOS, so that it spans the scale; `over` and `under` hold
-        the largest errors upwards and downwards. The better half of the images stands under `best` alone, the worse
-        half under the other two, so that no image stands under headings that contradict each other.
+        MOS scale, after the logistic fit on these very images), `score` (what a user is told, where the predictions
+        have it), kind and rank (0, 1, ... within its kind). Errors are of `score`, or else of `fitted`. Kind `best`
+        holds the smallest error in each of `count` equal parts of the images by MOS, so that it spans the scale; `over`
+        and `under` hold the largest errors upwards and downwards. The better half of the images stands under `best`
+        alone, the worse half under the other two, so that no image stands under headings that contradict each other.
     """
     table = predictions.sort_values(["mos", "image_id"], kind="stable")
-    error = (table["fitted"] - table["mos"]).to_numpy()
+    error = (table["score" if "score" in table else "fitted"] - table["mos"]).to_numpy()
     size = np.abs(error)
     good = size <= np.median(size)
     parts = np.array_split(np.arange(len(table)), min(count, len(table))) if count else []
@@ -40,8 +41,8 @@ def choose(predictions: pd.DataFrame, count: int) -> pd.DataFrame:
     under = [place for place in reversed(ordered) if error[place] < 0][:count]
     kinds = (("best", best), ("over", over), ("under", under))
     picked = pd.concat([table.iloc[places].assign(kind=kind, rank=range(len(places))) for kind, places in kinds])
-    columns = ["image_id", "kind", "rank", "mos", "predicted", "fitted", "generator", "generation_prompt"]
-    return picked[columns].reset_index(drop=True)
+    columns = ["image_id", "kind", "rank", "mos", "predicted", "fitted", "score", "generator", "generation_prompt"]
+    return picked[[column for column in columns if column in picked]].reset_index(drop=True)
 
 
 def write_gallery(

@@ -38,6 +38,19 @@ IDENTITY = "agiqa.identity"  # hash of what the run computes: a killed run is go
 PROCESS = "agiqa.process"  # who writes it: "host:pid"
 
 
+# What the metrics of a study's runs are; its parent run shows it.
+NOTE = """One run per data set, method and round; what each computed stands in its own description.
+
+- `val_...`: of every epoch, a variant's from `validation.windows` windows a validation image. `selected_val_...`: of
+  the selected epoch, from all windows; its mean over the rounds chooses the champion.
+- `test_srcc`, `test_krcc`, `test_plcc`: of raw scores. `test_plcc_logistic`, `test_rmse`: by the field's convention
+  after a logistic fit to the MOS of the very test images, which no user has.
+- `test_rmse_calibrated`, `test_mae_calibrated`: of the score that a user is told, whose curve was fitted on validation
+  images alone. `test_coverage`: the share of test images whose MOS lies in the band of LEVEL %; `test_band_width`: the
+  mean width of that band, in MOS; `test_unfamiliar`: the share of images unlike the training images.
+- `generator_<name>_...`: the same of one generator's test images. `cross_<data set>_...`: of another data set's.
+""".replace("LEVEL", str(layout.LEVEL))
+
 # Measurements of one epoch by their columns in timing.csv, which would read as those of the whole run.
 EPOCH_TIMES = {key: f"epoch_{key}" for key in ("seconds", "cpu_seconds", "under_load")}
 
@@ -70,7 +83,8 @@ def study_ids(client: "MlflowClient", root: str | Path, study: str) -> tuple[str
     parents = client.search_runs([experiment_id], f"tags.`{KIND}` = 'study'", max_results=1)
     if parents:
         return experiment_id, parents[0].info.run_id
-    return experiment_id, client.create_run(experiment_id, run_name=study, tags={KIND: "study"}).info.run_id
+    tags = {KIND: "study", "mlflow.note.content": NOTE}
+    return experiment_id, client.create_run(experiment_id, run_name=study, tags=tags).info.run_id
 
 
 def find_run(client: "MlflowClient", run_id: str, experiment_id: str | None = None) -> "Run | None":

@@ -151,9 +151,11 @@ def mirror_train(
 def _mirror_evaluation(client: "MlflowClient", run: "Run", run_dir: Path) -> int:
     """Bring an evaluate folder into its run, its numbers to the selected epoch's model too; return whether it wrote.
 
-    metrics.json's `test` becomes test_srcc ..., `generator` generator_<name>_srcc ... and `cross` cross_<dataset>_srcc
-    ..., all scored with all windows of an image. Its `validation` becomes selected_val_srcc ..., which is the selected
-    epoch's val_srcc once more, scored with as many windows as the param `validation.windows` says.
+    metrics.json's `test` becomes test_srcc ..., `generator` generator_<name>_srcc ..., `cross` cross_<dataset>_srcc ...
+    and `validation`, the selected epoch's, selected_val_srcc ..., all scored with all windows of an image. So
+    selected_val_srcc differs from that epoch's val_srcc, for which a training scores as many windows as the param
+    `validation.windows` says; in runs of earlier versions it is the same number once more. What users are told has
+    its own names, such as test_rmse_calibrated and generator_<name>_coverage; `entries.NOTE` says which is which.
     """
     folder = run_dir / layout.EVALUATE
     digest = _files_md5(sorted(path for path in folder.rglob("*") if path.is_file()), run_dir.name)

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -21,7 +22,7 @@ def results(reported: Path) -> Results:
 
 
 def test_every_figure_stands_in_both_formats(reported: Path) -> None:
-    kinds = ("outcomes", "generators", "scatter", "calibration", "curves", "residuals")
+    kinds = ("outcomes", "generators", "scatter", "band", "calibration", "curves", "residuals")
     expected = {"comparison", "cross"} | {f"{kind}-{dataset}" for kind in kinds for dataset in ("agiqa3k", "demo")}
     assert {path.stem for path in (reported / "out").glob("*.svg")} == expected
     assert {path.stem for path in (reported / "out").glob("*.png")} == expected
@@ -34,7 +35,8 @@ def test_the_figures_show_the_studys_numbers(
     reported: Path, results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, dict] = {}
-    for name in ("comparison", "cross_matrix", "outcomes", "generators", "scatters", "binned", "training_curves"):
+    names = ("comparison", "cross_matrix", "outcomes", "generators", "scatters", "bands", "binned", "training_curves")
+    for name in names:
 
         def note(*values: object, name: str = name, **more: object) -> None:
             key = name + (f" {more['labels'][0]}" if "labels" in more else "")
@@ -44,7 +46,7 @@ def test_the_figures_show_the_studys_numbers(
     rows = results.runs[results.runs["dataset"] == "agiqa3k"]
     pairs = compare(rows, leave_out(results.predictions[results.predictions["dataset"] == "agiqa3k"]))
     drawn = figures.draw(tmp_path, results, summarise(results.runs), {"agiqa3k": pairs, "demo": pairs})
-    assert len(drawn) == 14
+    assert len(drawn) == 16
     for picture in drawn:
         assert "demo-vit (in-house weights)" in picture.alt
         assert "demo-vit (in-house weights)" in picture.caption
@@ -54,9 +56,18 @@ def test_the_figures_show_the_studys_numbers(
     assert scores["dcmpln", "demo", "demo"] == pytest.approx(own.mean())
     assert scores["dcmpln", "demo", "agiqa3k"] == pytest.approx(0.6 * own.mean())
     assert len(seen["scatters"]["values"][0]) == 60 * len(METHODS)
+    told, coverage = seen["bands"]["values"]
+    path = reported / "runs/agiqa3k/dcmpln/round-0/evaluate/predictions.csv"
+    assert told["score"].tolist() == pytest.approx(pd.read_csv(path)["score"].tolist())
+    inside = pd.read_csv(path).query("generator == 'gan' and low <= mos <= high")
+    assert len(coverage) == 3 * 3  # generators and rounds
+    assert coverage[coverage["generator"] == "gan"]["coverage"].iloc[0] == pytest.approx(len(inside) / 20)
     residuals = seen["binned MOS standard deviation"]["values"][0]
     assert residuals["n"].sum() == 3 * 60 * len(METHODS)
-    assert seen["binned prediction"]["identity"]
+    assert seen["binned score"]["identity"]
+    whole = results.predictions[results.predictions["dataset"] == "agiqa3k"]
+    tenths = seen["binned score"]["values"][0]
+    assert (tenths["x"] * tenths["n"]).sum() == pytest.approx(whole["score"].sum())  # not of what was fitted to test
 
 
 def test_a_data_set_without_opinions_spread_has_no_figure_of_it(results: Results, tmp_path: Path) -> None:
@@ -65,4 +76,4 @@ def test_a_data_set_without_opinions_spread_has_no_figure_of_it(results: Results
     names = [picture.name for picture, _ in plan]
     assert "residuals-demo" not in names
     assert "outcomes-demo" not in names  # no pairs, no matrix
-    assert len(names) == 4
+    assert len(names) == 5

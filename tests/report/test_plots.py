@@ -140,6 +140,25 @@ def test_bins_have_twice_their_standard_error(draw: Draw, identity: bool) -> Non
     assert ("perfect calibration" in keys(figure)) == identity
 
 
+def test_a_band_shows_what_lies_outside_and_each_generators_share(draw: Draw) -> None:
+    table = pd.DataFrame({"score": [3.0, 1.0, 2.0], "mos": [3.2, 2.6, 2.0]})
+    table = table.assign(low=table["score"] - 1, high=table["score"] + 1)
+    coverage = pd.DataFrame({"generator": ["x", "x", "y"], "coverage": [0.9, 1.0, 0.5]})
+    figure = draw(plots.bands, table, coverage, mos_label="quality MOS (0 to 5)")
+    left, right = figure.axes
+    band, inside, outside = left.collections
+    corners = {tuple(corner) for corner in band.get_paths()[0].vertices.tolist()}
+    assert {(1.0, 0.0), (1.0, 2.0), (3.0, 2.0), (3.0, 4.0)} <= corners
+    assert inside.get_offsets().tolist() == [[2.0, 2.0], [3.0, 3.2]]
+    assert outside.get_offsets().tolist() == [[1.0, 2.6]]
+    assert points(left) == [[[1.0, 2.0, 3.0]] * 2]  # where score and MOS are equal
+    assert points(right)[:4] == [[[90.0, 100.0], [0, 0]], [[95.0], [0]], [[50.0], [1]], [[50.0], [1]]]
+    assert points(right)[4][0] == [90, 90]
+    assert [label.get_text() for label in right.get_yticklabels()] == ["x", "y"]
+    assert right.get_xlim()[0] < 50
+    assert "90 %, promised" in keys(figure)
+
+
 def test_places_left_over_in_a_grid_stay_empty(draw: Draw) -> None:
     bins = pd.DataFrame({"method": list("abcdef"), "x": 1.0, "y": 1.0, "error": 0.1})
     figure = draw(plots.binned, bins, labels=("x", "y"), identity=False)

@@ -2,7 +2,14 @@
 
 import pytest
 
-from pipeline.report.published import PUBLISHED, PUBLISHED_CROSS, not_comparable, published_cross, published_for
+from pipeline.report.published import (
+    PUBLISHED,
+    PUBLISHED_CROSS,
+    fits,
+    not_comparable,
+    published_cross,
+    published_for,
+)
 
 
 def found(method: str, dataset: str, attribute: str = "quality") -> object:
@@ -54,6 +61,13 @@ def test_protocols_are_the_ones_really_used() -> None:
     assert found("ACL-IQA", "agiqa1k").protocol == "split unknown, best epoch on test"
     assert found("MA-AGIQA", "agiqa3k").protocol == "random, epoch selection unknown"
     assert found("MANIQA", "agiqa3k").protocol == "unknown"
+
+
+def test_whether_a_plcc_was_fitted_is_said_of_every_row_and_never_guessed() -> None:
+    assert {row.fit for row in PUBLISHED} == {"not stated"}  # no source at hand says
+    rows = published_for("agiqa1k", "quality")
+    assert fits(rows) == "not stated (all rows)"
+    assert fits([rows[0]._replace(fit="raw"), *rows[1:3]]) == "raw (ACL-IQA); not stated (IPCE, IP-IQA)"
 
 
 def test_prompt_disjoint_rows_come_first() -> None:

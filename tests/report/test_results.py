@@ -60,6 +60,26 @@ def test_generators_equal_a_recomputation_from_the_predictions(root: Path) -> No
         assert mine.loc[name, "mos_mean"] == pytest.approx(rows["mos"].mean())
         assert mine.loc[name, "predicted_mean"] == pytest.approx(rows["predicted"].mean())
         assert mine.loc[name, "fitted_mean"] == pytest.approx(rows["fitted"].mean())
+        assert mine.loc[name, "score_mean"] == pytest.approx(rows["score"].mean())
+        assert mine.loc[name, "coverage"] == pytest.approx(rows["mos"].between(rows["low"], rows["high"]).mean())
+
+
+def test_what_users_are_told_is_read_and_may_be_lacking(root: Path) -> None:
+    path = root / "runs/demo/no_mpa/round-1/evaluate"
+    change(path / "metrics.json", lambda metrics: metrics["test"].pop("unfamiliar"))
+    change(path / "metrics.json", lambda metrics: metrics.pop("validation"))
+    pd.read_csv(path / "predictions.csv").drop(columns="unfamiliar").to_csv(path / "predictions.csv", index=False)
+    results = read(root)
+    for frame, column in ((results.runs, "unfamiliar"), (results.runs, "validation_srcc")):
+        lacking = frame[frame[column].isna()]
+        assert lacking[["method", "round"]].values.tolist() == [["no_mpa", 1]]
+    lacking = results.predictions[results.predictions["unfamiliar"].isna()]
+    assert set(zip(lacking["method"], lacking["round"], strict=True)) == {("no_mpa", 1)}
+    assert results.predictions["unfamiliar"].dropna().isin([0, 1]).all()
+    assert results.predictions["score"].notna().all()
+    change(path / "metrics.json", lambda metrics: metrics["test"].update(coverage="most"))
+    with pytest.raises(StudyError, match="coverage is 'most', which is no finite number"):
+        read(root)
 
 
 def test_methods_stand_in_the_papers_order_and_controls_after_variants(root: Path) -> None:

@@ -66,6 +66,19 @@ def test_the_answer_claims_what_the_tests_carry() -> None:
     assert text.startswith("The study has no variant without leaks here, so none is named best.")
 
 
+def test_the_answer_says_what_scores_a_users_images_and_how_well() -> None:
+    """The baseline is the best on validation, and so scores; the variant is what the study is about."""
+    runs = made_runs(a=[0.5, 0.6], z=[0.4, 0.5])
+    runs = runs.assign(kind=runs["method"].map({"a": "variant", "z": "baseline"}), rmse_calibrated=0.4242)
+    runs = runs.assign(validation_srcc=runs["method"].map({"a": 0.1, "z": 0.2}), coverage=[0.5, 0.5, 0.86, 0.9])
+    pairs = pd.DataFrame([{"first": "a", "second": "z", "outcome": "tie"} | dict.fromkeys(SIDES, 0.1)])
+    estimates = {method: {"srcc": np.array([0.6, 0.4, 0.8])} for method in "az"}
+    found = sections._verdict(summarise(runs), significance.Evidence(estimates, pairs), False)
+    assert found.method == "a"
+    said = "What a user is told, by the champion `z`, the best on validation: its calibrated score is off by 0.424 MOS "
+    assert f"{said}(RMSE) on the test images, and its 90 % band holds 88.0 % of them." in found.sentences
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Section]:
     """The sections, by name, of a study of one leaking variant, without tables and figures."""

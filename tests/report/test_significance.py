@@ -24,7 +24,7 @@ def made(rounds: int = 3, images: int = 90, groups: int = 30, **noise: float) ->
             predicted = mos + level * shared + 0.05 * (level > 0) * rng.normal(0, 1, images)
             frame = {"method": method, "round": number, "image_id": [f"{k:03d}" for k in range(images)], "mos": mos}
             frame |= {"group": [f"g{(k + number) % groups}" for k in range(images)], "predicted": predicted.round(1)}
-            frame |= {"fitted": 3 + 0.5 * (predicted - 3)}
+            frame |= {"fitted": 3 + 0.5 * (predicted - 3), "score": 3 + 0.8 * (predicted - 3)}
             tables.append(pd.DataFrame(frame).sample(frac=1, random_state=len(tables)))  # order must not matter
             srcc = stats.spearmanr(predicted.round(1), mos).statistic
             rows.append({"method": method, "round": number, "srcc": srcc, "test_images": 90, "train_images": 360})
@@ -39,13 +39,16 @@ def test_estimates_equal_scipy_without_each_group() -> None:
         for k, name in enumerate([None, *np.unique(predictions["group"])]):
             each = []
             for _, sample in mine[mine["group"] != name].groupby("round"):
-                error = sample["fitted"] - sample["mos"]
+                error, off = sample["fitted"] - sample["mos"], sample["score"] - sample["mos"]
                 each.append(
                     [
                         stats.spearmanr(sample["predicted"], sample["mos"]).statistic,
-                        stats.pearsonr(sample["fitted"], sample["mos"]).statistic,
                         stats.kendalltau(sample["predicted"], sample["mos"]).statistic,
+                        stats.pearsonr(sample["predicted"], sample["mos"]).statistic,
+                        stats.pearsonr(sample["fitted"], sample["mos"]).statistic,
                         np.sqrt((error**2).mean()),
+                        np.sqrt((off**2).mean()),
+                        off.abs().mean(),
                     ]
                 )
             expected = np.mean(each, axis=0)
@@ -132,7 +135,7 @@ def test_methods_that_differ_by_their_trainings_alone_seldom_win(monkeypatch: py
                 noise = math.exp(rng.normal(0, 0.3)) * (0.8 * shared + 0.6 * rng.normal(size=size))
                 frame = {"method": method, "round": number, "image_id": np.arange(size).astype(str), "mos": mos}
                 predicted = mos + noise
-                frame |= {"group": names.astype(str), "predicted": predicted, "fitted": predicted}
+                frame |= {"group": names.astype(str), "predicted": predicted, "fitted": predicted, "score": predicted}
                 tables.append(pd.DataFrame(frame))
                 srcc = stats.spearmanr(predicted, mos).statistic
                 rows.append({"method": method, "round": number, "srcc": srcc, "test_images": 58, "train_images": 232})

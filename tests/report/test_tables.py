@@ -39,6 +39,9 @@ def test_the_main_table_follows_from_the_predictions(reported: Path, dataset: st
             "krcc": [stats.kendalltau(one["predicted"], one["mos"]).statistic for one in tables],
             "plcc": [abs(line.rvalue) for line in lines],
             "rmse": [np.sqrt(((t["mos"] - f.intercept - f.slope * t["predicted"]) ** 2).mean()) for t, f in fits],
+            "plcc_raw": [one["predicted"].corr(one["mos"]) for one in tables],
+            "rmse_calibrated": [np.sqrt(((one["score"] - one["mos"]) ** 2).mean()) for one in tables],
+            "mae_calibrated": [(one["score"] - one["mos"]).abs().mean() for one in tables],
         }
         for metric, values in expected.items():
             row = found.loc[method]
@@ -135,8 +138,10 @@ def test_the_best_row_leaks_nothing_and_is_no_control() -> None:
         {
             "method": list("abcde"), "kind": ["variant", "variant", "control", "baseline", "variant"],
             "leaks": ["", "random split", "", "", ""], "srcc_mean": [0.5, 0.9, 0.8, 0.7, 0.6],
+            "validation_srcc_mean": [0.6, 0.9, 0.9, 0.4, np.nan],
         }
     )  # fmt: skip
+    assert tables.best_row(rows, by="validation_srcc_mean")["method"] == "a"
     assert tables.best_row(rows)["method"] == "d"
     assert tables.best_row(rows, ["variant"])["method"] == "e"
     assert tables.best_row(rows[1:3]) is None

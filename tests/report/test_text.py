@@ -44,13 +44,14 @@ def test_published_rows_stand_with_their_protocol(written: str) -> None:
     for row in published_for("agiqa3k", "quality"):
         cells = main_row(written, row.method)
         assert cells[1] == f"{row.srcc:.4f}"
-        assert cells[5] == row.protocol
-        assert "not comparable: our backbone is in-house" in cells[6]
+        assert cells[4] == f"{row.plcc:.4f}"
+        assert cells[8] == row.protocol
+        assert "not comparable: our backbone is in-house" in cells[9]
 
 
 def test_pictures_lie_beside_it_and_name_their_backbone(reported: Path, written: str) -> None:
     pictures = re.findall(r"^!\[(.*)\]\((.*)\)$", written, re.M)
-    assert len(pictures) == 14
+    assert len(pictures) == 16
     for alt, name in pictures:
         assert (reported / "out" / name).is_file()
         assert "Backbone: demo-vit (in-house weights)" in alt

@@ -12,6 +12,9 @@ def test_numbers_are_written_in_one_way() -> None:
     assert words.figure(0.05, "+") == "+0.050"
     assert words.figure(math.nan) == "—"
     assert words.spread(0.7544, math.nan) == "0.754 ± —"
+    assert words.percent(0.9134, 0.0206) == "91.3 ± 2.1 %"
+    assert words.percent(1, math.nan) == "100.0 ± — %"
+    assert [words.percent(0.019), words.percent(math.nan, 0.1)] == ["1.9 %", "—"]
     assert words.interval(-0.1, 0.25, "+") == "[-0.100, +0.250]"
     assert words.interval(math.nan, 1.0) == "—"
     assert words.span([1200, 3, 40]) == "3 to 1,200"

@@ -38,6 +38,16 @@ def test_the_worst_come_first_and_the_best_span_the_scale() -> None:
     assert not set(best["image_id"]) & {"10.png", "30.png"}
 
 
+def test_errors_are_of_the_number_that_a_user_is_told() -> None:
+    """One image off by far after the fit, another one in its score: the latter is what is wrong."""
+    told = table(27).assign(score=lambda rows: rows["mos"] + 0.1)
+    told.loc[5, "fitted"], told.loc[9, "score"] = 9.0, 0.5
+    found = choose(told, 2)
+    assert list(found.columns)[5:7] == ["fitted", "score"]
+    assert found[found["kind"] == "under"]["image_id"].tolist() == ["09.png"]
+    assert "score" not in choose(table(27), 2)
+
+
 def test_no_more_than_there_is() -> None:
     found = choose(table(5), 9)
     assert found.groupby("kind").size()["best"] == 5  # all are predicted rightly

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_a_run_shows_everything_about_it(root: Path) -> None:
     assert history["loss"] == [(1, 0.31), (2, 1 / 7), (3, 0.13)]
     assert history["images_per_second"] == [(1, 41.0), (2, 42.0), (3, 43.0)]
     assert {key: run.data.metrics[key] for key in ("test_srcc", "test_n", "selected_val_srcc", "cross_other_srcc")} == {
-        "test_srcc": 0.71, "test_n": 120, "selected_val_srcc": 0.8, "cross_other_srcc": 0.31
+        "test_srcc": 0.71, "test_n": 120, "selected_val_srcc": 0.77, "cross_other_srcc": 0.31
     }  # fmt: skip
     assert history["epoch_seconds"] == [(1, 2.5), (2, 5.0), (3, 7.5)]
     assert history["epoch_cpu_seconds"] == [(1, 4.5), (2, 9.0), (3, 13.5)]
@@ -47,13 +48,33 @@ def test_a_run_shows_everything_about_it(root: Path) -> None:
     assert {key: run.data.metrics[key] for key in costs} == costs
     assert not {"seconds", "cpu_seconds", "under_load"} & set(history)
     assert "cost" not in run.data.tags
-    assert dict(history["val_srcc"])[2] == run.data.metrics["selected_val_srcc"]  # the same number, from few windows
+    assert dict(history["val_srcc"])[2] == 0.8  # of the selected epoch, but from few windows
+    assert "selected_val_krcc" not in history
     assert run.data.metrics["generator_sd1.5_srcc"] == 0.5
     assert run.data.metrics["trainable_parameters"] == 1234
     parent = runs_of(root)[STUDY]
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     local = client_of(root).download_artifacts(run_id, "evaluate/predictions.csv")
     assert Path(local).read_text().startswith("image_id,predicted")
+
+
+def test_what_users_are_told_has_names_of_its_own_and_the_study_says_which(root: Path) -> None:
+    run_id, _ = train_live(root, make_record())
+    found = client_of(root).get_run(run_id).data.metrics
+    told = {key: value for key, value in found.items() if re.search("calibrated|coverage|band|unfamiliar|score", key)}
+    assert told == {
+        "test_rmse_calibrated": 0.65, "test_mae_calibrated": 0.5, "test_coverage": 0.88, "test_band_width": 1.9,
+        "test_unfamiliar": 0.0, "generator_sd1.5_score_mean": 2.5, "generator_sd1.5_rmse_calibrated": 0.55,
+        "generator_sd1.5_coverage": 0.93, "generator_early _v2__coverage": 0.83,
+    }  # fmt: skip
+    note = runs_of(root)[STUDY].data.tags["mlflow.note.content"]
+    assert "band of 90 %" in note
+    named = set(re.findall(r"`((?:test|selected)_\w+[a-z])`", note))
+    assert named <= set(found)
+    assert {key for key in told if key.startswith("test_")} <= named
+    for key in ("selected_val_", "val_", "generator_", "cross_"):
+        assert any(name.startswith(key) for name in found)
+        assert f"`{key}" in note
 
 
 def test_a_run_on_simulated_raters_says_so(root: Path) -> None:
