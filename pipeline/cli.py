@@ -125,7 +125,9 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     rank.add_argument(
         "--by", default="folder", metavar="COLUMN", help="rank within: folder (default), or a column of the CSV: prompt"
     )
-    rank.add_argument("--top", type=_positive, metavar="N", help="show the best N of each only")
+    rank.add_argument(
+        "--top", type=_positive, metavar="N", help="show the best N of each; ties that are cut off are counted"
+    )
     _add_output(rank)
     _add_scorer(rank)
 
@@ -318,9 +320,10 @@ def run_score(options: argparse.Namespace) -> int:
 
 def run_rank(options: argparse.Namespace) -> int:
     """Rank images within their group."""
-    from pipeline.scoring.compare import rank
+    from pipeline.data.decoding import printable
     from pipeline.scoring.gather import values_of
     from pipeline.scoring.output import write_ranks
+    from pipeline.scoring.ranking import best, rank
 
     items = _gather(options, options.paths).items
     if options.by == "folder":
@@ -330,7 +333,12 @@ def run_rank(options: argparse.Namespace) -> int:
     scorer = _scorer(options)
     with _scored(options, scorer, items) as coming:
         rows = list(coming)
-        write_ranks(rank(rows, groups, options.top), scorer, out=options.out, form=options.format)
+        ranked, lost = rank(rows, groups), {}
+        if options.top is not None:
+            ranked, lost = best(ranked, options.top)
+        write_ranks(ranked, scorer, out=options.out, form=options.format)
+    for group, count in lost.items():
+        _say(f"{printable(group)}: {count} more not shown, whose place is that of one shown")
     _name_failures(rows)
     return _done(rows, scorer)
 

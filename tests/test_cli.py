@@ -213,6 +213,14 @@ def test_rank_and_compare(agiqa: Run, folders: Path, capsys: pytest.CaptureFixtu
         assert {"group": prompt, "image": max(group["image"], key=scores.get)}.items() <= next(
             entry for entry in ranked if entry["group"] == prompt
         ).items()
+    with pytest.MonkeyPatch.context() as patch:  # bands so wide that every image is within that of the first
+        patch.setattr("pipeline.scoring.scorer.Scorer.band", lambda self, mos: (mos - 9, mos + 9))
+        assert agiqa("rank", "a", "b", "--top", 3) == 0
+    captured = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(captured.out)))
+    assert [(row["order"], row["place"], row["tie"]) for row in rows] == [(n, "1", "True") for n in "123"] * 2
+    for folder in "ab":
+        assert f"agiqa: {folder}: 1 more not shown, whose place is that of one shown" in captured.err
     Path("b/broken.png").write_bytes(b"")
     Path("a/broken.png").write_bytes(encoded(3))
     assert agiqa("compare", "a", "b", "--format", "json") == 1

@@ -1,4 +1,4 @@
-"""Which image, and which set of images, is better, and how surely."""
+"""Which of two sets of images is better, and how surely."""
 
 import os
 from collections.abc import Sequence
@@ -9,43 +9,6 @@ from scipy import stats
 
 from pipeline.errors import AgiqaError
 from pipeline.scoring.journal import Row
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """An image's place in its group.
-
-    Attributes:
-        group: The folder, or the value of a CSV's column.
-        place: From 1, the best; images of equal scores share it.
-        row: The image and its score.
-    """
-
-    group: str
-    place: int
-    row: Row
-
-
-def rank(rows: Sequence[Row], groups: Sequence[str], top: int | None = None) -> list[Ranked]:
-    """Return the scored images, group by group in the order of their first image, best first.
-
-    Args:
-        rows: Images; those without a score are left to whoever reports errors.
-        groups: Each image's group.
-        top: Places of each group that are kept; None keeps all.
-    """
-    members: dict[str, list[Row]] = {}
-    for row, group in zip(rows, groups, strict=True):
-        if row.score is not None:
-            members.setdefault(group, []).append(row)
-    found = []
-    for group, images in members.items():
-        scores = np.array([row.score for row in images])
-        places = stats.rankdata(-scores, method="min").astype(int)
-        for index in np.argsort(places, kind="stable"):
-            if top is None or places[index] <= top:
-                found.append(Ranked(group, int(places[index]), images[index]))
-    return found
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from pipeline.data.decoding import printable
 from pipeline.errors import AgiqaError
 from pipeline.files import write_atomically
 from pipeline.layout import backbone_label, rated_by
-from pipeline.scoring.compare import Comparison, Ranked
+from pipeline.scoring.compare import Comparison
 from pipeline.scoring.journal import Row
+from pipeline.scoring.ranking import Ranked
 from pipeline.scoring.scorer import Scorer
 
 SUFFIXES = (".csv", ".json", ".parquet")
@@ -138,15 +139,24 @@ def write_ranks(ranked: Sequence[Ranked], scorer: Scorer, *, out: Path | None, f
     form = _form(form)
     if out is None and form == "table":
         _line(describe(scorer))
+        if any(entry.tie for entry in ranked):
+            within = "equal" if scorer.calibration is None else "within the band of the first of them"
+            _line(f"= shares its place: the scores are {within}; still best first")
         group = None
         for entry in ranked:
             if entry.group != group:
                 group = entry.group
                 _line(f"\n{_shown(group)}")
-            _line(f"{entry.place:>4}. {_table_line(entry.row, scorer)}")
+            _line(f"{'=' * entry.tie + str(entry.place):>4}. {_table_line(entry.row, scorer)}")
         return
     records = [
-        {"group": printable(entry.group), "place": entry.place, **as_record(entry.row, scorer, with_maps=False)}
+        {
+            "group": printable(entry.group),
+            "order": entry.order,
+            "place": entry.place,
+            "tie": entry.tie,
+            **as_record(entry.row, scorer, with_maps=False),
+        }
         for entry in ranked
     ]
     _write(records, scorer, out, form)

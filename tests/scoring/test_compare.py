@@ -1,10 +1,10 @@
-"""Ranks and comparisons against hand-worked cases and scipy."""
+"""Comparisons against hand-worked cases and scipy."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.scoring.compare import compare, rank
+from pipeline.scoring.compare import compare
 from pipeline.scoring.journal import Row
 
 
@@ -13,16 +13,6 @@ def rows(folder: str, scores: list[float | None], names: str = "abcdefghijklmnop
         Row(f"{folder}/{name}.png", score, None if score is None else score / 5, 9, 9, "bad" if score is None else None)
         for name, score in zip(names, scores, strict=False)
     ]
-
-
-def test_ranks_are_within_groups_and_ties_share_a_place() -> None:
-    images = rows("x", [1.0, 3.0, None, 3.0, 2.0, 5.0])
-    found = rank(images, ["p", "p", "p", "p", "p", "q"])
-    assert [(one.group, one.place, one.row.image) for one in found] == [
-        ("p", 1, "x/b.png"), ("p", 1, "x/d.png"), ("p", 3, "x/e.png"), ("p", 4, "x/a.png"), ("q", 1, "x/f.png"),
-    ]  # fmt: skip
-    assert [one.row.image for one in rank(images, ["p"] * 6, top=2)] == ["x/f.png", "x/b.png", "x/d.png"]
-    assert rank([], []) == []
 
 
 def test_pairs_of_equal_names_are_compared_as_pairs() -> None:

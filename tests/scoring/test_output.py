@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.scoring.compare import compare, rank
+from pipeline.scoring.compare import compare
 from pipeline.scoring.journal import Row
 from pipeline.scoring.output import (
     OutputError,
@@ -22,6 +22,7 @@ from pipeline.scoring.output import (
     write_ranks,
     write_scores,
 )
+from pipeline.scoring.ranking import best, rank
 from pipeline.scoring.scorer import Scorer
 
 ROWS = [
@@ -102,13 +103,15 @@ def test_a_table_has_bars_and_spells_out_what_is_not_printable(
 
 def test_ranks_and_comparisons(scorer: Scorer, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     rows = [Row(f"{folder}/{k}.png", 1.0 + k, k / 4, 9, 9) for folder in ("a", "b") for k in range(3)]
-    ranked = rank(rows, [row.image[0] for row in rows], top=1)
+    ranked, _ = best(rank(rows, [row.image[0] for row in rows]), 1)
     write_ranks(ranked, scorer, out=None, form="table")
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:4] == ["", "a", "   1.   3.00                ████████████············  a/2.png"]
     write_ranks(ranked, scorer, out=tmp_path / "r.csv", form=None)
     table = pd.read_csv(tmp_path / "r.csv")
-    assert table[["group", "place", "image"]].to_numpy().tolist() == [["a", 1, "a/2.png"], ["b", 1, "b/2.png"]]
+    assert table[["group", "order", "place", "tie", "image"]].to_numpy().tolist() == [
+        ["a", 1, 1, False, "a/2.png"], ["b", 1, 1, False, "b/2.png"]
+    ]  # fmt: skip
     result = compare(rows[:3], rows[3:], ("a", "b"))
     write_comparison(result, scorer, out=None, form="table")
     lines = capsys.readouterr().out.splitlines()
@@ -168,3 +171,22 @@ def test_bands_and_what_is_unfamiliar_are_shown(
     document = json.loads((tmp_path / "s.json").read_text())
     assert (document["checkpoint"]["calibrated"], document["checkpoint"]["level"]) == (True, 75)
     assert {row["level"] for row in document["images"]} == {75}
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
+def test_ties_are_marked(demo_scorer: Scorer, capsys: pytest.CaptureFixture[str], tmp_path: Path, kind: str) -> None:
+    rows = [Row(f"{score}.png", score, score / 5, 9, 9, low=score - 1, high=5.0) for score in (1.5, 4.0, 3.5)]
+    ranked = rank(rows, ["a"] * 3)
+    write_ranks(ranked, demo_scorer, out=None, form="table")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:4] == [
+        "= shares its place: the scores are within the band of the first of them; still best first", "", "a"
+    ]  # fmt: skip
+    assert [line[:14] for line in lines[4:]] == ["  =1.   4.00  ", "  =1.   3.50  ", "   3.   1.50  "]
+    out = tmp_path / f"ranks.{kind}"
+    write_ranks(ranked, demo_scorer, out=out, form=None)
+    if kind == "json":
+        table = pd.DataFrame(json.loads(out.read_text())["images"])
+    else:
+        table = pd.read_csv(out) if kind == "csv" else pd.read_parquet(out)
+    assert table[["order", "place", "tie"]].to_numpy().tolist() == [[1, 1, True], [2, 1, True], [3, 3, False]]
