@@ -133,7 +133,13 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
 
     compare = add("compare", "compare two sets of images, such as the folders of two generators", run_compare)
     compare.add_argument("first", metavar="A", help="a folder, pattern or CSV")
-    compare.add_argument("second", metavar="B", help="another; files of equal names are compared as pairs")
+    compare.add_argument("second", metavar="B", help="another; prompts, or files of equal names, are compared as pairs")
+    compare.add_argument(
+        "--by",
+        metavar="WHAT",
+        help="what tells prompts: folder, name, or a column of both CSVs; default: the column prompt, else folders "
+        "below A and B if all images lie in such, else names",
+    )
     _add_output(compare)
     _add_scorer(compare)
 
@@ -346,15 +352,21 @@ def run_rank(options: argparse.Namespace) -> int:
 def run_compare(options: argparse.Namespace) -> int:
     """Compare two sets of images."""
     from pipeline.scoring.compare import compare
-    from pipeline.scoring.output import write_comparison
+    from pipeline.scoring.generators import generator_error
+    from pipeline.scoring.output import conclude, shows_table, write_comparison
+    from pipeline.scoring.prompts import group_by_prompt
 
     first, second = (_gather(options, [side]).items for side in (options.first, options.second))
+    grouping = group_by_prompt(first, second, options.by)
     scorer = _scorer(options)
     with _scored(options, scorer, [*first, *second]) as coming:
         rows = list(coming)
-        result = compare(rows[: len(first)], rows[len(first) :], (options.first, options.second))
+        names, error = (options.first, options.second), generator_error(scorer.record, scorer.path)
+        result = compare(rows[: len(first)], rows[len(first) :], names, grouping, error)
         write_comparison(result, scorer, out=options.out, form=options.format)
     _name_failures(rows)
+    if not shows_table(options.out, options.format):
+        _say(conclude(result, scorer))
     return _done(rows, scorer)
 
 

@@ -230,6 +230,20 @@ def test_rank_and_compare(agiqa: Run, folders: Path, capsys: pytest.CaptureFixtu
     assert (found["images_a"], found["images_b"], found["paired"]) == (4, 4, True)
     means = {folder: np.mean([value for name, value in scores.items() if name.startswith(folder)]) for folder in "ab"}
     assert found["difference"] == pytest.approx(means["a"] - means["b"], abs=1e-5)
+    assert found["conclusion"] == "not shown"
+    assert "agiqa: Conclusion: not shown which is better: A - B is " in captured.err
+    assert agiqa("compare", "a", "b", "--format", "table") == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].startswith("Conclusion: not shown which is better: A - B is ")
+    assert captured.out.splitlines()[-1].endswith("; fewer than 6 pairs of a set")
+    assert "Conclusion" not in captured.err
+    table.to_csv("list.csv", index=False)
+    assert agiqa("compare", "list.csv", "list.csv", "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)["comparison"][0]
+    assert (found["grouped_by"], found["groups_a"], found["images_a"]) == ("column", 2, 8)
+    assert found["method"] == "t interval over the 2 prompts of both sets (column prompt)"
+    assert agiqa("compare", "a", "b", "--by", "folder") == 2
+    assert "--by is folder, and 10 of the images lie in no folder below" in capsys.readouterr().err
 
 
 def test_quality_maps_are_drawn(agiqa: Run, folders: Path) -> None:
