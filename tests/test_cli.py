@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -244,6 +245,21 @@ def test_rank_and_compare(agiqa: Run, folders: Path, capsys: pytest.CaptureFixtu
     assert found["method"] == "t interval over the 2 prompts of both sets (column prompt)"
     assert agiqa("compare", "a", "b", "--by", "folder") == 2
     assert "--by is folder, and 10 of the images lie in no folder below" in capsys.readouterr().err
+
+
+def test_compare_quotes_the_error_by_generator_of_its_run(
+    folders: Path, demo_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path("runs/photos/dcmpln/round-0")
+    checkpoint = run / "train" / "checkpoints" / "epoch-000.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    shutil.copyfile(demo_checkpoint, checkpoint)
+    (run / "train" / "record.json").write_text(json.dumps({"selected_epoch": 0, "validation": {"srcc": 0.5}}))
+    (run / "evaluate").mkdir()
+    means = {name: {"mos_mean": 3.0, "score_mean": 3.0 + error} for name, error in (("x", 0.3), ("y", -0.3))}
+    (run / "evaluate" / "metrics.json").write_text(json.dumps({"validation": {"srcc": 0.5}, "generator": means}))
+    assert main(["compare", "a", "b", "--format", "table", "--checkpoint", str(checkpoint), "--device", "cpu"]) == 0
+    assert "misjudged a generator's mean by 0.30 typically (2 generators)" in capsys.readouterr().out
 
 
 def test_quality_maps_are_drawn(agiqa: Run, folders: Path) -> None:
