@@ -127,13 +127,21 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     rank.add_argument(
         "--by", default="folder", metavar="COLUMN", help="rank within: folder (default), or a column of the CSV: prompt"
     )
-    rank.add_argument("--top", type=_positive, metavar="N", help="show the best N of each only")
+    rank.add_argument(
+        "--top", type=_positive, metavar="N", help="show the best N of each; ties that are cut off are counted"
+    )
     _add_output(rank)
     _add_scorer(rank)
 
     compare = add("compare", "compare two sets of images, such as the folders of two generators", run_compare)
     compare.add_argument("first", metavar="A", help="a folder, pattern or CSV")
-    compare.add_argument("second", metavar="B", help="another; files of equal names are compared as pairs")
+    compare.add_argument("second", metavar="B", help="another; prompts, or files of equal names, are compared as pairs")
+    compare.add_argument(
+        "--by",
+        metavar="WHAT",
+        help="what tells prompts: folder, name, or a column of both CSVs; default: the column prompt, else folders "
+        "below A and B if all images lie in such, else names",
+    )
     _add_output(compare)
     _add_scorer(compare)
 
@@ -324,9 +332,10 @@ def run_score(options: argparse.Namespace) -> int:
 
 def run_rank(options: argparse.Namespace) -> int:
     """Rank images within their group."""
-    from pipeline.scoring.compare import rank
+    from pipeline.data.decoding import printable
     from pipeline.scoring.gather import values_of
     from pipeline.scoring.output import write_ranks
+    from pipeline.scoring.ranking import best, rank
 
     items = _gather(options, options.paths).items
     if options.by == "folder":
@@ -336,7 +345,12 @@ def run_rank(options: argparse.Namespace) -> int:
     scorer = _scorer(options)
     with _scored(options, scorer, items) as coming:
         rows = list(coming)
-        write_ranks(rank(rows, groups, options.top), scorer, out=options.out, form=options.format)
+        ranked, lost = rank(rows, groups), {}
+        if options.top is not None:
+            ranked, lost = best(ranked, options.top)
+        write_ranks(ranked, scorer, out=options.out, form=options.format)
+    for group, count in lost.items():
+        _say(f"{printable(group)}: {count} more not shown, whose place is that of one shown")
     _name_failures(rows)
     return _done(rows, scorer)
 
@@ -344,15 +358,21 @@ def run_rank(options: argparse.Namespace) -> int:
 def run_compare(options: argparse.Namespace) -> int:
     """Compare two sets of images."""
     from pipeline.scoring.compare import compare
-    from pipeline.scoring.output import write_comparison
+    from pipeline.scoring.output import conclude, shows_table, write_comparison
+    from pipeline.scoring.prompts import group_by_prompt
+    from pipeline.study.generators import generator_error
 
     first, second = (_gather(options, [side]).items for side in (options.first, options.second))
+    grouping = group_by_prompt(first, second, options.by)
     scorer = _scorer(options)
     with _scored(options, scorer, [*first, *second]) as coming:
         rows = list(coming)
-        result = compare(rows[: len(first)], rows[len(first) :], (options.first, options.second))
+        names, error = (options.first, options.second), generator_error(scorer.record, scorer.path)
+        result = compare(rows[: len(first)], rows[len(first) :], names, grouping, error)
         write_comparison(result, scorer, out=options.out, form=options.format)
     _name_failures(rows)
+    if not shows_table(options.out, options.format):
+        _say(conclude(result, scorer))
     return _done(rows, scorer)
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -213,6 +214,14 @@ def test_rank_and_compare(agiqa: Run, folders: Path, capsys: pytest.CaptureFixtu
         assert {"group": prompt, "image": max(group["image"], key=scores.get)}.items() <= next(
             entry for entry in ranked if entry["group"] == prompt
         ).items()
+    with pytest.MonkeyPatch.context() as patch:  # bands so wide that every image is within that of the first
+        patch.setattr("pipeline.scoring.scorer.Scorer.band", lambda self, mos: (mos - 9, mos + 9))
+        assert agiqa("rank", "a", "b", "--top", 3) == 0
+    captured = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(captured.out)))
+    assert [(row["order"], row["place"], row["tie"]) for row in rows] == [(n, "1", "True") for n in "123"] * 2
+    for folder in "ab":
+        assert f"agiqa: {folder}: 1 more not shown, whose place is that of one shown" in captured.err
     Path("b/broken.png").write_bytes(b"")
     Path("a/broken.png").write_bytes(encoded(3))
     assert agiqa("compare", "a", "b", "--format", "json") == 1
@@ -222,6 +231,35 @@ def test_rank_and_compare(agiqa: Run, folders: Path, capsys: pytest.CaptureFixtu
     assert (found["images_a"], found["images_b"], found["paired"]) == (4, 4, True)
     means = {folder: np.mean([value for name, value in scores.items() if name.startswith(folder)]) for folder in "ab"}
     assert found["difference"] == pytest.approx(means["a"] - means["b"], abs=1e-5)
+    assert found["conclusion"] == "not shown"
+    assert "agiqa: Conclusion: not shown which is better: A - B is " in captured.err
+    assert agiqa("compare", "a", "b", "--format", "table") == 1
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1].startswith("Conclusion: not shown which is better: A - B is ")
+    assert captured.out.splitlines()[-1].endswith("; fewer than 6 pairs of a set")
+    assert "Conclusion" not in captured.err
+    table.to_csv("list.csv", index=False)
+    assert agiqa("compare", "list.csv", "list.csv", "--format", "json") == 0
+    found = json.loads(capsys.readouterr().out)["comparison"][0]
+    assert (found["grouped_by"], found["groups_a"], found["images_a"]) == ("column", 2, 8)
+    assert found["method"] == "t interval over the 2 prompts of both sets (column prompt)"
+    assert agiqa("compare", "a", "b", "--by", "folder") == 2
+    assert "--by is folder, and 10 of the images lie in no folder below" in capsys.readouterr().err
+
+
+def test_compare_quotes_the_error_by_generator_of_its_run(
+    folders: Path, demo_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path("runs/photos/dcmpln/round-0")
+    checkpoint = run / "train" / "checkpoints" / "epoch-000.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    shutil.copyfile(demo_checkpoint, checkpoint)
+    (run / "train" / "record.json").write_text(json.dumps({"selected_epoch": 0, "validation": {"srcc": 0.5}}))
+    (run / "evaluate").mkdir()
+    means = {name: {"mos_mean": 3.0, "score_mean": 3.0 + error} for name, error in (("x", 0.3), ("y", -0.3))}
+    (run / "evaluate" / "metrics.json").write_text(json.dumps({"validation": {"srcc": 0.5}, "generator": means}))
+    assert main(["compare", "a", "b", "--format", "table", "--checkpoint", str(checkpoint), "--device", "cpu"]) == 0
+    assert "misjudged a generator's mean by 0.30 typically (2 generators)" in capsys.readouterr().out
 
 
 def test_quality_maps_are_drawn(agiqa: Run, folders: Path) -> None:

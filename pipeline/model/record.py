@@ -207,8 +207,10 @@ class Record(BaseModel):
     raters: Raters = "people"  # of the data set's scores; earlier versions did not say
     statistics: Annotated[list[Text], Field(max_length=1000)] | None = None
     calibration: CalibrationRecord | None = None
-    generator_error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     unfamiliar_beyond: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    # How far off a generator's mean score typically was on test images, in MOS, and of how many generators
+    generator_error: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    generators: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Record":
@@ -218,6 +220,8 @@ class Record(BaseModel):
             self.mos_low, self.mos_high
         ):  # fmt: skip
             raise ValueError("its calibration is on another MOS scale")
+        if self.generator_error is not None and self.calibration is None:
+            raise ValueError("generator_error is of calibrated scores, and it has no calibration")
         if len(self.texts) == 1:
             raise ValueError("it compares with one text: two are needed, the better first, or none")
         if (self.prompt_depth == 0) != (self.prompt_length == 0):

@@ -17,8 +17,9 @@ from pipeline.data.decoding import printable
 from pipeline.errors import AgiqaError
 from pipeline.files import write_atomically
 from pipeline.layout import backbone_label, rated_by
-from pipeline.scoring.compare import Comparison, Ranked
+from pipeline.scoring.compare import LEAST, Comparison
 from pipeline.scoring.journal import Row
+from pipeline.scoring.ranking import Ranked
 from pipeline.scoring.scorer import Scorer
 
 SUFFIXES = (".csv", ".json", ".parquet")
@@ -148,22 +149,31 @@ def write_ranks(ranked: Sequence[Ranked], scorer: Scorer, *, out: Path | None, f
     form = _form(form)
     if out is None and form == "table":
         _line(describe(scorer))
+        if any(entry.tie for entry in ranked):
+            within = "equal" if scorer.calibration is None else "within the band of the first of them"
+            _line(f"= shares its place: the scores are {within}; still best first")
         group = None
         for entry in ranked:
             if entry.group != group:
                 group = entry.group
                 _line(f"\n{_shown(group)}")
-            _line(f"{entry.place:>4}. {_table_line(entry.row, scorer)}")
+            _line(f"{'=' * entry.tie + str(entry.place):>4}. {_table_line(entry.row, scorer)}")
         return
     records = [
-        {"group": printable(entry.group), "place": entry.place, **as_record(entry.row, scorer, with_maps=False)}
+        {
+            "group": printable(entry.group),
+            "order": entry.order,
+            "place": entry.place,
+            "tie": entry.tie,
+            **as_record(entry.row, scorer, with_maps=False),
+        }
         for entry in ranked
     ]
     _write(records, scorer, out, form)
 
 
 def write_comparison(result: Comparison, scorer: Scorer, *, out: Path | None, form: str | None) -> None:
-    """Write a comparison; arguments as `write_scores`."""
+    """Write a comparison, a table with its conclusion as the last line; arguments as `write_scores`."""
     form = _form(form)
     if out is None and form == "table":
         _line(describe(scorer))
@@ -171,21 +181,72 @@ def write_comparison(result: Comparison, scorer: Scorer, *, out: Path | None, fo
         for label, name, images, mean in zip("AB", result.names, result.images, result.means, strict=True):
             bar = _bar(mean, scorer)
             _line(f"{label}  {_shown(name):<{width}}  {images:>6} images  mean {mean:6.3f}  {bar}")
-        interval = ""
-        if result.low is not None:
-            interval = f", 95 % interval {result.low:+.3f} to {result.high:+.3f}"
-        _line(f"A - B  {result.difference:+.3f}{interval}")
-        what = f"{result.images[0]} pairs of equal names" if result.paired else "all pairs of one image from each"
-        _line(f"A wins {100 * result.wins:.1f} % of {what}")
-        _line(f"({result.method})")
+        _line(f"A - B  {_difference(result)}")
+        _line(f"({_shown(result.method)})")
+        if any(result.left_out):
+            _line("left out, since the other set has no counterpart: {} images of A, {} of B".format(*result.left_out))
+        what = "pairs" if result.grouped_by == "name" else "prompts"
+        if not result.paired:
+            what = f"pairs of one {'image' if result.grouped_by == 'name' else 'prompt'} from each"
+        count = result.groups[0] if result.paired else result.groups[0] * result.groups[1]
+        _line(f"A wins {100 * result.wins:.1f} % of {count:,} {what}")
+        _line(_caveat(result))
+        _line(conclude(result, scorer))
         return
     record = asdict(result)
-    of_sides = {"name": record.pop("names"), "images": record.pop("images"), "mean": record.pop("means")}
+    of_sides = {
+        "name": record.pop("names"), "images": record.pop("images"), "left_out": record.pop("left_out"),
+        "groups": record.pop("groups"), "mean": record.pop("means"),
+    }  # fmt: skip
+    error = result.generator_error
+    record |= {
+        "generator_error": None if error is None else error.value,
+        "generators": None if error is None else error.generators,
+    }
     record = {
         f"{key}_{side}": pair[place] for key, pair in of_sides.items() for place, side in enumerate("ab")
     } | record
     record |= {"scale_low": scorer.mos_low, "scale_high": scorer.mos_high}
     _write([record], scorer, out, form, key="comparison")
+
+
+def conclude(result: Comparison, scorer: Scorer) -> str:
+    """Return a comparison's conclusion as a sentence, with the difference, its interval, and why nothing is shown."""
+    scale = "on the MOS scale" if scorer.calibration is not None else "on a scale that is not calibrated"
+    said = f"A - B is {_difference(result, scale)}"
+    if result.conclusion != "not shown":
+        return f"Conclusion: A is {result.conclusion}: {said}"
+    if result.margin is None:
+        things = "pairs" if result.grouped_by == "name" and result.paired else "prompts"
+        why = f"fewer than {LEAST} {'images' if result.grouped_by == 'name' and not result.paired else things} of a set"
+    elif result.low <= 0 <= result.high:
+        why = "the interval holds 0"
+    else:
+        why = f"with the model's error by generator, only a difference over {result.margin:.3f} is shown"
+    return f"Conclusion: not shown which is better: {said}; {why}"
+
+
+def _difference(result: Comparison, scale: str = "") -> str:
+    told = f"{result.difference:+.3f}{scale and ' ' + scale}"
+    return told if result.low is None else f"{told}, 95 % interval {result.low:+.3f} to {result.high:+.3f}"
+
+
+def _caveat(result: Comparison) -> str:
+    """Return what the interval does not hold."""
+    told = "The interval holds the choice of images alone"
+    error = result.generator_error
+    if error is None:
+        return f"{told}: how far this model errs by generator, nobody has measured"
+    told += (
+        f": on its test images the model misjudged a generator's mean by {error.value:.2f} typically "
+        f"({error.generators} generators)"
+    )
+    return told if result.margin is None else f"{told}; a difference below {result.margin:.2f} may be chance or that"
+
+
+def shows_table(out: Path | None, form: str | None) -> bool:
+    """Return whether output goes to standard output as a table; arguments as `write_scores`."""
+    return out is None and _form(form) == "table"
 
 
 def _form(form: str | None) -> str:
@@ -205,7 +266,9 @@ def _write(
             ("width", "Int64"),
             ("height", "Int64"),
             ("level", "Int64"),
+            ("generators", "Int64"),
             ("unfamiliar", "boolean"),
+            *((name, "float64") for name in ("low", "high", "margin", "generator_error")),
         ):
             if name in frame:
                 frame[name] = frame[name].astype(kind_of_column)

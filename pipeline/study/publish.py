@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
@@ -36,6 +35,7 @@ from pipeline.layout import (
     run_folder,
 )
 from pipeline.model.checkpoint_file import calibration_of, familiarity_of, read_checkpoint, write_checkpoint
+from pipeline.study.generators import error_of
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
 
@@ -67,7 +67,7 @@ def publish(root: Path, dataset: str, methods: Sequence[str], round_index: int, 
             familiar = arrays.get("familiar.mean")
             familiarity = None if familiar is None else familiarity_of(checkpoint, record, arrays, len(familiar))
             kept = {name: values for name, values in arrays.items() if not name.startswith("familiar.")}
-            said = record | {"generator_error": model["generator_error"]}
+            said = record | {name: model[name] for name in ("generator_error", "generators")}
             write_checkpoint(folder / model["file"], kept, said, calibration_of(record), familiarity)
             model["md5"] = file_md5(folder / model["file"])
         write_json(folder / MODEL_CARD, card)
@@ -115,6 +115,7 @@ def _model(root: Path, dataset: str, method: str, round_index: int) -> dict[str,
         raise StudyError(f"{checkpoint} is not the checkpoint that was judged: run `dvc repro`")
     found = [_read(run / EVALUATE / METRICS) for run in runs]
     own = found[runs.index(chosen)]
+    error = error_of(own["generator"])
     return {
         "method": method,
         "file": f"{method}.safetensors",
@@ -126,25 +127,13 @@ def _model(root: Path, dataset: str, method: str, round_index: int) -> dict[str,
         "validation": own["validation"],
         "test": own["test"],
         "generator": own["generator"],
-        "generator_error": generator_error(own["generator"]),
+        "generator_error": None if error is None else error.value,
+        "generators": None if error is None else error.generators,
         "rounds": {
             "number": len(found),
             **{name: _mean(found, name) for name in ("srcc", "plcc", "rmse_calibrated", "coverage")},
         },
     }
-
-
-def generator_error(generators: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """Return how far a model misjudges the mean MOS of a generator, root mean square over the generators, in MOS.
-
-    Args:
-        generators: As metrics.json has them, with `mos_mean` and `score_mean`.
-
-    Returns:
-        None without calibrated scores.
-    """
-    gaps = [entry["score_mean"] - entry["mos_mean"] for entry in generators.values() if "score_mean" in entry]
-    return float(np.sqrt(np.mean(np.square(gaps)))) if gaps else None
 
 
 def _mean(found: Sequence[Mapping[str, Any]], name: str) -> float | None:
