@@ -216,12 +216,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _scorer(options: argparse.Namespace) -> "Scorer":
-    import torch  # imported here: costs a second
-
     from pipeline.scoring.output import warning
     from pipeline.scoring.scorer import load_scorer
 
     if options.threads:
+        import torch  # imported here: costs a second, and not every method needs it
+
         torch.set_num_threads(options.threads)
     scorer = load_scorer(
         options.checkpoint,
@@ -276,7 +276,7 @@ def _scored(
     if options.out is not None:
         settings = {
             "checkpoint": scorer.sha256,
-            "device": scorer.device.type,
+            "device": scorer.device,
             "batch": options.batch,
             "bfloat16": options.bfloat16,
             "int8": options.int8,

@@ -359,6 +359,50 @@ def test_help_costs_nothing_that_is_slow_to_import(arguments: list[str]) -> None
     assert {name for name in imported if name.startswith("pipeline.")} == {"pipeline.errors", "pipeline.startup"}
 
 
+@pytest.fixture
+def statistics_checkpoint(tmp_path: Path) -> Path:
+    """Return a checkpoint of trees over statistics, which needs no network."""
+    from pipeline.model.checkpoint_file import write_checkpoint
+    from pipeline.training import baselines
+    from pipeline.training.statistics import NAMES
+
+    rng = np.random.default_rng(0)
+    train = rng.standard_normal((60, len(NAMES))), rng.uniform(size=60)
+    model = baselines.fit_handcrafted(train, learning_rate=0.1, max_iterations=5, max_depth=3, seed=0)
+    record = {
+        "method": "handcrafted", "dataset": "demo", "target": "quality", "leaks": [], "texts": [], "mos_low": 0.0,
+        "mos_high": 5.0, "raters": "simulated", "backbone": None, "windows": None, "prompt_depth": 0,
+        "prompt_length": 0, "residual_ratio": None, "statistics": list(NAMES),
+    }  # fmt: skip
+    path = tmp_path / "trees.safetensors"
+    write_checkpoint(path, baselines.arrays("handcrafted", model, np.zeros((2, 2))), record)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["demo_checkpoint", "statistics_checkpoint"])
+def test_a_single_image_costs_what_runs_for_it(kind: str, request: pytest.FixtureRequest, folders: Path) -> None:
+    """Each of these takes a quarter of a second of the processor or more, torch's compiler two."""
+    code = "import atexit, runpy, sys\natexit.register(lambda: print('imported', *sys.modules))\n"
+    code += f"sys.argv[1:] = ['score', 'a/0.png', '--checkpoint', {str(request.getfixturevalue(kind))!r}]\n"
+    code += "runpy.run_module('pipeline.cli', run_name='__main__')"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    *table, last = done.stdout.splitlines()
+    imported = set(last.split())
+    assert table[1].startswith("a/0.png,")
+    assert "numpy" in imported
+    assert not imported & {
+        "torch._dynamo", "torch._inductor", "sympy", "timm", "scipy.stats", "scipy.optimize", "pandas", "mlflow",
+        "sqlite3", "sklearn", "matplotlib", "transformers",
+    }  # fmt: skip
+    if kind == "statistics_checkpoint":
+        assert not imported & {"torch", "torchvision", "open_clip"}
+    else:
+        assert "open_clip" in imported
+        assert "scipy.ndimage" not in imported
+
+
 def test_the_package_imports_nothing_but_itself() -> None:
     code = "import sys; before = set(sys.modules); import pipeline; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
