@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -342,10 +343,50 @@ def test_numbers_are_finite(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"argument --scale: '{text}' is no number" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["scroe", "a"], r"agiqa: error: .*'scroe'.*; did you mean 'score'\? \(agiqa --help says more\)"),
+        (
+            ["score", "a", "--chekpoint", "x"],
+            r"agiqa score: error: .*: --chekpoint x; did you mean '--checkpoint'\? .*",
+        ),
+        (["serve", "--prot=80"], r"agiqa serve: error: .*: --prot=80; did you mean '--port'\? .*"),
+        (["score", "a", "--device", "cdua"], r"agiqa score: error: .*; did you mean 'cuda'\? .*"),
+        (["xyzzy"], r"agiqa: error: (?!.*did you mean).*"),
+        (["score", "a", "--xyzzy"], r"agiqa score: error: unrecognized arguments: --xyzzy \(.*"),
+        (["score", "a", "--out", "x.csv", "--format", "csv"], r"agiqa score: error: --format is for standard output.*"),
+        ([], r"agiqa: error: the following arguments are required: COMMAND .*"),
+    ],
+)
+def test_a_misspelt_word_is_told_in_a_line(capsys: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(told + "\n", captured.err)
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    expected = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M).group(1)
+    assert capsys.readouterr().out == f"agiqa {expected}\n"
+
+
+def test_completion_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    assert "_shtab_agiqa" in capsys.readouterr().out
+
+
 HEAVY = {"numpy", "torch", "pandas", "PIL", "scipy", "mlflow", "matplotlib", "pydantic"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"], ["check", "--help"], ["nonsense"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["score", "--help"], ["check", "--help"], ["nonsense"]]
+)
 def test_help_costs_nothing_that_is_slow_to_import(arguments: list[str]) -> None:
     """Help may take a fifth of a second of the processor, which any two of HEAVY pass."""
     code = "import runpy, sys, atexit\n"
@@ -426,6 +467,7 @@ def test_help_reads_well() -> None:
         "serve",
         "export",
         "audit-split",
+        "completion",
         "examples:",
     ):
         assert word in done.stdout
