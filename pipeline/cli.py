@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.errors import AgiqaError
-from pipeline.startup import spare_collections
+from pipeline.startup import draw_bars_rarely_in_logs, spare_collections
 
 if TYPE_CHECKING:
     from pipeline.scoring.gather import Gathered, Item
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     if argv is None:  # a process of its own
         spare_collections()
+        draw_bars_rarely_in_logs()
     # Blocks beyond malloc's threshold go back to the system at once: a huge image, once scored, holds no memory.
     os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -324,7 +325,7 @@ def _scored(
             _say(f"going on where a broken run stopped: {journal.resumed} images are done")
 
     def rows() -> Iterator["Row"]:
-        with tqdm(total=len(items), desc="scoring", unit="image", delay=1, mininterval=0.5, dynamic_ncols=True) as bar:
+        with tqdm(total=len(items), desc="scoring", unit="image", delay=1, dynamic_ncols=True) as bar:
             yield from score_files(
                 scorer, items, journal=journal, batch=options.batch, maps=maps, max_pixels=most, advance=bar.update
             )
