@@ -31,6 +31,10 @@ _PUBLIC = {
 
 def __getattr__(name: str) -> Any:
     """Import what scores images when it is first asked for: torch costs a second that most stages need not pay."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("agiqa-study")
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
 from scipy.special import expit, logit
 
 from pipeline.errors import AgiqaError
@@ -147,6 +146,8 @@ def _first(residuals: np.ndarray, reached: np.ndarray, level: float) -> float | 
 
 def _fit(raw: np.ndarray, share: np.ndarray) -> tuple[float, float]:
     """Return offset and slope of the sigmoid through (raw, share); the slope is never negative."""
+    from scipy.optimize import least_squares  # imported here: scoring fits nothing
+
     centre, spread = raw.mean(), raw.std()
     mean = float(np.clip(share.mean(), 1e-3, 1 - 1e-3))
     standard = (raw - centre) / spread if spread > 0 else np.zeros(len(raw))

@@ -12,14 +12,15 @@ import argparse
 import importlib
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.errors import AgiqaError
-from pipeline.startup import spare_collections
+from pipeline.startup import draw_bars_rarely_in_logs, spare_collections
 
 if TYPE_CHECKING:
     from pipeline.scoring.gather import Gathered, Item
@@ -58,13 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     if argv is None:  # a process of its own
         spare_collections()
+        draw_bars_rarely_in_logs()
     # Blocks beyond malloc's threshold go back to the system at once: a huge image, once scored, holds no memory.
     os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser(arguments[0] if arguments else "")
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        known = [name for action in options.parser._actions for name in action.option_strings]
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_near(unknown[0].split('=')[0], known)}")
     if getattr(options, "out", None) is not None and getattr(options, "format", None) is not None:
-        parser.error("--format is for standard output; the suffix of --out says what is written there")
+        options.parser.error("--format is for standard output; the suffix of --out says what is written there")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -100,20 +105,22 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     """Return the parser.
 
     Args:
-        command: The command that will be parsed; of those ELSEWHERE, only this one's options are added.
+        command: The command that will be parsed; of those ELSEWHERE, only this one's options are added, or all of
+            them to complete.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="agiqa",
         description="Score how good AI-generated images look, with a model of the AGIQA study.",
         epilog=EPILOG,
         formatter_class=_Help,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, help_text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         description = help_text[0].upper() + help_text[1:] + "."
         added = commands.add_parser(name, help=help_text, description=description, formatter_class=_Help)
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, parser=added)
         return added
 
     score = add("score", "score images", run_score)
@@ -166,11 +173,40 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     )
     bring.add_argument("--backbone-file", type=Path, metavar="FILE", help="OpenAI's ViT-B-32.pt; else it is downloaded")
 
+    completion = add("completion", "print what a shell reads to complete this command's words", run_completion)
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="yours")
+
     for name, (module, help_text) in ELSEWHERE.items():
         added = add(name, help_text, lambda options, module=module: importlib.import_module(module).run(options) or OK)
-        if name == command:
+        if command in (name, "completion"):
             importlib.import_module(module).add_arguments(added)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, with the command or the value that was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end with status 2."""
+        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            message += _near(found[1], re.findall(r"[\w-]+", found[2]))
+        self.exit(UNUSABLE, f"{self.prog}: error: {message} ({self.prog} --help says more)\n")
+
+
+def _near(word: str, known: Sequence[str]) -> str:
+    """Return a hint at the nearest known word, or nothing if none is near."""
+    import difflib
+
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import pipeline
+
+        sys.stdout.write(f"agiqa {pipeline.__version__}\n")
+        parser.exit()
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -224,12 +260,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _scorer(options: argparse.Namespace) -> "Scorer":
-    import torch  # imported here: costs a second
-
     from pipeline.scoring.output import warning
     from pipeline.scoring.scorer import load_scorer
 
     if options.threads:
+        import torch  # imported here: costs a second, and not every method needs it
+
         torch.set_num_threads(options.threads)
     scorer = load_scorer(
         options.checkpoint,
@@ -284,7 +320,7 @@ def _scored(
     if options.out is not None:
         settings = {
             "checkpoint": scorer.sha256,
-            "device": scorer.device.type,
+            "device": scorer.device,
             "batch": options.batch,
             "bfloat16": options.bfloat16,
             "int8": options.int8,
@@ -297,7 +333,7 @@ def _scored(
             _say(f"going on where a broken run stopped: {journal.resumed} images are done")
 
     def rows() -> Iterator["Row"]:
-        with tqdm(total=len(items), desc="scoring", unit="image", delay=1, mininterval=0.5, dynamic_ncols=True) as bar:
+        with tqdm(total=len(items), desc="scoring", unit="image", delay=1, dynamic_ncols=True) as bar:
             yield from score_files(
                 scorer, items, journal=journal, batch=options.batch, maps=maps, max_pixels=most, advance=bar.update
             )
@@ -449,6 +485,14 @@ def run_import(options: argparse.Namespace) -> int:
     if unused:
         _say(f"not needed, since this model makes them itself: {', '.join(unused)}")
     _say(f"wrote {options.out}: agiqa score PATH --checkpoint {options.out}")
+    return OK
+
+
+def run_completion(options: argparse.Namespace) -> int:
+    """Print a shell's completion of this command."""
+    from pipeline.completion import script
+
+    sys.stdout.write(script(make_parser("completion"), options.shell))
     return OK
 
 

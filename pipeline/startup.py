@@ -1,7 +1,8 @@
-"""Start and end a short process quickly, and let it say a user's mistake in one line."""
+"""Start and end a short process quickly, let it say a user's mistake in one line, and draw its bars where they help."""
 
 import atexit
 import gc
+import os
 import sys
 from types import TracebackType
 
@@ -19,6 +20,16 @@ def spare_collections() -> None:
     """
     gc.set_threshold(ALLOCATIONS, 50, 1000)
     atexit.register(gc.freeze)  # what is frozen is not looked through when the interpreter ends
+
+
+def draw_bars_rarely_in_logs() -> None:
+    """Let progress bars draw twice a second on a terminal, and every 30 s where standard error is a file or a pipe.
+
+    Call before tqdm is imported: then it reads these variables, which a user may set to other seconds.
+    """
+    seconds = "0.5" if sys.stderr is not None and sys.stderr.isatty() else "30"
+    os.environ.setdefault("TQDM_MININTERVAL", seconds)
+    os.environ.setdefault("TQDM_MAXINTERVAL", str(max(10.0, float(seconds))))  # a bar left alone is drawn after this
 
 
 def tell_mistakes_in_a_line() -> None:

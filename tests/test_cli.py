@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -380,10 +381,50 @@ def test_numbers_are_finite(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"argument --scale: '{text}' is no number" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["scroe", "a"], r"agiqa: error: .*'scroe'.*; did you mean 'score'\? \(agiqa --help says more\)"),
+        (
+            ["score", "a", "--chekpoint", "x"],
+            r"agiqa score: error: .*: --chekpoint x; did you mean '--checkpoint'\? .*",
+        ),
+        (["serve", "--prot=80"], r"agiqa serve: error: .*: --prot=80; did you mean '--port'\? .*"),
+        (["score", "a", "--device", "cdua"], r"agiqa score: error: .*; did you mean 'cuda'\? .*"),
+        (["xyzzy"], r"agiqa: error: (?!.*did you mean).*"),
+        (["score", "a", "--xyzzy"], r"agiqa score: error: unrecognized arguments: --xyzzy \(.*"),
+        (["score", "a", "--out", "x.csv", "--format", "csv"], r"agiqa score: error: --format is for standard output.*"),
+        ([], r"agiqa: error: the following arguments are required: COMMAND .*"),
+    ],
+)
+def test_a_misspelt_word_is_told_in_a_line(capsys: pytest.CaptureFixture[str], arguments: list[str], told: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(told + "\n", captured.err)
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    expected = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M).group(1)
+    assert capsys.readouterr().out == f"agiqa {expected}\n"
+
+
+def test_completion_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    assert "_shtab_agiqa" in capsys.readouterr().out
+
+
 HEAVY = {"numpy", "torch", "pandas", "PIL", "scipy", "mlflow", "matplotlib", "pydantic"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"], ["check", "--help"], ["nonsense"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["score", "--help"], ["check", "--help"], ["nonsense"]]
+)
 def test_help_costs_nothing_that_is_slow_to_import(arguments: list[str]) -> None:
     """Help may take a fifth of a second of the processor, which any two of HEAVY pass."""
     code = "import runpy, sys, atexit\n"
@@ -395,6 +436,50 @@ def test_help_costs_nothing_that_is_slow_to_import(arguments: list[str]) -> None
     assert imported[0] == "imported"
     assert not HEAVY & set(imported)
     assert {name for name in imported if name.startswith("pipeline.")} == {"pipeline.errors", "pipeline.startup"}
+
+
+@pytest.fixture
+def statistics_checkpoint(tmp_path: Path) -> Path:
+    """Return a checkpoint of trees over statistics, which needs no network."""
+    from pipeline.model.checkpoint_file import write_checkpoint
+    from pipeline.training import baselines
+    from pipeline.training.statistics import NAMES
+
+    rng = np.random.default_rng(0)
+    train = rng.standard_normal((60, len(NAMES))), rng.uniform(size=60)
+    model = baselines.fit_handcrafted(train, learning_rate=0.1, max_iterations=5, max_depth=3, seed=0)
+    record = {
+        "method": "handcrafted", "dataset": "demo", "target": "quality", "leaks": [], "texts": [], "mos_low": 0.0,
+        "mos_high": 5.0, "raters": "simulated", "backbone": None, "windows": None, "prompt_depth": 0,
+        "prompt_length": 0, "residual_ratio": None, "statistics": list(NAMES),
+    }  # fmt: skip
+    path = tmp_path / "trees.safetensors"
+    write_checkpoint(path, baselines.arrays("handcrafted", model, np.zeros((2, 2))), record)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["demo_checkpoint", "statistics_checkpoint"])
+def test_a_single_image_costs_what_runs_for_it(kind: str, request: pytest.FixtureRequest, folders: Path) -> None:
+    """Each of these takes a quarter of a second of the processor or more, torch's compiler two."""
+    code = "import atexit, runpy, sys\natexit.register(lambda: print('imported', *sys.modules))\n"
+    code += f"sys.argv[1:] = ['score', 'a/0.png', '--checkpoint', {str(request.getfixturevalue(kind))!r}]\n"
+    code += "runpy.run_module('pipeline.cli', run_name='__main__')"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    *table, last = done.stdout.splitlines()
+    imported = set(last.split())
+    assert table[1].startswith("a/0.png,")
+    assert "numpy" in imported
+    assert not imported & {
+        "torch._dynamo", "torch._inductor", "sympy", "timm", "scipy.stats", "scipy.optimize", "pandas", "mlflow",
+        "sqlite3", "sklearn", "matplotlib", "transformers",
+    }  # fmt: skip
+    if kind == "statistics_checkpoint":
+        assert not imported & {"torch", "torchvision", "open_clip"}
+    else:
+        assert "open_clip" in imported
+        assert "scipy.ndimage" not in imported
 
 
 def test_the_package_imports_nothing_but_itself() -> None:
@@ -420,6 +505,7 @@ def test_help_reads_well() -> None:
         "serve",
         "export",
         "audit-split",
+        "completion",
         "examples:",
     ):
         assert word in done.stdout

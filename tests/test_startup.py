@@ -1,8 +1,11 @@
 """A stage: how it starts, how it ends, and what it says of a mistake."""
 
 import os
+import pty
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,37 @@ def test_every_stage_starts_so() -> None:
         [sys.executable, "-v", "-m", "stages.code", "--help"], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert "import 'pipeline.startup'" in done.stderr
+
+
+BAR = "import stages, time; from tqdm import tqdm; [time.sleep(0.02) for _ in tqdm(range(60))]"
+
+
+def test_bars_draw_rarely_in_logs_and_often_on_a_terminal() -> None:
+    """Of 1.2 s a log gets the first line and the last, a terminal at least one between them."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("TQDM_")}
+
+    def drawn(**options: str) -> int:
+        asked = {**bare, **options}
+        done = subprocess.run([sys.executable, "-c", BAR], cwd=ROOT, env=asked, stderr=subprocess.PIPE, check=True)
+        return done.stderr.count(b"\r")
+
+    assert drawn() == 2
+    assert drawn(TQDM_MININTERVAL="0.1") > 4  # a user's own wish
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    subprocess.run([sys.executable, "-c", BAR], cwd=ROOT, env=bare, stderr=theirs, check=True)
+    os.close(theirs)
+    found = b""
+    with suppress(OSError), open(ours, "rb", buffering=0) as terminal:  # its end is an error
+        while part := terminal.read(1 << 16):
+            found += part
+    assert found.count(b"\r") > 3
+
+
+def test_every_bar_leaves_its_pace_to_the_start() -> None:
+    """An argument of the call would win."""
+    for path in [*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "stages").glob("*.py")]:
+        assert "interval=" not in path.read_text(), path
 
 
 @pytest.mark.parametrize(

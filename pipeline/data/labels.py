@@ -1,12 +1,13 @@
 """What a reader of labels hands on: one table of labelled images, its problems and its notes."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import AgiqaError
 from pipeline.layout import Raters
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ATTRIBUTES = ("quality", "alignment", "authenticity")
 IMAGE_SUFFIXES = (
@@ -62,7 +63,7 @@ class Labels:
         raters: Who gave the scores; becomes a column of the manifest, and from there on no text may say otherwise.
     """
 
-    rows: pd.DataFrame
+    rows: "pd.DataFrame"
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     licence: str = "none stated"

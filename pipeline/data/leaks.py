@@ -177,7 +177,7 @@ def fingerprints(names: Sequence[str], folder: Path) -> tuple[dict[str, Fingerpr
     if names and not files:
         raise SplitTableError(f"--images is {folder}, which holds none of the images, such as {shortened(names[0])!r}")
     prints: dict[str, Fingerprint] = {}
-    with tqdm(files.items(), "reading images", unit="image", delay=1, mininterval=0.5, dynamic_ncols=True) as bar:
+    with tqdm(files.items(), "reading images", unit="image", delay=1, dynamic_ncols=True) as bar:
         for name, path in bar:
             try:
                 prints[name] = fingerprint(path)

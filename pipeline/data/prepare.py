@@ -104,9 +104,7 @@ def _decode_all(dataset: str, labels: Labels, raw: Path, stream: IO[bytes] | Non
     kept: list[int] = []
     profiles: Counter[str] = Counter()
     offset = 0
-    with tqdm(
-        labels.rows["file"], desc=f"{dataset}: decoding images", unit="image", mininterval=1.0, dynamic_ncols=True
-    ) as bar:
+    with tqdm(labels.rows["file"], desc=f"{dataset}: decoding images", unit="image", dynamic_ncols=True) as bar:
         for number, file in enumerate(bar):
             path = raw / file
             if not path.is_file():

@@ -12,10 +12,12 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from pipeline.data.labels import DatasetError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLE_SUFFIXES = (".csv", ".tsv")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -37,7 +39,7 @@ _PROBED = 50  # rows that tell the separator
 _MOST_CELL = 1 << 20  # letters
 
 
-def read_cells(path: Path) -> pd.DataFrame:
+def read_cells(path: Path) -> "pd.DataFrame":
     """Return a table's cells as text, without blanks around them; missing ones are empty.
 
     Returns:
@@ -48,6 +50,8 @@ def read_cells(path: Path) -> pd.DataFrame:
     Raises:
         DatasetError: If the file is no table; names the file, and the row.
     """
+    import pandas as pd  # imported here: costs half a second, which images without a table need not pay
+
     text = _text(path)
     if "\0" in text:
         place = text.index("\0")

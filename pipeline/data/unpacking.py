@@ -348,6 +348,4 @@ def _bomb(archive: Path, limit: int) -> ArchiveError:
 
 def progress_bar(total: int, label: str) -> tqdm:
     """Return a progress bar over bytes."""
-    return tqdm(
-        total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1024, mininterval=0.5, dynamic_ncols=True
-    )
+    return tqdm(total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1024, dynamic_ncols=True)

@@ -212,9 +212,7 @@ def image_scores(
     """
     batch = batch or SCORING_BATCH[torch.device(device).type]
     sums, counts = None, np.zeros(total)
-    shown = tqdm(
-        images, desc=label, total=total, unit="image", disable=label is None, mininterval=1.0, dynamic_ncols=True
-    )
+    shown = tqdm(images, desc=label, total=total, unit="image", disable=label is None, dynamic_ncols=True)
     if isinstance(scorer, FoldedScorer):
         found = window_scores(scorer, shown, rule, windows=windows, device=device, batch=batch, autocast=autocast)
         if len(found) != total or not total:

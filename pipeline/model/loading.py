@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model.backbone import Backbone, BackboneError
+from pipeline.model.open_clip_shim import import_open_clip
 from pipeline.model.record import BackboneRecord, TowersConfig, faults, too_large, without_tokenizer
 from pipeline.model.stems import know_stems
-from pipeline.model.torchvision_shim import ensure_torchvision_imports
 
 
 def load_backbone(
@@ -51,11 +51,7 @@ def load_backbone(
 
     Source: open_clip (Ilharco et al., 2021).
     """
-    ensure_torchvision_imports()
-    import open_clip  # imported here: costs two seconds, and needs the line above
-
-    know_stems()
-
+    open_clip = import_open_clip()  # imported here: costs half a second
     if isinstance(config, Mapping):
         _add_config(open_clip, name, config)
     elif config is not None:
@@ -64,6 +60,8 @@ def load_backbone(
     model_config = open_clip.get_model_config(name)
     if model_config is None:
         raise BackboneError(f"backbone.name is {name!r}, which open_clip does not know: see open_clip.list_models()")
+    if model_config["vision_cfg"].get("timm_model_name"):
+        know_stems()
     quick = _activation(open_clip, name, model_config, pretrained, activation)
     if tokenizer is not None:
         _check_tokenizer(name, model_config, Path(tokenizer))
@@ -167,10 +165,7 @@ def _trusted_config(
         file: The weights, or None.
         known: Whether the weights are those of an open_clip tag, which fixes the towers' size.
     """
-    ensure_torchvision_imports()
-    import open_clip
-
-    shipped = Path(open_clip.__file__).with_name("model_configs") / f"{name}.json"
+    shipped = Path(import_open_clip().__file__).with_name("model_configs") / f"{name}.json"
     if shipped.is_file():
         own = json.loads(shipped.read_text(encoding="utf-8"))
         if not isinstance(config.get("text_cfg"), Mapping) or without_tokenizer(own) != without_tokenizer(config):

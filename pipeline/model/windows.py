@@ -1,15 +1,20 @@
-"""How an image of any size becomes windows of the backbone's size, as pixels and as normalised tensors."""
+"""How an image of any size becomes windows of the backbone's size, as pixels and as normalised tensors.
+
+torch is imported with the first tensor: where windows lie is asked where nothing else needs it.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 # (mean, std) per channel of pixel values in 0..1, by the towers that were trained with it. `imagenet` is what the
 # predecessor feeds CLIP.
@@ -153,8 +158,10 @@ def cut(pixels: np.ndarray, origins: Iterable[tuple[int, int]], size: int) -> np
     return np.stack([pixels[top : top + size, left : left + size] for top, left in origins])
 
 
-def normalise(windows: np.ndarray | Tensor, rule: WindowRule, device: torch.device | str = "cpu") -> Tensor:
+def normalise(windows: "np.ndarray | Tensor", rule: WindowRule, device: "torch.device | str" = "cpu") -> "Tensor":
     """Return model input, shape (N, 3, size, size), float32, from windows (N, size, size, 3), uint8."""
+    import torch
+
     if isinstance(windows, np.ndarray):
         windows = np.ascontiguousarray(windows)
         # torch warns of read-only memory maps
@@ -165,8 +172,12 @@ def normalise(windows: np.ndarray | Tensor, rule: WindowRule, device: torch.devi
 
 
 @cache  # made anew for each batch, it would be a copy that a GPU waits for
-def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: "torch.device"
+) -> "tuple[Tensor, Tensor]":
     """Return what makes (x / 255 - mean) / std one multiply-add a value, each of shape (3, 1, 1)."""
+    import torch
+
     scale = torch.tensor([1 / (255 * part) for part in std], device=device)
     shift = torch.tensor([part / deviation for part, deviation in zip(mean, std, strict=True)], device=device)
     return scale.view(3, 1, 1), shift.view(3, 1, 1)

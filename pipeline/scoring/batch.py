@@ -47,7 +47,7 @@ def score_files(
         max_pixels: As `pipeline.data.decoding.open_image`.
         advance: Called with the number of images that are done since the last call.
     """
-    size = BLOCK[scorer.device.type]
+    size = BLOCK[scorer.device]
     blocks = [items[start : start + size] for start in range(0, len(items), size)]
     known = [None if journal is None else journal.rows_of(block) for block in blocks]
     missing = [item for block, rows in zip(blocks, known, strict=True) if rows is None for item in block]

@@ -7,20 +7,21 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from pipeline.data.decoding import printable
 from pipeline.errors import AgiqaError
 from pipeline.files import write_atomically
 from pipeline.layout import backbone_label, rated_by
-from pipeline.scoring.compare import LEAST, Comparison
 from pipeline.scoring.journal import Row
-from pipeline.scoring.ranking import Ranked
-from pipeline.scoring.scorer import Scorer
+
+if TYPE_CHECKING:
+    from pipeline.scoring.compare import Comparison
+    from pipeline.scoring.ranking import Ranked
+    from pipeline.scoring.scorer import Scorer
 
 SUFFIXES = (".csv", ".json", ".parquet")
 BAR = 24  # characters of a full bar
@@ -44,7 +45,7 @@ def check_target(out: Path, inputs: Sequence[str]) -> None:
         raise OutputError(f"--out is {out}, which is a folder: name a file")
 
 
-def describe(scorer: Scorer) -> str:
+def describe(scorer: "Scorer") -> str:
     """Return in one line which model scores, on whose scale, and whether anything leaked into it."""
     record = scorer.record
     leaks = f"; LEAKS: {', '.join(record['leaks'])}" if record.get("leaks") else ""
@@ -59,7 +60,7 @@ def describe(scorer: Scorer) -> str:
     )
 
 
-def warning(scorer: Scorer) -> str | None:
+def warning(scorer: "Scorer") -> str | None:
     """Return what somebody must know who scores images of their own with this model; None if nothing."""
     if scorer.record.get("raters", "people") == "people":
         return None
@@ -69,7 +70,7 @@ def warning(scorer: Scorer) -> str | None:
     )
 
 
-def about(scorer: Scorer) -> dict[str, Any]:
+def about(scorer: "Scorer") -> dict[str, Any]:
     """Return what a JSON document says of the model."""
     record = scorer.record
     return {
@@ -87,7 +88,7 @@ def about(scorer: Scorer) -> dict[str, Any]:
     }
 
 
-def as_record(row: Row, scorer: Scorer, *, with_maps: bool) -> dict[str, Any]:
+def as_record(row: Row, scorer: "Scorer", *, with_maps: bool) -> dict[str, Any]:
     """Return a row as it is written: every score beside its scale, every path as text that any file takes."""
     record = {
         "image": printable(row.image),
@@ -109,7 +110,7 @@ def as_record(row: Row, scorer: Scorer, *, with_maps: bool) -> dict[str, Any]:
 
 
 def write_scores(
-    rows: Iterable[Row], scorer: Scorer, *, out: Path | None, form: str | None, with_maps: bool = False
+    rows: Iterable[Row], scorer: "Scorer", *, out: Path | None, form: str | None, with_maps: bool = False
 ) -> list[Row]:
     """Write scores as they come, to standard output or to a file, and return them.
 
@@ -144,7 +145,7 @@ def write_scores(
     return kept
 
 
-def write_ranks(ranked: Sequence[Ranked], scorer: Scorer, *, out: Path | None, form: str | None) -> None:
+def write_ranks(ranked: "Sequence[Ranked]", scorer: "Scorer", *, out: Path | None, form: str | None) -> None:
     """Write ranked images; arguments as `write_scores`."""
     form = _form(form)
     if out is None and form == "table":
@@ -172,7 +173,7 @@ def write_ranks(ranked: Sequence[Ranked], scorer: Scorer, *, out: Path | None, f
     _write(records, scorer, out, form)
 
 
-def write_comparison(result: Comparison, scorer: Scorer, *, out: Path | None, form: str | None) -> None:
+def write_comparison(result: "Comparison", scorer: "Scorer", *, out: Path | None, form: str | None) -> None:
     """Write a comparison, a table with its conclusion as the last line; arguments as `write_scores`."""
     form = _form(form)
     if out is None and form == "table":
@@ -217,6 +218,8 @@ def conclude(result: Comparison, scorer: Scorer) -> str:
     if result.conclusion != "not shown":
         return f"Conclusion: A is {result.conclusion}: {said}"
     if result.margin is None:
+        from pipeline.scoring.compare import LEAST  # imported here: brings in scipy.stats, which scores need not
+
         things = "pairs" if result.grouped_by == "name" and result.paired else "prompts"
         why = f"fewer than {LEAST} {'images' if result.grouped_by == 'name' and not result.paired else things} of a set"
     elif result.low <= 0 <= result.high:
@@ -254,13 +257,15 @@ def _form(form: str | None) -> str:
 
 
 def _write(
-    records: Sequence[dict[str, Any]], scorer: Scorer, out: Path | None, form: str = "json", *, key: str = "images"
+    records: Sequence[dict[str, Any]], scorer: "Scorer", out: Path | None, form: str = "json", *, key: str = "images"
 ) -> None:
     kind = form if out is None else out.suffix.lower()[1:]
     if kind == "json":
         document = {"checkpoint": about(scorer), key: list(records)}
         data = (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
     else:
+        import pandas as pd  # imported here: costs half a second
+
         frame = pd.DataFrame(list(records))
         for name, kind_of_column in (
             ("width", "Int64"),
@@ -287,7 +292,7 @@ def _write(
         write_atomically(out, data)
 
 
-def summary(rows: Sequence[Row], scorer: Scorer) -> str:
+def summary(rows: Sequence[Row], scorer: "Scorer") -> str:
     """Return how many images have a score, their mean, and how many have none."""
     scores = [row.score for row in rows if row.score is not None]
     failed = len(rows) - len(scores)
@@ -308,23 +313,23 @@ def _line(text: str) -> None:
         sys.stdout.write(text + "\n")
 
 
-def _band_title(scorer: Scorer) -> str:
+def _band_title(scorer: "Scorer") -> str:
     return "" if scorer.calibration is None else f"{scorer.level} % band"
 
 
-def _scale(scorer: Scorer) -> str:
+def _scale(scorer: "Scorer") -> str:
     low, high = f"{scorer.mos_low:g}", f"{scorer.mos_high:g}"
     return low + " " * (BAR - len(low) - len(high)) + high
 
 
-def _bar(score: float, scorer: Scorer) -> str:
+def _bar(score: float, scorer: "Scorer") -> str:
     share = (score - scorer.mos_low) / (scorer.mos_high - scorer.mos_low)
     eighths = round(8 * BAR * min(1.0, max(0.0, share)))
     whole, rest = divmod(eighths, 8)
     return ("█" * whole + " ▏▎▍▌▋▊▉"[rest] * (rest > 0)).ljust(BAR, "·")
 
 
-def _table_line(row: Row, scorer: Scorer) -> str:
+def _table_line(row: Row, scorer: "Scorer") -> str:
     if row.score is None:
         return f"{'-':>6}  {_shown(row.image)}: {row.error}"
     band = " " * 13 if row.low is None else f"{row.low:5.2f} - {row.high:<5.2f}"

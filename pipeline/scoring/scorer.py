@@ -7,6 +7,9 @@
 
 A checkpoint says by itself which towers, windows and texts it needs and what its scores mean, so that nothing else of
 what trained it must be at hand but the towers' weights. Every method of the study scores, a baseline like a variant.
+
+What a method does without is not imported for it: torch and the towers for one that reads statistics of an image, the
+statistics for one with towers, MLflow's rooms for a file.
 """
 
 import hashlib
@@ -14,12 +17,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Union
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from pipeline.calibration import Calibration
 from pipeline.data.decoding import MOST_PIXELS, ImageError, open_image
@@ -27,20 +28,19 @@ from pipeline.errors import AgiqaError
 from pipeline.familiarity import Familiarity
 from pipeline.files import expanded
 from pipeline.layout import LEVEL, PERCENTS, repository_root
-from pipeline.model.checkpoint import load_checkpoint
 from pipeline.model.checkpoint_file import CheckpointError, calibration_of, familiarity_of, read_checkpoint, trees_of
-from pipeline.model.folded import SCORING_BATCH, FoldedScorer, lay_out, quantise, window_scores
-from pipeline.model.loading import rebuild_backbone
 from pipeline.model.windows import WindowRule, resized_sides, window_origins
 from pipeline.study.champion import ChampionError, find_champion, find_shipped
-from pipeline.tracking.models import fetch_checkpoint
-from pipeline.training import statistics
-from pipeline.training.baselines import tree_scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.model.folded import FoldedScorer
 
 __all__ = ["ImageError", "Scorer", "Scores", "ScoringError", "find_checkpoint", "load_scorer", "open_image"]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-Source = str | Path | bytes | IO[bytes] | Image.Image | np.ndarray | Tensor
+Source = Union[str, Path, bytes, IO[bytes], Image.Image, np.ndarray, "Tensor"]
 
 
 class ScoringError(AgiqaError):
@@ -104,10 +104,10 @@ class Scorer:
 
     record: dict[str, Any]
     rule: WindowRule | None
-    folded: FoldedScorer | None
+    folded: "FoldedScorer | None"
     path: Path
     sha256: str
-    device: torch.device
+    device: Literal["cpu", "cuda"]
     autocast: bool = False
     calibration: Calibration | None = None
     familiarity: Familiarity | None = None
@@ -182,8 +182,7 @@ class Scorer:
             ScoringError: As `stream`.
         """
         single = isinstance(images, str | Path | bytes | Image.Image) or hasattr(images, "read")
-        if isinstance(images, np.ndarray | Tensor):
-            single = images.ndim in (2, 3)
+        single = single or getattr(images, "ndim", None) in (2, 3)  # an array or a tensor
         found = list(self.stream(self._opened([images] if single else images), quality_maps=quality_maps, batch=batch))
         raw = np.array([one.raw for one in found], dtype=np.float64)
         mos = self.to_mos(raw)
@@ -231,7 +230,9 @@ class Scorer:
         if self.folded is None:
             yield from map(self._whole, images)
             return
-        batch = batch or SCORING_BATCH[self.device.type]
+        from pipeline.model.folded import SCORING_BATCH, window_scores
+
+        batch = batch or SCORING_BATCH[self.device]
         group: list[np.ndarray] = []
         held = 0
 
@@ -244,7 +245,7 @@ class Scorer:
                 if not _lacks_memory(error):
                     raise
                 raise ScoringError(
-                    f"the memory of the {self.device.type} does not suffice for {batch} windows a forward pass: ask "
+                    f"the memory of the {self.device} does not suffice for {batch} windows a forward pass: ask "
                     "for a smaller batch"
                 ) from error
             seen = deque(
@@ -274,6 +275,9 @@ class Scorer:
         yield from results()
 
     def _whole(self, pixels: np.ndarray) -> Seen:
+        from pipeline.training import statistics
+        from pipeline.training.baselines import tree_scores
+
         features = statistics.features(pixels)[None]
         return Seen(float(tree_scores(self.trees, features)[0]), self._is_unfamiliar(features[0]), None)
 
@@ -281,6 +285,8 @@ class Scorer:
         return None if self.familiarity is None else bool(self.familiarity.is_unfamiliar(features[None])[0])
 
     def _map(self, scores: np.ndarray, pixels: np.ndarray, side: int | None) -> np.ndarray:
+        from pipeline.model.folded import lay_out
+
         height, width = pixels.shape[:2]
         step = 1 if side is None else max(1, -(-max(height, width) // side))
         tall, wide = resized_sides(height, width, self.rule)
@@ -324,18 +330,22 @@ def load_scorer(
     """
     if level not in PERCENTS:
         raise ScoringError(f"level is {level!r}: whole percents from {PERCENTS[0]} to {PERCENTS[-1]} are known")
-    chosen = _device(device)
-    if int8 and (bfloat16 or chosen.type != "cpu"):
-        raise ScoringError(
-            f"int8 is for CPUs and goes without bfloat16; the device is {chosen.type}, bfloat16 {bfloat16}"
-        )
     base = _root(root)
     path = find_checkpoint(checkpoint, base)
     record, arrays = read_checkpoint(path)
+    # Statistics are computed on any CPU, so there torch need not say whether it sees a GPU.
+    chosen = _device("cpu" if record["backbone"] is None and device == "auto" else device)
+    if int8 and (bfloat16 or chosen != "cpu"):
+        raise ScoringError(f"int8 is for CPUs and goes without bfloat16; the device is {chosen}, bfloat16 {bfloat16}")
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     if record["backbone"] is None:
         return _of_statistics(path, record, arrays, sha256, level)
+
+    from pipeline.model.checkpoint import load_checkpoint
+    from pipeline.model.folded import quantise
+    from pipeline.model.loading import rebuild_backbone
+
     folders = list(dict.fromkeys([base, REPOSITORY, path.resolve().parent]))
     backbone = rebuild_backbone(record["backbone"], file=backbone_file, folders=folders).to(chosen)
     folded, rule, record = load_checkpoint(path, backbone)
@@ -349,12 +359,13 @@ def _of_statistics(
     path: Path, record: dict[str, Any], arrays: Mapping[str, np.ndarray], sha256: str, level: int
 ) -> Scorer:
     """Return the scorer of a checkpoint that reads statistics of the image, for which any CPU will do."""
+    from pipeline.training import statistics
+
     if record["statistics"] != list(statistics.NAMES):
         raise CheckpointError(f"{path} does not fit: it reads other statistics of an image than this version computes")
     width = len(statistics.NAMES)
     trees, familiarity = trees_of(path, arrays, width), familiarity_of(path, record, arrays, width)
-    cpu = torch.device("cpu")
-    return Scorer(record, None, None, path, sha256, cpu, False, calibration_of(record), familiarity, level, trees)
+    return Scorer(record, None, None, path, sha256, "cpu", False, calibration_of(record), familiarity, level, trees)
 
 
 def find_checkpoint(checkpoint: str | Path, root: str | Path | None = None) -> Path:
@@ -370,6 +381,8 @@ def find_checkpoint(checkpoint: str | Path, root: str | Path | None = None) -> P
                     return shipped
             raise
     if text.startswith(("models:/", "runs:/")):
+        from pipeline.tracking.models import fetch_checkpoint
+
         try:
             return fetch_checkpoint(text, base)
         except AgiqaError as error:
@@ -386,12 +399,18 @@ def _root(root: str | Path | None) -> Path:
 
 def _lacks_memory(error: Exception) -> bool:
     """Return whether memory ran out, which torch's allocator of the CPU tells in its words alone."""
+    import torch
+
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def _device(device: str) -> torch.device:
+def _device(device: str) -> Literal["cpu", "cuda"]:
     if device not in ("auto", "cpu", "cuda"):
         raise ScoringError(f"device is {device!r}: auto, cpu and cuda are known")
+    if device == "cpu":
+        return "cpu"
+    import torch
+
     if device == "cuda" and not torch.cuda.is_available():
         raise ScoringError("device is 'cuda', and torch sees no GPU here: use 'auto' or 'cpu'")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    return "cuda" if torch.cuda.is_available() else "cpu"

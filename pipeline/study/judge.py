@@ -84,7 +84,7 @@ class Judge:
         device = self.backbone.logit_scale.device
         label = f"{self.record['dataset']}/{self.record['method']}/{self.train_folder.parent.name} scores {dataset}"
         shown = tqdm(
-            rows, desc=label if epoch is None else f"{label}, epoch {epoch}", unit="image", mininterval=1.0,
+            rows, desc=label if epoch is None else f"{label}, epoch {epoch}", unit="image",
             dynamic_ncols=True,
         )  # fmt: skip
         found = window_scores(

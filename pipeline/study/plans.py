@@ -126,9 +126,7 @@ class TrainingPlan:
         return {name.removeprefix("_"): value for name, value in correlations("", raw, validation.main).items()}
 
     def _scored(self, scorer: FoldedScorer, subset: Subset, windows: int | None, what: str) -> list[Scored]:
-        shown = tqdm(
-            subset.rows, desc=f"{self.label}: {what}", unit="image", mininterval=1.0, delay=1, dynamic_ncols=True
-        )
+        shown = tqdm(subset.rows, desc=f"{self.label}: {what}", unit="image", delay=1, dynamic_ncols=True)
         return window_scores(
             scorer, (subset.pack[row] for row in shown), self.rule, windows=windows, device=self.settings.device,
             autocast=self.settings.amp,

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import AgiqaError
-from pipeline.metrics import srcc
 from pipeline.model.checkpoint_file import TREES, read_checkpoint, trees_of
 
 # The columns of the features file that each baseline reads.
@@ -57,6 +56,8 @@ def fit_linear_probe(
     Source: scikit-learn's Ridge; the probe is the usual measure of what frozen features hold.
     """
     from sklearn.linear_model import Ridge
+
+    from pipeline.metrics import srcc  # imported here: costs half a second, and scoring needs none of it
 
     features, targets = train
     mean, scale = features.mean(axis=0), features.std(axis=0)

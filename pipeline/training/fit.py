@@ -170,7 +170,7 @@ def fit(
     pixels = DevicePixels.if_it_fits(train.pack, train.rows, rule, device)
     bar = tqdm(
         total=settings.epochs * len(train.rows), initial=len(history) * len(train.rows), desc=label, unit="image",
-        mininterval=1.0, dynamic_ncols=True,
+        dynamic_ncols=True,
     )  # fmt: skip
     with bar:
         while len(history) < settings.epochs and not is_stuck(history, key, settings.patience):

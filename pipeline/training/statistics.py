@@ -136,5 +136,5 @@ def extract(images: Iterable[np.ndarray], total: int, label: str = "hand-crafted
         total: Their number.
         label: Shown at the bar.
     """
-    bar = tqdm(images, total=total, desc=label, unit="image", mininterval=1.0, dynamic_ncols=True)
+    bar = tqdm(images, total=total, desc=label, unit="image", dynamic_ncols=True)
     return np.stack([features(pixels) for pixels in bar])

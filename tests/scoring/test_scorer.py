@@ -136,9 +136,8 @@ def test_auto_takes_the_champion_of_the_study(
 
 
 def test_asking_for_the_package_costs_no_torch() -> None:
-    code = (
-        "import sys, pipeline; assert 'torch' not in sys.modules; pipeline.load_scorer; assert 'torch' in sys.modules"
-    )
+    code = "import sys, pipeline; assert 'numpy' not in sys.modules; pipeline.load_scorer"
+    code += "; assert 'numpy' in sys.modules; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120, cwd=ROOT)
     with pytest.raises(AttributeError, match="has no attribute 'load_scorers'"):
         pipeline.load_scorers  # noqa: B018 (asking is the test)
@@ -161,7 +160,7 @@ def test_a_batch_beyond_the_memory_is_told(
             torch.empty(2**60)  # as torch itself says it
         raise raised
 
-    monkeypatch.setattr("pipeline.scoring.scorer.window_scores", fail)
+    monkeypatch.setattr("pipeline.model.folded.window_scores", fail)
     with pytest.raises(ScoringError, match="the memory of the cpu does not suffice for 7 windows a forward pass: ask"):
         scorer.score(pictures(), batch=7)
 
@@ -170,7 +169,7 @@ def test_a_fault_of_ours_while_scoring_stays_one(scorer: Scorer, monkeypatch: py
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr("pipeline.scoring.scorer.window_scores", fail)
+    monkeypatch.setattr("pipeline.model.folded.window_scores", fail)
     with pytest.raises(RuntimeError, match="shapes differ") as error:
         scorer.score(pictures())
     assert not isinstance(error.value, AgiqaError)
