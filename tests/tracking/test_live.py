@@ -48,7 +48,7 @@ def test_a_killed_training_goes_on_as_one_run(root: Path) -> None:
     live.finish_run(root, STUDY, write_train(root, record, run_id) / "train")
     shown = content_of(root)["demo/dcmpln/round-0"]
     assert shown["status"] == "FINISHED"
-    assert shown["metrics"]["val_srcc"] == [(1, 0.4), (2, 0.8), (3, 0.6)]
+    assert shown["metrics"]["val/srcc"] == [(1, 0.4), (2, 0.8), (3, 0.6)]
     assert sorted(step for step, _ in shown["outputs"]) == [1, 2, 3]
     assert len(shown["models"]) == 3
 
