@@ -305,7 +305,7 @@ def _put_model(
 
 _MODEL_TAGS = (
     "dataset", "method", "kind", "round", "backbone_name", "backbone_origin", "leaks", "shuffled_labels", "select_on",
-    "raters",
+    "raters", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit",
 )  # fmt: skip
 
 

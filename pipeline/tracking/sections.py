@@ -44,6 +44,8 @@ _SECTIONS = (
 def of_epoch(history: Mapping[str, Any], timing: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics of an epoch from its rows of history.csv and timing.csv; empty and NaN values are left out."""
     told = {_in_section(key): value for key, value in finite_numbers(history).items() if key != "epoch"}
+    # The comparison of runs plots the metric that came first.
+    told = dict(sorted(told.items(), key=lambda entry: entry[0] != "val/srcc"))
     return told | {f"cost/epoch_{key}": value for key, value in finite_numbers(timing).items() if key != "epoch"}
 
 
