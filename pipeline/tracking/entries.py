@@ -225,6 +225,9 @@ def _description(record: Mapping[str, Any], about: Mapping[str, Any]) -> dict[st
         if param in params and tag in values and values[tag] == params[param]:
             del values[tag]
     values["leaks"] = "; ".join(leaks) if leaks else "none"
+    values[view.GROUP] = f"{record.get('method')} on {record.get('dataset')}" + (
+        f" ({values['leaks']})" if leaks else ""
+    )
     values["params_md5"] = md5_of(json.dumps(params, sort_keys=True).encode())
     values["mlflow.source.type"] = "LOCAL"
     values["mlflow.source.name"] = f"stages/{'baseline' if record.get('kind') == 'baseline' else 'train'}.py"
@@ -303,9 +306,10 @@ def _put_model(
     return model, True
 
 
+SOURCE = ("mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")  # MLflow shows these as one
 _MODEL_TAGS = (
     "dataset", "method", "kind", "round", "backbone_name", "backbone_origin", "leaks", "shuffled_labels", "select_on",
-    "raters", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit",
+    "raters", *SOURCE,
 )  # fmt: skip
 
 

@@ -157,8 +157,9 @@ def log_champion(
             tags = {"validation_srcc": worth} | {key: entries.as_text(record[key]) for key in told}
             tags |= {f"backbone_{key}": entries.as_text(record["backbone"].get(key)) for key in ("name", "origin")}
             tags |= {"sha256": sha256, "file": checkpoint.name}
+            source = {key: run.data.tags[key] for key in entries.SOURCE if key in run.data.tags} if run else {}
             model = client.create_logged_model(
-                experiment_id, name=name, source_run_id=run_id, tags=tags, model_type="pyfunc",
+                experiment_id, name=name, source_run_id=run_id, tags=tags | source, model_type="pyfunc",
                 params={"epoch": str(record["selected_epoch"])},
             )  # fmt: skip
             client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))

@@ -1,8 +1,8 @@
 """The runs of a study as MLflow's page shows them first: one link, whose view the experiment's own tag describes.
 
 MLflow's page opens on a landing page or on language models' traces. Its table of runs takes columns, order and groups
-from a shared view, which its button *Share* keeps as a tag of the experiment, and we as well. The comparison of chosen
-runs has no such state: there MLflow lets nothing be chosen beforehand.
+from a shared view, which its button *Share* keeps as a tag of the experiment, and we as well. Its comparison of chosen
+runs takes nothing from anywhere: it plots the params that differ and the first metric that a run was told.
 """
 
 import argparse
@@ -23,19 +23,16 @@ from pipeline.tracking.store import ASKED_PATIENCE, open_store
 logger = logging.getLogger("pipeline.tracking.view")
 
 KEY = "study"  # of the shared view, in the link
-COLUMNS = (
-    "tags.`method`", "tags.`round`", "metrics.`val/selected_srcc`", "metrics.`test/srcc`", "metrics.`test/plcc`",
-    "tags.`selected_epoch`",
-)  # fmt: skip
+GROUP = "group"  # the tag of runs whose mean says something: method, data set and leaks are theirs all
+WIDTHS = {  # in pixels
+    "tags.`method`": 110, "tags.`round`": 65, "metrics.`val/selected_srcc`": 140, "metrics.`test/srcc`": 95,
+    "metrics.`test/plcc`": 85, "tags.`selected_epoch`": 120,
+}  # fmt: skip
 VIEW = {
     "searchFilter": "", "orderByKey": "metrics.`test/srcc`", "orderByAsc": False, "startTime": "ALL",
     "lifecycleFilter": "Active", "modelVersionFilter": "All Runs", "datasetsFilter": [],
-    "selectedColumns": COLUMNS, "columnOrder": COLUMNS,
-    "groupBy": {
-        "aggregateFunction": "average",
-        # by its leaks as well, or a method's mean would take in what leaking habits are worth
-        "groupByKeys": [{"mode": "tag", "groupByData": "method"}, {"mode": "tag", "groupByData": "leaks"}],
-    },
+    "selectedColumns": list(WIDTHS), "columnOrder": list(WIDTHS), "columnWidths": WIDTHS,
+    "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": GROUP}]},
 }  # fmt: skip
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # runs and models, not traces

@@ -36,6 +36,7 @@ def test_a_run_shows_everything_about_it(root: Path) -> None:
         "splits_md5": "b" * 32, "backbone_name": "tiny", "backbone_weights_sha256": "5" * 64,
         "backbone_origin": "in-house", "mlflow.source.git.commit": ABOUT["git_commit"],
         "mlflow.source.name": "stages/train.py", "mlflow.source.type": "LOCAL",
+        "group": "dcmpln on demo (random split)",
         "mlflow.note.content": "Data set demo, rated by people. "
         "Backbone tiny with in-house weights. LEAKS: random split.",
         "params_md5": hashlib.md5(json.dumps(make_record()["params"], sort_keys=True).encode()).hexdigest(),
