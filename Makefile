@@ -51,9 +51,10 @@ lint: setup ## check style
 # a path with a percent sign MLflow cannot open a database (see store.py), so there it is imported through a link.
 mlflow: setup ## browse the runs in MLflow (PORT=5000)
 	@if [ -d runs ]; then $(BIN)/python -m stages.mirror; fi
-	@echo "MLflow shows this study's runs at http://127.0.0.1:$(PORT) once it says 'Application startup complete'; stop it with Ctrl-C."
+	@echo "MLflow starts (10 to 30 seconds); the link to this study's runs follows. Ctrl-C stops it."
 	@case "$$PWD" in *%*) plain=$$(mktemp -d) && trap 'rm -rf "$$plain"' EXIT && export PYTHONPATH="$$plain" && \
 		ln -s "$$PWD/$(VENV)"/lib/python*/site-packages/mlflow "$$plain/mlflow";; esac; \
+	$(BIN)/python -m pipeline.tracking.view --address http://127.0.0.1:$(PORT) & \
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/python -m mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) \
 		--backend-store-uri "$$($(BIN)/python -c 'from pipeline.tracking import store; print(store.tracking_uri("."))')" \
 		--artifacts-destination "$$PWD/mlartifacts"

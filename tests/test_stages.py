@@ -227,7 +227,7 @@ def test_the_report_and_mlflow_hold_the_same_numbers(finished: Path) -> None:
     table = pd.read_csv(finished / "reports/study/rounds.csv").set_index(["method", "round"])
     client = MlflowClient(f"sqlite:///{finished / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
-    found = {run.info.run_name: run.data.metrics.get("test_srcc") for run in runs}
+    found = {run.info.run_name: run.data.metrics.get("test/srcc") for run in runs}
     for (method, number), row in table.iterrows():
         assert found[f"demo/{method}/round-{number}"] == pytest.approx(row["srcc"], abs=1e-5)
     random = [run for run in runs if "/random-" in run.info.run_name]
@@ -235,8 +235,8 @@ def test_the_report_and_mlflow_hold_the_same_numbers(finished: Path) -> None:
     assert len(runs) == len(table) + len(random) + 1
     champion = client.get_model_version_by_alias("agiqa-demo", "champion")
     clean = pd.DataFrame([
-        {"method": run.data.tags["method"], "id": run.info.run_id, "srcc": run.data.metrics["selected_val_srcc"]}
-        for run in runs if run.data.tags.get("leaks") == "none" and "selected_val_srcc" in run.data.metrics
+        {"method": run.data.tags["method"], "id": run.info.run_id, "srcc": run.data.metrics["val/selected_srcc"]}
+        for run in runs if run.data.tags.get("leaks") == "none" and "val/selected_srcc" in run.data.metrics
         and "method" in run.data.tags
     ])  # fmt: skip
     method = clean.groupby("method")["srcc"].mean().idxmax()

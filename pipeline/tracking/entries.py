@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import layout
 from pipeline.errors import AgiqaError
+from pipeline.tracking import sections, view
 from pipeline.tracking.store import tracking_uri
 
 if TYPE_CHECKING:
@@ -38,21 +39,13 @@ IDENTITY = "agiqa.identity"  # hash of what the run computes: a killed run is go
 PROCESS = "agiqa.process"  # who writes it: "host:pid"
 
 
-# What the metrics of a study's runs are; its parent run shows it.
-NOTE = """One run per data set, method and round; what each computed stands in its own description.
-
-- `val_...`: of every epoch, a variant's from `validation.windows` windows a validation image. `selected_val_...`: of
-  the selected epoch, from all windows; its mean over the rounds chooses the champion.
-- `test_srcc`, `test_krcc`, `test_plcc`: of raw scores. `test_plcc_logistic`, `test_rmse`: by the field's convention
-  after a logistic fit to the MOS of the very test images, which no user has.
-- `test_rmse_calibrated`, `test_mae_calibrated`: of the score that a user is told, whose curve was fitted on validation
-  images alone. `test_coverage`: the share of test images whose MOS lies in the band of LEVEL %; `test_band_width`: the
-  mean width of that band, in MOS; `test_unfamiliar`: the share of images unlike the training images.
-- `generator_<name>_...`: the same of one generator's test images. `cross_<data set>_...`: of another data set's.
-""".replace("LEVEL", str(layout.LEVEL))
-
-# Measurements of one epoch by their columns in timing.csv, which would read as those of the whole run.
-EPOCH_TIMES = {key: f"epoch_{key}" for key in ("seconds", "cpu_seconds", "under_load")}
+# Tags that say what a param says already, by that param: only where their values differ does a run carry both.
+REPEATED = {
+    "select_on": "train.select_on", "split_rule": "split.rule", "target": "targets.main",
+    "auxiliary_target": "targets.auxiliary", "shuffled_labels": "variant.shuffle_labels",
+    "backbone_name": "backbone.name", "backbone_origin": "backbone.origin", "backbone_seed": "backbone.seed",
+    "backbone_pretrained": "backbone.pretrained", "backbone_file": "backbone.file",
+}  # fmt: skip
 
 
 class Epoch(NamedTuple):
@@ -74,17 +67,25 @@ def study_ids(client: "MlflowClient", root: str | Path, study: str) -> tuple[str
         # A server keeps artifacts where it likes; beside a database of ours they lie in the repository's root.
         on_server = tracking_uri(root).startswith("http")
         location = None if on_server else (Path(root).resolve() / "mlartifacts" / study).as_uri()
-        tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI's view of runs, not of LLM traces
-        experiment_id = client.create_experiment(study, artifact_location=location, tags=tags)
+        experiment_id = client.create_experiment(study, artifact_location=location, tags=view.EXPERIMENT_TAGS)
     else:
         experiment_id = experiment.experiment_id
         if experiment.lifecycle_stage == "deleted":
             client.restore_experiment(experiment_id)
+        for key, value in view.EXPERIMENT_TAGS.items():
+            if experiment.tags.get(key) != value:
+                client.set_experiment_tag(experiment_id, key, value)
     parents = client.search_runs([experiment_id], f"tags.`{KIND}` = 'study'", max_results=1)
-    if parents:
-        return experiment_id, parents[0].info.run_id
-    tags = {KIND: "study", "mlflow.note.content": NOTE}
-    return experiment_id, client.create_run(experiment_id, run_name=study, tags=tags).info.run_id
+    tags = {
+        KIND: "study", "mlflow.note.content": sections.NOTE, "mlflow.source.type": "LOCAL",
+        "mlflow.source.name": "dvc.yaml",
+    }  # fmt: skip
+    if not parents:
+        return experiment_id, client.create_run(experiment_id, run_name=study, tags=tags).info.run_id
+    for key, value in tags.items():
+        if parents[0].data.tags.get(key) != value:
+            client.set_tag(parents[0].info.run_id, key, value)
+    return experiment_id, parents[0].info.run_id
 
 
 def find_run(client: "MlflowClient", run_id: str, experiment_id: str | None = None) -> "Run | None":
@@ -185,11 +186,14 @@ def write_description(client: "MlflowClient", run: "Run", record: Mapping[str, A
     params = {
         entry_key(key): shortened(as_text(value), PARAM_LENGTH) for key, value in record.get("params", {}).items()
     }
+    tags = _description(record, about)
     client.log_batch(
         run.info.run_id,
         params=[Param(key, value) for key, value in params.items() if key not in run.data.params],
-        tags=[RunTag(key, shortened(value, TAG_LENGTH)) for key, value in _description(record, about).items()],
+        tags=[RunTag(key, shortened(value, TAG_LENGTH)) for key, value in tags.items()],
     )
+    for key in run.data.tags.keys() & REPEATED.keys() - tags.keys():  # of an earlier version
+        client.delete_tag(run.info.run_id, key)
     inputs = []
     images = json.dumps({"images": record["images"]}, sort_keys=True) if "images" in record else None
     dataset, _, round_index, split = which_run(record)
@@ -216,8 +220,17 @@ def _description(record: Mapping[str, Any], about: Mapping[str, Any]) -> dict[st
     values |= {
         key: value for key, value in about.items() if key not in ("run_id", "started", "ended", "seconds", "cost")
     }
+    params = record.get("params", {})
+    for tag, param in REPEATED.items():
+        if param in params and tag in values and values[tag] == params[param]:
+            del values[tag]
     values["leaks"] = "; ".join(leaks) if leaks else "none"
-    values["params_md5"] = md5_of(json.dumps(record.get("params", {}), sort_keys=True).encode())
+    values[view.GROUP] = f"{record.get('method')} on {record.get('dataset')}" + (
+        f" ({values['leaks']})" if leaks else ""
+    )
+    values["params_md5"] = md5_of(json.dumps(params, sort_keys=True).encode())
+    values["mlflow.source.type"] = "LOCAL"
+    values["mlflow.source.name"] = f"stages/{'baseline' if record.get('kind') == 'baseline' else 'train'}.py"
     if about.get("git_commit"):
         values["mlflow.source.git.commit"] = about["git_commit"]
     note = f"Data set {record['dataset']}, rated by {layout.rated_by(record)}. " if "dataset" in record else ""
@@ -242,19 +255,16 @@ def write_epochs(client: "MlflowClient", run: "Run", epochs: Sequence[Epoch]) ->
     changed: set[int] = set()
     for epoch in epochs:
         step = int(float(epoch.history["epoch"]))
-        model_id = None
+        model_id, times = None, sections.of_epoch({}, epoch.timing)
         if epoch.checkpoint is not None:
             model, is_new = _put_model(client, run, epoch, models.get(model_name(run, epoch)))
             model_id = model.model_id
             used[model_id] = model
             changed |= {step} if is_new or model_id not in shown else set()
         wanted += [
-            Metric(entry_key(name), value, epoch.milliseconds, step, model_id=model_id)
-            for name, value in finite_numbers(epoch.history, renamed={"validation": "val"}).items()
-        ]
-        wanted += [
-            Metric(entry_key(name), value, epoch.milliseconds, step)
-            for name, value in finite_numbers(epoch.timing, renamed=EPOCH_TIMES).items()
+            # what an epoch took is no measurement of its model
+            Metric(entry_key(name), value, epoch.milliseconds, step, model_id=None if name in times else model_id)
+            for name, value in (sections.of_epoch(epoch.history, {}) | times).items()
         ]
     changed |= {metric.step for metric in put_metrics(client, run, wanted, used)}
     for model in used.values():  # only now: a model that is READY has its metrics
@@ -282,7 +292,9 @@ def _put_model(
         return model, model.status != "READY"
     if model is None:
         step = str(int(float(epoch.history["epoch"])))
-        tags = {key: run.data.tags[key] for key in _MODEL_TAGS if key in run.data.tags}
+        held = {tag: run.data.params[param] for tag, param in REPEATED.items() if param in run.data.params}
+        held |= run.data.tags
+        tags = {key: held[key] for key in _MODEL_TAGS if key in held}
         model = client.create_logged_model(
             run.info.experiment_id,
             name=model_name(run, epoch),
@@ -294,9 +306,10 @@ def _put_model(
     return model, True
 
 
+SOURCE = ("mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")  # MLflow shows these as one
 _MODEL_TAGS = (
     "dataset", "method", "kind", "round", "backbone_name", "backbone_origin", "leaks", "shuffled_labels", "select_on",
-    "raters",
+    "raters", *SOURCE,
 )  # fmt: skip
 
 
@@ -359,26 +372,6 @@ def _same(one: float, other: float) -> bool:
 
 
 # Values
-
-
-def finite_numbers(values: Mapping[str, Any], renamed: Mapping[str, str] | None = None) -> dict[str, float]:
-    """Return the finite numbers of nested values as one level, `outer_inner`, with first words renamed."""
-    numbers: dict[str, float] = {}
-    for key, value in values.items():
-        name = key
-        for old, new in (renamed or {}).items():
-            if key == old or key.startswith(old + "_"):
-                name = new + key.removeprefix(old)
-        if isinstance(value, Mapping):
-            numbers |= {f"{name}_{inner}": number for inner, number in finite_numbers(value).items()}
-        elif key != "epoch" and value is not None and value != "":
-            try:
-                number = float(value)
-            except (TypeError, ValueError):  # a word is no measurement
-                continue
-            if math.isfinite(number):
-                numbers[name] = number
-    return numbers
 
 
 def entry_key(name: str) -> str:

@@ -68,7 +68,7 @@ def log_epoch(
     Args:
         root: Of the main repository.
         run_id: From `start_run`.
-        history_row: A row of history.csv. `validation_...` is logged as `val_...`; empty and NaN values are left out.
+        history_row: A row of history.csv. `sections.of_epoch` says what each column is called.
         timing_row: A row of timing.csv.
         checkpoint: The epoch's weights file, which becomes the model's artifact.
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from pipeline import layout
 from pipeline.files import file_md5
-from pipeline.tracking import entries
+from pipeline.tracking import entries, sections
 from pipeline.tracking.store import ASKED_PATIENCE, PATIENCE, logger, open_store, or_warn
 
 if TYPE_CHECKING:
@@ -133,10 +133,7 @@ def mirror_train(
         over += int(1000 * float(timing.get(epoch, {}).get("seconds") or 0))
         epochs.append(entries.Epoch(row, timing.get(epoch, {}), weights.get(epoch), over))
     counts["epochs"] += entries.write_epochs(client, run, epochs)
-    totals = {key: record.get(key) for key in ("trainable_parameters", "checkpoint_bytes")}
-    totals |= {"train": about.get("cost") or {"seconds": about.get("seconds")}}  # as earlier versions wrote it
-    totals |= {f"images_{subset}": count for subset, count in record.get("images", {}).items()}
-    _put_totals(client, run, entries.finite_numbers(totals), None, entries.in_milliseconds(about["ended"]))
+    _put_totals(client, run, sections.of_training(record, about), None, entries.in_milliseconds(about["ended"]))
     selected = _selected_model(client, run, record)
     if selected is not None:
         client.set_logged_model_tags(selected.model_id, {"selected": "true"})
@@ -151,17 +148,15 @@ def mirror_train(
 def _mirror_evaluation(client: "MlflowClient", run: "Run", run_dir: Path) -> int:
     """Bring an evaluate folder into its run, its numbers to the selected epoch's model too; return whether it wrote.
 
-    metrics.json's `test` becomes test_srcc ..., `generator` generator_<name>_srcc ..., `cross` cross_<dataset>_srcc ...
-    and `validation`, the selected epoch's, selected_val_srcc ..., all scored with all windows of an image. So
-    selected_val_srcc differs from that epoch's val_srcc, for which a training scores as many windows as the param
-    `validation.windows` says; in runs of earlier versions it is the same number once more. What users are told has
-    its own names, such as test_rmse_calibrated and generator_<name>_coverage; `entries.NOTE` says which is which.
+    All of them are scored with all windows of an image. So val/selected_srcc differs from that epoch's val/srcc, for
+    which a training scores as many windows as the param `validation.windows` says; in runs of earlier versions it is
+    the same number once more. `sections.NOTE` says what each metric is.
     """
     folder = run_dir / layout.EVALUATE
     digest = _files_md5(sorted(path for path in folder.rglob("*") if path.is_file()), run_dir.name)
     if run.data.tags.get(MIRRORED + "evaluate") == digest and client.list_artifacts(run.info.run_id, "evaluate"):
         return 0
-    numbers = entries.finite_numbers(entries.read_json(folder / layout.METRICS), renamed={"validation": "selected_val"})
+    numbers = sections.of_evaluation(entries.read_json(folder / layout.METRICS))
     selected = _selected_model(client, run, entries.read_json(run_dir / layout.TRAIN / layout.RECORD))
     _put_totals(client, run, numbers, selected, run.info.end_time or time.time_ns() // 1_000_000)
     client.log_artifacts(run.info.run_id, str(folder), "evaluate")
@@ -176,7 +171,7 @@ def _mirror_report(client: "MlflowClient", parent_id: str, folder: Path) -> int:
     written = 0
     if parent.data.tags.get(MIRRORED + "report") != digest or not client.list_artifacts(parent_id, "report"):
         path = folder / layout.METRICS
-        numbers = entries.finite_numbers(entries.read_json(path)) if path.is_file() else {}
+        numbers = sections.of_report(entries.read_json(path)) if path.is_file() else {}
         _put_totals(client, parent, numbers, None, time.time_ns() // 1_000_000)
         client.log_artifacts(parent_id, str(folder), "report")
         client.set_tag(parent_id, MIRRORED + "report", digest)
@@ -238,7 +233,9 @@ def _stale_evaluations(runs_dir: Path) -> set[Path]:
 
 
 def _files_md5(paths: Sequence[Path], also: str) -> str:
-    parts = [also] + [f"{path.name} {entries.md5_of(path.read_bytes())}" for path in paths if path.is_file()]
+    parts = [sections.EDITION, also] + [
+        f"{path.name} {entries.md5_of(path.read_bytes())}" for path in paths if path.is_file()
+    ]
     return entries.md5_of("\n".join(parts).encode())
 
 

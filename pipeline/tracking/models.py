@@ -1,11 +1,12 @@
 """Models in MLflow: the file behind a URI, and the champion as a model that MLflow loads and serves."""
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import layout
 from pipeline.errors import AgiqaError
@@ -15,6 +16,7 @@ from pipeline.tracking.store import PATIENCE, client_of, first_line, open_store,
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion
 
 # What pipeline.serving.served imports; a served model asks for the versions that it was made with.
@@ -130,9 +132,17 @@ def log_champion(
     if not checkpoint.is_file():
         raise AgiqaError(f"checkpoint {checkpoint} of the selected epoch does not exist: run `dvc repro`")
     name, sha256 = f"agiqa-{record['dataset']}", entries.file_sha256(checkpoint)
+    srcc = layout.validation_numbers(train_dir, record["selected_epoch"]).get("srcc")
+    worth = "none" if srcc is None else f"{srcc:.4f}"
+    about_it = (
+        f"Validation SRCC {worth}: {entries.run_name(record)}, epoch {record['selected_epoch']}, trained on the scores "
+        f"of {layout.rated_by(record)}. Backbone {record['backbone'].get('name')} with "
+        f"{record['backbone'].get('origin')} weights."
+    )
     with open_store(root, patience=patience) as client:
         champion = _champion(client, name)
         if champion is not None and champion.tags.get("sha256") == sha256:
+            _describe(client, name, str(champion.version), worth, about_it, record)  # an earlier version told less
             return str(champion.version)
     with TemporaryDirectory() as folder:
         make_program(checkpoint, Path(folder) / "scorer.pt2")
@@ -144,26 +154,54 @@ def log_champion(
             run = entries.find_run(client, about["run_id"], experiment_id)
             run_id = None if run is None else run.info.run_id
             told = [key for key in ("dataset", "method", "round", "target", "raters") if key in record]
-            tags = {key: entries.as_text(record[key]) for key in told}
+            tags = {"validation_srcc": worth} | {key: entries.as_text(record[key]) for key in told}
             tags |= {f"backbone_{key}": entries.as_text(record["backbone"].get(key)) for key in ("name", "origin")}
             tags |= {"sha256": sha256, "file": checkpoint.name}
+            source = {key: run.data.tags[key] for key in entries.SOURCE if key in run.data.tags} if run else {}
             model = client.create_logged_model(
-                experiment_id, name=name, source_run_id=run_id, tags=tags, model_type="pyfunc",
+                experiment_id, name=name, source_run_id=run_id, tags=tags | source, model_type="pyfunc",
                 params={"epoch": str(record["selected_epoch"])},
             )  # fmt: skip
             client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
             client.finalize_logged_model(model.model_id, "READY")
+            if run is not None:
+                _put_results(client, run, model)
             if not client.search_registered_models(f"name = '{name}'"):
-                who = f"Scorers trained on {record['dataset']}, rated by {layout.rated_by(record)}."
-                client.create_registered_model(name, description=who)
+                client.create_registered_model(name)
             registered = client.create_model_version(
-                name, model.artifact_location, run_id=run_id, tags=tags, model_id=model.model_id,
-                description=f"{entries.run_name(record)}, epoch {record['selected_epoch']}, trained on the scores of "
-                f"{layout.rated_by(record)}. Backbone {record['backbone'].get('name')} with "
-                f"{record['backbone'].get('origin')} weights.",
-            )  # fmt: skip
-            client.set_registered_model_alias(name, "champion", registered.version)
-            return str(registered.version)
+                name, model.artifact_location, run_id=run_id, tags=tags, model_id=model.model_id, description=about_it
+            )
+            version = str(registered.version)
+            client.set_registered_model_alias(name, "champion", version)
+            _describe(client, name, version, worth, about_it, record)
+            return version
+
+
+def _put_results(client: "MlflowClient", run: "Run", model: "LoggedModel") -> None:
+    """Give a model the results of its run's selected epoch, which MLflow shows on the page of its version."""
+    from mlflow.entities import Metric  # imported here: costs 3 s
+
+    results = [
+        Metric(key, value, 0, 0, model_id=model.model_id)
+        for key, value in run.data.metrics.items()
+        if re.match(r"(val/selected_|test/(?!epoch_))", key)
+    ]
+    entries.put_metrics(client, run, results, {model.model_id: model})
+
+
+def _describe(
+    client: "MlflowClient", name: str, version: str, worth: str, about_it: str, record: Mapping[str, Any]
+) -> None:
+    """Say on the pages of a registered model and of its champion's version what the champion is worth."""
+    who = f"Scorers trained on {record['dataset']}, rated by {layout.rated_by(record)}."
+    text = f"{who} The champion is version {version}. {about_it}"
+    if client.get_registered_model(name).description != text:
+        client.update_registered_model(name, description=text)
+    held = client.get_model_version(name, version)
+    if held.description != about_it:
+        client.update_model_version(name, version, description=about_it)
+    if held.tags.get("validation_srcc") != worth:
+        client.set_model_version_tag(name, version, "validation_srcc", worth)
 
 
 def _champion(client: "MlflowClient", name: str) -> "ModelVersion | None":

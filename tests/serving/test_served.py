@@ -33,6 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 RECORD = {
     "dataset": "demo", "method": "dcmpln", "round": 0, "target": "quality", "kind": "variant", "selected_epoch": 1,
     "leaks": [], "shuffled_labels": False, "backbone": {"name": "demo-vit", "origin": "in-house"},
+    "validation": {"srcc": 0.63},
 }  # fmt: skip
 COLUMNS = ["raw", "mos", "low", "high", "unfamiliar"]
 
@@ -154,6 +155,17 @@ def test_another_checkpoint_becomes_the_next_version(
     copy = lambda checkpoint, path: shutil.copy(program_file, path)  # noqa: E731
     assert models.log_champion(study, "small", write_train(tmp_path, changed), copy) == "2"
     assert models.log_champion(study, "small", write_train(study, demo_checkpoint), copy) == "3"
+
+
+def test_the_registry_says_what_the_champion_is_worth(study: Path) -> None:
+    with store.open_store(study) as client:
+        version = client.get_model_version_by_alias("agiqa-demo", "champion")
+        assert version.tags["validation_srcc"] == "0.6300"
+        assert version.description.startswith("Validation SRCC 0.6300: demo/dcmpln/round-0, epoch 1, trained on the ")
+        told = client.get_registered_model("agiqa-demo").description
+        assert told == f"Scorers trained on demo, rated by people. The champion is version {version.version}. " + (
+            version.description
+        )
 
 
 def test_mlflow_serves_it_outside_the_repository(

@@ -2,12 +2,22 @@
 
 import hashlib
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 
-from made_runs import ABOUT, STUDY, client_of, experiment_of, history_of, make_record, runs_of, train_live
+from made_runs import (
+    ABOUT,
+    HISTORY,
+    STUDY,
+    client_of,
+    experiment_of,
+    history_of,
+    make_record,
+    runs_of,
+    train_live,
+    write_weights,
+)  # fmt: skip
 
 from pipeline.tracking import entries, live, store
 
@@ -25,6 +35,8 @@ def test_a_run_shows_everything_about_it(root: Path) -> None:
         "method": "dcmpln", "kind": "variant", "round": "0", "leaks": "random split", "manifest_md5": "a" * 32,
         "splits_md5": "b" * 32, "backbone_name": "tiny", "backbone_weights_sha256": "5" * 64,
         "backbone_origin": "in-house", "mlflow.source.git.commit": ABOUT["git_commit"],
+        "mlflow.source.name": "stages/train.py", "mlflow.source.type": "LOCAL",
+        "group": "dcmpln on demo (random split)",
         "mlflow.note.content": "Data set demo, rated by people. "
         "Backbone tiny with in-house weights. LEAKS: random split.",
         "params_md5": hashlib.md5(json.dumps(make_record()["params"], sort_keys=True).encode()).hexdigest(),
@@ -34,47 +46,32 @@ def test_a_run_shows_everything_about_it(root: Path) -> None:
         "demo/manifest": "a" * 32, "demo/splits": "b" * 32
     }  # fmt: skip
     history = history_of(root, run)
-    assert history["val_srcc"] == [(1, 0.4), (2, 0.8), (3, 0.6)]
-    assert history["loss"] == [(1, 0.31), (2, 1 / 7), (3, 0.13)]
-    assert history["images_per_second"] == [(1, 41.0), (2, 42.0), (3, 43.0)]
-    assert {key: run.data.metrics[key] for key in ("test_srcc", "test_n", "selected_val_srcc", "cross_other_srcc")} == {
-        "test_srcc": 0.71, "test_n": 120, "selected_val_srcc": 0.77, "cross_other_srcc": 0.31
+    assert history["val/srcc"] == [(1, 0.4), (2, 0.8), (3, 0.6)]
+    assert history["train/loss"] == [(1, 0.31), (2, 1 / 7), (3, 0.13)]
+    assert history["cost/epoch_images_per_second"] == [(1, 41.0), (2, 42.0), (3, 43.0)]
+    assert {key: run.data.metrics[key] for key in ("test/srcc", "test/n", "val/selected_srcc", "cross/other/srcc")} == {
+        "test/srcc": 0.71, "test/n": 120, "val/selected_srcc": 0.77, "cross/other/srcc": 0.31
     }  # fmt: skip
-    assert history["epoch_seconds"] == [(1, 2.5), (2, 5.0), (3, 7.5)]
-    assert history["epoch_cpu_seconds"] == [(1, 4.5), (2, 9.0), (3, 13.5)]
-    assert history["epoch_under_load"] == [(1, 0.0), (2, 1.0), (3, 0.0)]
-    costs = {"train_seconds": 15, "train_cpu_seconds": 27, "train_under_load": 1, "cost_seconds": 2}
-    costs |= {"cost_cpu_seconds": 3.5, "cost_images_per_second": 60, "cost_peak_memory_mb": 700, "cost_under_load": 0}
-    assert {key: run.data.metrics[key] for key in costs} == costs
-    assert not {"seconds", "cpu_seconds", "under_load"} & set(history)
+    assert history["cost/epoch_seconds"] == [(1, 2.5), (2, 5.0), (3, 7.5)]
+    assert history["cost/epoch_cpu_seconds"] == [(1, 4.5), (2, 9.0), (3, 13.5)]
+    assert history["cost/epoch_under_load"] == [(1, 0.0), (2, 1.0), (3, 0.0)]
+    costs = {
+        "train_seconds": 15, "train_cpu_seconds": 27, "train_under_load": 1, "evaluate_seconds": 2,
+        "evaluate_cpu_seconds": 3.5, "evaluate_images_per_second": 60, "evaluate_peak_memory_mb": 700,
+        "evaluate_under_load": 0, "trainable_parameters": 1234, "checkpoint_bytes": 800,
+    }  # fmt: skip
+    assert {key: run.data.metrics[f"cost/{key}"] for key in costs} == costs
+    assert {key.partition("/")[0] for key in history} == {
+        "train", "val", "test", "generator", "cross", "cost", "images"
+    }  # fmt: skip
     assert "cost" not in run.data.tags
-    assert dict(history["val_srcc"])[2] == 0.8  # of the selected epoch, but from few windows
-    assert "selected_val_krcc" not in history
-    assert run.data.metrics["generator_sd1.5_srcc"] == 0.5
-    assert run.data.metrics["trainable_parameters"] == 1234
+    assert dict(history["val/srcc"])[2] == 0.8  # of the selected epoch, but from few windows
+    assert "val/selected_krcc" not in history
+    assert run.data.metrics["generator/sd1.5/srcc"] == 0.5
     parent = runs_of(root)[STUDY]
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     local = client_of(root).download_artifacts(run_id, "evaluate/predictions.csv")
     assert Path(local).read_text().startswith("image_id,predicted")
-
-
-def test_what_users_are_told_has_names_of_its_own_and_the_study_says_which(root: Path) -> None:
-    run_id, _ = train_live(root, make_record())
-    found = client_of(root).get_run(run_id).data.metrics
-    told = {key: value for key, value in found.items() if re.search("calibrated|coverage|band|unfamiliar|score", key)}
-    assert told == {
-        "test_rmse_calibrated": 0.65, "test_mae_calibrated": 0.5, "test_coverage": 0.88, "test_band_width": 1.9,
-        "test_unfamiliar": 0.0, "generator_sd1.5_score_mean": 2.5, "generator_sd1.5_rmse_calibrated": 0.55,
-        "generator_sd1.5_coverage": 0.93, "generator_early _v2__coverage": 0.83,
-    }  # fmt: skip
-    note = runs_of(root)[STUDY].data.tags["mlflow.note.content"]
-    assert "band of 90 %" in note
-    named = set(re.findall(r"`((?:test|selected)_\w+[a-z])`", note))
-    assert named <= set(found)
-    assert {key for key in told if key.startswith("test_")} <= named
-    for key in ("selected_val_", "val_", "generator_", "cross_"):
-        assert any(name.startswith(key) for name in found)
-        assert f"`{key}" in note
 
 
 def test_a_run_on_simulated_raters_says_so(root: Path) -> None:
@@ -93,18 +90,33 @@ def test_a_checkpoint_is_found_by_its_metrics_and_downloaded(root: Path) -> None
     train_live(root, make_record())
     mlflow.set_tracking_uri(store.tracking_uri(root))
     found = mlflow.search_logged_models(
-        experiment_ids=[experiment_of(root)], filter_string="metrics.val_srcc > 0.5", output_format="list"
+        experiment_ids=[experiment_of(root)], filter_string="metrics.`val/srcc` > 0.5", output_format="list"
     )
     assert {model.name for model in found} == {"demo-dcmpln-round-0-epoch-002", "demo-dcmpln-round-0-epoch-003"}
     (best,) = mlflow.search_logged_models(
         experiment_ids=[experiment_of(root)],
-        filter_string="metrics.test_srcc > 0.7 AND tags.selected = 'true' AND params.epoch = '2'",
+        filter_string="metrics.`test/srcc` > 0.7 AND tags.selected = 'true' AND params.epoch = '2'",
         output_format="list",
     )
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{best.model_id}"))
     assert (folder / "epoch-002.safetensors").read_bytes() == b"weights of dcmpln 0 2"
     assert best.tags["leaks"] == "random split"
     assert mlflow.register_model(f"models:/{best.model_id}", "scorer").version == 1
+
+
+def test_a_tag_that_repeats_a_param_goes_and_models_keep_it(root: Path) -> None:
+    record = make_record() | {"raters": "people"}
+    before = live.start_run(root, STUDY, record, ABOUT)
+    assert client_of(root).get_run(before).data.tags["select_on"] == "validation"  # as an earlier version wrote it
+    record["params"] |= {"train.select_on": "validation", "targets.main": "alignment", "backbone.name": "tiny"}
+    with store.open_store(root) as client:
+        entries.write_description(client, client.get_run(before), record, ABOUT)
+    tags = client_of(root).get_run(before).data.tags
+    assert not {"select_on", "backbone_name"} & set(tags)
+    assert (tags["target"], tags["backbone_origin"]) == ("quality", "in-house")  # told otherwise, or by nothing else
+    live.log_epoch(root, before, HISTORY[0], None, write_weights(root / "work", record, 1))
+    (model,) = client_of(root).search_logged_models([experiment_of(root)])
+    assert (model.tags["select_on"], model.tags["backbone_name"]) == ("validation", "tiny")
 
 
 def test_values_beyond_mlflows_limits_are_shortened(root: Path) -> None:
@@ -124,17 +136,6 @@ def test_a_run_is_named_by_its_folder() -> None:
     assert entries.run_name(make_record(round_index=3, split="random")) == "demo/dcmpln/random-3"
     del record["split"]  # as a baseline's
     assert entries.run_name(record) == "demo/dcmpln/round-0"
-
-
-def test_numbers_lose_their_nesting_and_words_are_left_out() -> None:
-    values = {
-        "epoch": 3, "validation_srcc": "0.5", "validation": {"srcc": 1}, "loss": float("nan"), "note": "good",
-        "empty": "", "none": None, "test": {"deep": {"n": 4}},
-    }  # fmt: skip
-    assert entries.finite_numbers(values, renamed={"validation": "val"}) == {
-        "val_srcc": 1.0, "test_deep_n": 4.0
-    }  # fmt: skip
-    assert entries.finite_numbers({"validated": 1}, renamed={"validation": "val"}) == {"validated": 1.0}
 
 
 def test_only_a_process_of_this_machine_is_known_to_be_dead() -> None:

@@ -124,7 +124,7 @@ def test_the_champion_follows_the_finished_study_and_no_experiment_beside_it(
     shown = client.search_runs([experiment_of(root)], "params.`train.learning_rate` = '0.3'")
     assert len(shown) == 1  # it is to be seen beside the others
     parent = client.search_runs([experiment_of(root)], f"tags.`{entries.KIND}` = 'study'")[0]
-    assert (parent.info.status, parent.data.metrics["rate"]) == ("FINISHED", 0.1)  # the workspace's report
+    assert (parent.info.status, parent.data.metrics["mean/rate"]) == ("FINISHED", 0.1)  # the workspace's report
 
     # Another clone, with a store of its own, that got the results by `dvc pull`.
     here.run("dvc", "remote", "add", "-q", "-d", "store", str(root.parent / "remote"))

@@ -48,7 +48,7 @@ def test_a_killed_training_goes_on_as_one_run(root: Path) -> None:
     live.finish_run(root, STUDY, write_train(root, record, run_id) / "train")
     shown = content_of(root)["demo/dcmpln/round-0"]
     assert shown["status"] == "FINISHED"
-    assert shown["metrics"]["val_srcc"] == [(1, 0.4), (2, 0.8), (3, 0.6)]
+    assert shown["metrics"]["val/srcc"] == [(1, 0.4), (2, 0.8), (3, 0.6)]
     assert sorted(step for step, _ in shown["outputs"]) == [1, 2, 3]
     assert len(shown["models"]) == 3
 
@@ -77,10 +77,10 @@ def test_an_epoch_that_came_out_differently_replaces_the_first(root: Path) -> No
     live.log_epoch(root, run_id, {**HISTORY[0], "loss": 9.0}, TIMING[0], first)
     live.finish_run(root, STUDY, write_train(root, record, run_id, epochs=1) / "train")
     run = client_of(root).get_run(run_id)
-    assert run.data.metrics["loss"] == 0.31
+    assert run.data.metrics["train/loss"] == 0.31
     (model,) = client_of(root).search_logged_models([experiment_of(root)])
     assert model.tags["sha256"] == hashlib.sha256(b"weights of dcmpln 0 1").hexdigest()
-    assert {entry.value for entry in model.metrics if entry.key == "loss"} == {0.31}
+    assert {entry.value for entry in model.metrics if entry.key == "train/loss"} == {0.31}
     before = history_of(root, run)
     mirror.mirror(root, STUDY, root / "runs")
     assert history_of(root, client_of(root).get_run(run_id)) == before

@@ -51,7 +51,7 @@ def test_rebuilding_from_files_equals_the_live_record(root: Path, make_root: Cal
     counts = mirror.mirror(root, STUDY, root / "runs", report)
     assert counts == {"runs": 2, "created": 0, "epochs": 0, "evaluations": 0, "reports": 0, "skipped": 0}
     before = content_of(root)
-    assert before[STUDY]["metrics"] == {"demo_dcmpln_srcc": [(0, 0.71)]}
+    assert before[STUDY]["metrics"] == {"mean/demo/dcmpln/srcc": [(0, 0.71)]}
     assert before[STUDY]["status"] == "FINISHED"
 
     new = make_root("new")
@@ -87,10 +87,10 @@ def test_a_baseline_is_mirrored_from_its_files_alone(root: Path) -> None:
     write_evaluation(run_dir, {"test": {"srcc": 0.44}})
     assert mirror.mirror(root, STUDY, root / "runs")["created"] == 1
     shown = content_of(root)["demo/linear_probe/round-0"]
-    assert shown["metrics"]["val_srcc"] == shown["metrics"]["selected_val_srcc"] == [(0, 0.5)]
-    assert "loss" not in shown["metrics"]
+    assert shown["metrics"]["val/srcc"] == shown["metrics"]["val/selected_srcc"] == [(0, 0.5)]
+    assert "train/loss" not in shown["metrics"]
     assert shown["artifacts"][0] == ["train/history.csv", "train/record.json", "train/run.json"]
-    (model,) = client_of(root).search_logged_models([experiment_of(root)], "metrics.test_srcc > 0.4")
+    (model,) = client_of(root).search_logged_models([experiment_of(root)], "metrics.`test/srcc` > 0.4")
     assert model.name == "demo-linear_probe-round-0-epoch-000"
     assert (model.tags["kind"], model.tags["selected"]) == ("baseline", "true")
     (held,) = (root / "mlartifacts" / STUDY / "models" / model.model_id / "artifacts").iterdir()
@@ -108,7 +108,7 @@ def test_a_model_that_comes_later_gets_the_evaluations_numbers(root: Path, tmp_p
     model.rename(layout.checkpoint_path(run_dir / "train", 0))
     counts = mirror.mirror(root, STUDY, root / "runs")
     assert (counts["created"], counts["epochs"], counts["evaluations"]) == (0, 1, 1)
-    assert len(client_of(root).search_logged_models([experiment_of(root)], "metrics.test_srcc > 0.7")) == 1
+    assert len(client_of(root).search_logged_models([experiment_of(root)], "metrics.`test/srcc` > 0.7")) == 1
 
 
 def test_new_results_of_an_old_run_are_added(root: Path) -> None:
@@ -116,9 +116,9 @@ def test_new_results_of_an_old_run_are_added(root: Path) -> None:
     write_evaluation(run_dir, {"test": {"srcc": 0.65, "krcc": 0.52}})
     assert mirror.mirror(root, STUDY, root / "runs")["evaluations"] == 1
     run = runs_of(root)["demo/dcmpln/round-0"]
-    assert run.data.metrics["test_srcc"] == 0.65
+    assert run.data.metrics["test/srcc"] == 0.65
     history = history_of(root, run)
-    assert (sorted(history["test_srcc"]), history["test_krcc"]) == ([(0, 0.65), (0, 0.71)], [(0, 0.52)])
+    assert (sorted(history["test/srcc"]), history["test/krcc"]) == ([(0, 0.65), (0, 0.71)], [(0, 0.52)])
 
 
 def test_lost_artifacts_are_put_back(root: Path) -> None:

@@ -79,6 +79,23 @@ def test_no_leaking_shuffled_or_incomplete_training_becomes_champion(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]  # no store is made for it
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_the_champions_model_holds_its_runs_results_and_source(root: Path) -> None:
+    run_id, run_dir = train_live(root, make_record() | {"leaks": []})
+    client = client_of(root)
+    client.log_metric(run_id, "test/epoch_srcc", 0.9, step=3)  # as of a variant that looks at test images
+    assert models.log_champion(root, STUDY, run_dir / "train", lambda checkpoint, path: None) == "1"
+    (model,) = client.search_logged_models([experiment_of(root)], "name = 'agiqa-demo'")
+    held = {entry.key: entry.value for entry in model.metrics}
+    assert (held["val/selected_srcc"], held["test/srcc"]) == (0.77, 0.71)
+    assert {key.partition("/")[0] for key in held} == {"val", "test"}
+    assert not {"val/srcc", "test/epoch_srcc"} & set(held)
+    assert model.tags["mlflow.source.name"] == "stages/train.py"
+    assert client.get_registered_model("agiqa-demo").description.startswith(
+        "Scorers trained on demo, rated by people. The champion is version 1. Validation SRCC 0.7700: demo/dcmpln/"
+    )
+
+
 def test_the_example_image_is_a_picture() -> None:
     (png,) = models.input_example()["image"]
     assert len(png) < 3000

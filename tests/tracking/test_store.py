@@ -181,7 +181,7 @@ def test_a_folder_may_have_any_name(make_root: Callable[[str], Path], name: str)
     folder = make_root(name)
     train_live(folder, make_record())
     shown = content_of(folder)["demo/dcmpln/round-0"]
-    assert shown["metrics"]["val_srcc"] == [(1, 0.4), (2, 0.8), (3, 0.6)]
+    assert shown["metrics"]["val/srcc"] == [(1, 0.4), (2, 0.8), (3, 0.6)]
     assert len(shown["models"]) == 3
     assert sorted(path.name for path in folder.parent.iterdir()) == [name]  # nor does a like-named folder lie beside it
     held = sorted(path.name for path in folder.iterdir())
@@ -211,7 +211,7 @@ def test_two_processes_fill_one_store(root: Path) -> None:
     shown = content_of(root)
     assert sorted(shown) == ["demo/one/round-0", "demo/two/round-0", STUDY]
     assert [len(run["models"]) for _, run in sorted(shown.items())] == [3, 3, 0]
-    assert shown["demo/two/round-0"]["metrics"]["val_srcc"] == [(1, 0.4), (2, 0.8), (3, 0.6)]
+    assert shown["demo/two/round-0"]["metrics"]["val/srcc"] == [(1, 0.4), (2, 0.8), (3, 0.6)]
 
 
 def test_logging_of_others_is_left_alone(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
