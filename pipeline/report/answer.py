@@ -89,11 +89,12 @@ def _lead(dataset: str, best: Mapping[str, Any], outcomes: Mapping[str, Sequence
     method, score = f"**`{best['method']}`**", f"SRCC {score_of(best)}"
     others = [name for names in outcomes.values() for name in names]
     if others and len(outcomes["win"]) == len(others):
-        return f"On **{dataset}** {method} is the best method: {score}, ahead of {_all(others)} in both tests."
+        shown = f"ahead of {_all(others)} over prompts, splits and trainings"
+        return f"On **{dataset}** {method} is the best method: {score}, {shown}."
     places = [
-        ("win", "ahead of {} in both tests"),
+        ("win", "ahead of {} over prompts, splits and trainings"),
         ("ahead", "ahead of {} on these trainings alone"),
-        ("loss", "behind {} in both tests"),
+        ("loss", "behind {} over prompts, splits and trainings"),
         ("behind", "behind {} on these trainings alone"),
         ("tie", "not shown to differ from {}"),
     ]
@@ -116,7 +117,10 @@ def _best_variant(rows: pd.DataFrame, evidence: Evidence, best: Mapping[str, Any
         return [f"`{best['method']}` is a baseline; the study has no variant {lacks}."]
     found = _outcomes(rows, evidence, best["method"])
     outcome = next((name for name, methods in found.items() if variant["method"] in methods), "none")
-    ends = {"win": "in both tests", "ahead": "a difference that the tests confirm on these trainings alone"}
+    ends = {
+        "win": "a difference over prompts, splits and trainings",
+        "ahead": "a difference that the tests confirm on these trainings alone",
+    }
     proof = "beats" if outcome == "win" else "scores higher than"
     end = ends.get(outcome, "a difference that the tests do not confirm")
     return [

@@ -72,11 +72,11 @@ class Chart(NamedTuple):
     @property
     def note(self) -> str:
         """How to read it, and what is left out of it."""
-        text = f"Mean SRCC on the test images, its 95 % interval ({self.interval})"
-        text += " and every round." if any(len(line.rounds) > 1 for line in self.lines) else "."
+        rounds = ", every round" if any(len(line.rounds) > 1 for line in self.lines) else ""
+        text = f"Mean, 95 % interval ({self.interval}){rounds}."
         if self.apart:
             many = "results are" if self.apart > 1 else "result is"
-            text += f" {self.apart} published {many} not comparable and in the table alone."
+            text += f" {self.apart} published {many} not comparable: see the table."
         return text
 
 

@@ -52,7 +52,7 @@ def _prose(text: str) -> Markup:
 def _cell(text: str) -> Markup:
     """A cell's text, an interval behind a number on a line of its own."""
     mean, bracket, rest = text.partition(" [")
-    if bracket and re.match(r"[\d.n]", mean) and re.fullmatch(r"[^\[\]]+\]", rest):
+    if bracket and re.match(r"[-+\d.n]", mean) and re.fullmatch(r"[^\[\]]+\]", rest):
         return _prose(mean) + Markup("<small>[{}</small>").format(rest)
     return _prose(text)
 
