@@ -61,6 +61,6 @@ def _headline(headline: Headline) -> str:
         parts += [f"### {answer.dataset}"] if len(headline.answers) > 1 else []
         parts += [answer.chart.note] if answer.chart else []
         parts += [formats.markdown(answer.table).rstrip()] if answer.table else []
-        parts += answer.verdict.shown
         parts.append("Not shown:\n\n" + "\n".join(f"- {lack}" for lack in answer.verdict.lacks))
+        parts += answer.verdict.shown
     return "\n\n".join(parts)

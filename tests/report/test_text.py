@@ -93,7 +93,7 @@ def test_every_kind_of_block_has_a_form_but_the_gallery() -> None:
     assert whole.split("\n\n")[2:] == [
         *("## Title", "One.", "### demo", "- Device: cpu\n- Code: `a`"),
         *("- `a` is best. (95 %)\n- None.", "![What it shows. Backbone: b.](p.png)"),
-        *("### demo", "Shown.", "Not shown:", "- this\n- that", "### x", "Not shown:", "- all"),
+        *("### demo", "Not shown:", "- this\n- that", "Shown.", "### x", "Not shown:", "- all"),
         *("<details><summary>More</summary>", "Two.", "```\nls\n```", "</details>\n"),
     ]
     with pytest.raises(ValueError, match="a block of kind 'poem' has no form in Markdown"):
