@@ -5,6 +5,7 @@ alone: shapes, line styles or labels say the same.
 """
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -231,7 +232,7 @@ def scatters(predictions: pd.DataFrame, paths: Sequence[str | Path], title: str,
             for name in names:
                 part = rows[rows["generator"] == name]
                 axes.scatter(
-                    part["predicted"], part["mos"], s=7, alpha=0.6, linewidths=0, rasterized=True, **looks[name]
+                    part["predicted"], part["mos"], s=14, alpha=0.6, linewidths=0, rasterized=True, **looks[name]
                 )
             axes.plot(rows["predicted"], rows["fitted"], color=BLACK, lw=1.6)
             axes.set_title(method)
@@ -300,7 +301,7 @@ def bands(
         points = {"s": 10, "alpha": 0.7, "rasterized": True}
         left.scatter(*rows.loc[inside, ["score", "mos"]].to_numpy().T, color=BLUE, marker="o", linewidths=0, **points)
         left.scatter(*rows.loc[~inside, ["score", "mos"]].to_numpy().T, color=VERMILLION, marker="x", lw=1, **points)
-        left.set(xlabel="score", ylabel=mos_label)
+        left.set(xlabel="score", ylabel=_wrapped(mos_label, figure.get_figheight() - 1))
         for place, name in enumerate(names):
             each = 100 * coverage.loc[coverage["generator"] == name, "coverage"]
             right.plot(each, [place] * len(each), ls="", marker="|", ms=9, color=looks[name]["color"])
@@ -335,7 +336,7 @@ def inline(svg: str, name: str) -> str:
         letters of its own and without the backbone, is cut off.
     """
     element = _without_title(svg[svg.index("<svg") :])
-    element = re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.S)
+    element = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*", "", element, flags=re.S)
     # A style element inside would hold for the whole page, which sets the same for all figures.
     element = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>\s*", "", element, flags=re.S)
     element = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", element)
@@ -352,7 +353,6 @@ def _without_title(element: str) -> str:
     lines = [float(y) for y in re.findall(r"translate\([\d.]+ ([\d.]+)\)", found.group(1))] if found else []
     if not lines:
         return element
-    element = element.replace(found.group(0), re.sub(r"<!--.*?-->", "", found.group(0), flags=re.S))
     top = max(lines) + 5
     view = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', element)
     width, height = float(view.group(1)), float(view.group(2)) - top
@@ -372,12 +372,13 @@ def _finish(figure: Figure, paths: Sequence[str | Path], title: str, handles: Se
 def _grid(
     count: int, xlabel: str, ylabel: str, *, square: bool = False, height: float | None = None, sharex: bool = True
 ) -> "tuple[Figure, list[Axes]]":
-    """A grid of `count` panels that share their axes, four to a row; the places left over stay empty.
+    """A grid of `count` panels that share their axes, up to four to a row; the places left over stay empty.
 
-    Few panels are larger. `height` is that of a panel in inches, where it is not to follow from their number.
+    Few panels are larger, and rows are as even as they can be. `height` is that of a panel in inches, where it is not
+    to follow from their number.
     """
-    columns = min(count, 4)
-    rows = -(-count // columns)
+    rows = -(-count // 4)
+    columns = -(-count // rows)
     side = (WIDTH - 0.6) / columns
     height = height or min(side, 3.4 if square else 2.6)
     size = (WIDTH, height * rows + 1.1)
@@ -389,8 +390,13 @@ def _grid(
         axes.tick_params(labelbottom=True)  # the lowest panel of its column, also where the last row is short
         axes.set_xlabel(xlabel)
     for axes in panels[:count:columns]:
-        axes.set_ylabel(ylabel)
+        axes.set_ylabel(_wrapped(ylabel, height))
     return figure, panels[:count]
+
+
+def _wrapped(label: str, height: float) -> str:
+    """Break the label of a y axis so that it is no longer than the axis of a panel of this height in inches."""
+    return textwrap.fill(label, int(10 * height))
 
 
 def _bare(axes: "Axes") -> None:
