@@ -58,16 +58,27 @@ class Chart(NamedTuple):
     apart: int
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """Ends of the axis: they hold all values, and nothing that no correlation can be."""
+        first, *_, last = self._round_numbers()
+        return max(-1.0, first), min(1.0, last)
+
+    @property
     def ticks(self) -> list[float]:
-        """Round numbers from below the least value of all lines to above the greatest."""
+        """Round numbers between the ends."""
+        low, high = self.ends
+        return [tick for tick in self._round_numbers() if low <= tick <= high]
+
+    def place(self, value: float) -> float:
+        """Return where a value lies between the ends, in percent."""
+        low, high = self.ends
+        return round(100 * (value - low) / (high - low), 3)
+
+    def _round_numbers(self) -> list[float]:
+        """From below the least value of all lines to above the greatest."""
         values = [value for line in self.lines for value in (line.srcc, line.low, line.high, *line.rounds)]
         known = [value for value in values if not math.isnan(value)] or [0.0, 1.0]
         return [round(float(tick), 6) for tick in MaxNLocator(nbins=5).tick_values(min(known), max(known))]
-
-    def place(self, value: float) -> float:
-        """Return where a value lies between the first tick and the last, in percent."""
-        first, *_, last = self.ticks
-        return round(100 * (value - first) / (last - first), 3)
 
     @property
     def note(self) -> str:

@@ -65,11 +65,13 @@ def test_a_leaking_line_says_so_wherever_it_stands() -> None:
 
 def test_places_are_percents_between_round_ends_that_hold_everything() -> None:
     found = Chart("demo", [Line("a", "variant", 0.5, 0.21, 0.83, (0.3, 0.7))], "t", 0)
-    assert found.ticks[0] <= 0.21
-    assert found.ticks[-1] >= 0.83
-    assert found.place(found.ticks[0]) == 0
-    assert found.place(found.ticks[-1]) == 100
-    middle = (found.ticks[0] + found.ticks[-1]) / 2
-    assert found.place(middle) == pytest.approx(50)
+    low, high = found.ends
+    assert low <= 0.21
+    assert high >= 0.83
+    assert [found.place(value) for value in (low, (low + high) / 2, high)] == pytest.approx([0, 50, 100])
+    wide = Chart("demo", [Line("a", "control", 0.1, -0.43, 0.99, ())], "t", 0)
+    assert wide.ends[1] == 1  # no correlation is above
+    assert wide.ends[0] <= wide.ticks[0] < -0.2
+    assert wide.ticks[-1] <= 1
     assert spoken(found) == "SRCC of every method on demo, best first: a (variant) 0.500 [0.210, 0.830]"
     assert Chart("demo", [Line("a", "variant", *[math.nan] * 3, ())], "t", 0).ticks[0] == 0
