@@ -89,7 +89,7 @@ def _lead(dataset: str, best: Mapping[str, Any], outcomes: Mapping[str, Sequence
     method, score = f"**`{best['method']}`**", f"SRCC {score_of(best)}"
     others = [name for names in outcomes.values() for name in names]
     if others and len(outcomes["win"]) == len(others):
-        shown = f"ahead of {_all(others)} over prompts, splits and trainings"
+        shown = f"ahead of {'all ' * (len(others) > 3)}{_few(others)} over prompts, splits and trainings"
         return f"On **{dataset}** {method} is the best method: {score}, {shown}."
     places = [
         ("win", "ahead of {} over prompts, splits and trainings"),
@@ -98,13 +98,14 @@ def _lead(dataset: str, best: Mapping[str, Any], outcomes: Mapping[str, Sequence
         ("behind", "behind {} on these trainings alone"),
         ("tie", "not shown to differ from {}"),
     ]
-    said = [text.format(words.listed(outcomes[outcome])) for outcome, text in places if outcomes[outcome]]
+    said = [text.format(_few(outcomes[outcome])) for outcome, text in places if outcomes[outcome]]
     joined = f", {', '.join(said[:-1])} and {said[-1]}" if len(said) > 1 else "".join(f", {text}" for text in said)
     return f"On **{dataset}** {method} has the highest mean: {score}{joined}."
 
 
-def _all(methods: Sequence[str]) -> str:
-    return words.listed(methods) if len(methods) < 3 else f"all {len(methods)} others"
+def _few(methods: Sequence[str]) -> str:
+    """Name a few methods and count many, which chart, tests and what is not shown name."""
+    return words.listed(methods) if len(methods) <= 3 else f"{len(methods)} others"
 
 
 def _best_variant(rows: pd.DataFrame, evidence: Evidence, best: Mapping[str, Any]) -> list[str]:

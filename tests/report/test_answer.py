@@ -99,6 +99,26 @@ def test_several_places_make_one_sentence() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("outcome", "lead", "lack"),
+    [
+        ("win", "is the best method: SRCC 0.800, ahead of all 4 others over prompts, splits and trainings.", None),
+        (
+            "tie",
+            "has the highest mean: SRCC 0.800, not shown to differ from 4 others.",
+            "any difference between `a` and `b`, `c`, `d` and `e`",
+        ),
+    ],
+)
+def test_many_methods_are_counted_in_the_sentence(outcome: str, lead: str, lack: str | None) -> None:
+    pairs = pd.DataFrame([{"first": "a", "second": s, "outcome": outcome} | dict.fromkeys(SIDES, 0.1) for s in "bcde"])
+    estimates = {method: {"srcc": np.array([0.6, 0.4, 0.8])} for method in "abcde"}
+    runs = made_runs(a=[0.8], b=[0.7], c=[0.6], d=[0.5], e=[0.4])
+    found = answer.verdict(summarise(runs), significance.Evidence(estimates, pairs), False)
+    assert found.lead == f"On **demo** **`a`** {lead}"
+    assert (lack in found.lacks) == (lack is not None)
+
+
 def test_simulated_raters_are_no_people_and_weights_are_told() -> None:
     runs = made_runs(a=[0.5, 0.6])
     evidence = significance.Evidence(
