@@ -71,12 +71,13 @@ def cost_table(results: Results, summary: pd.DataFrame) -> Table:
     device = ", ".join(dict.fromkeys(str(name) for name in results.costs["device"]))
     return Table(
         "cost",
-        f"What each method costs by itself, a round on {device}. {words.caption(summary)}.",
+        words.titled(f"What each method costs by itself, a round on {device}", summary),
         heads,
         [*lines, total],
         [""] * len(lines) + ["total"],
         pd.DataFrame(numbers),
         NOTE + (LOAD_NOTE if merged[loads].any(axis=None) else ""),
+        words.backbones(summary),
     )
 
 

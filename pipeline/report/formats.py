@@ -13,13 +13,14 @@ class Table(NamedTuple):
 
     Attributes:
         name: Stem of its files.
-        caption: What it shows, with backbone and leaks.
+        caption: What it shows, with leaks.
         columns: Heads; the first column names the row.
         rows: Cells as text.
         marks: What each row is: "" for nothing special, best, leaks, published, control, baseline, or total (a row
             that sums up and stays last).
         numbers: The same in full, for CSV.
         note: What a reader must know to read it; empty if nothing.
+        backbone: What its rows were made with, for files that stand alone; empty if nothing.
     """
 
     name: str
@@ -29,6 +30,12 @@ class Table(NamedTuple):
     marks: list[str]
     numbers: pd.DataFrame
     note: str = ""
+    backbone: str = ""
+
+    @property
+    def alone(self) -> str:
+        """The caption where the table stands alone: with its backbone."""
+        return f"{self.caption} {self.backbone}." if self.backbone else self.caption
 
 
 # Files
@@ -41,7 +48,7 @@ def csv(table: Table) -> str:
 
 def markdown(table: Table) -> str:
     """Return the table with its caption as Markdown."""
-    parts = [f"**{table.caption}**", words.markdown_table(table.columns, table.rows, numeric_columns(table))]
+    parts = [f"**{table.alone}**", words.markdown_table(table.columns, table.rows, numeric_columns(table))]
     return "\n\n".join([*parts, *([table.note] if table.note else [])]) + "\n"
 
 
@@ -55,7 +62,7 @@ def latex(table: Table) -> str:
             "% needs \\usepackage{booktabs}",
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_tex(table.caption)}}}",
+            rf"\caption{{{_tex(table.alone)}}}",
             rf"\label{{tab:{table.name}}}",
             rf"\begin{{tabular}}{{{layout}}}",
             r"\toprule",

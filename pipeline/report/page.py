@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from pipeline.report.chart import spoken
 from pipeline.report.figures import Picture
 from pipeline.report.formats import numeric_columns
 from pipeline.report.plots import inline
@@ -16,12 +17,13 @@ from pipeline.report.sections import Section
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 
-def render(out: str | Path, name: str, sections: Sequence[Section]) -> str:
+def render(out: str | Path, name: str, backbone: str, sections: Sequence[Section]) -> str:
     """Return the page.
 
     Args:
         out: Folder that holds the figures' SVG.
         name: Name of the study.
+        backbone: What the study's backbones are, in words; the page names them here alone.
         sections: From `pipeline.report.sections.arrange`.
 
     Returns:
@@ -34,8 +36,9 @@ def render(out: str | Path, name: str, sections: Sequence[Section]) -> str:
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters |= {"prose": _prose, "cell": _cell, "numeric_columns": numeric_columns}
-    environment.filters |= {"svg": svg, "data_uri": _data_uri}
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(name=name, sections=sections) + "\n"
+    environment.filters |= {"svg": svg, "data_uri": _data_uri, "spoken": spoken, "known": lambda value: value == value}
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(name=name, backbone=backbone, sections=sections) + "\n"
 
 
 def _prose(text: str) -> Markup:
@@ -49,7 +52,7 @@ def _prose(text: str) -> Markup:
 def _cell(text: str) -> Markup:
     """A cell's text, an interval behind a number on a line of its own."""
     mean, bracket, rest = text.partition(" [")
-    if bracket and re.match(r"[\d.n]", mean) and re.fullmatch(r"[^\[\]]+\]", rest):
+    if bracket and re.match(r"[-+\d.n]", mean) and re.fullmatch(r"[^\[\]]+\]", rest):
         return _prose(mean) + Markup("<small>[{}</small>").format(rest)
     return _prose(text)
 

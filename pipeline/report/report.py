@@ -2,8 +2,9 @@
 
 What it says stands once, and is written as a page that needs no network and as Markdown; every table of it also stands
 alone as CSV, Markdown and LaTeX.
-A figure or table never stands without the backbone it was made with, a leaking row never without its leak, a published
-row never without its protocol, and a mean never claims an order that its interval does not carry.
+A file of a figure or table never stands without the backbone it was made with, which the page names once for all; a
+leaking row never without its leak, a published row never without its protocol, and a mean never claims an order that
+its interval does not carry.
 """
 
 import json
@@ -14,7 +15,20 @@ import pandas as pd
 from tqdm import tqdm
 
 from pipeline.files import write_atomically
-from pipeline.report import cost, figures, formats, page, sections, significance, tables, text, worth
+from pipeline.report import (
+    chart,
+    cost,
+    figures,
+    formats,
+    page,
+    published,
+    sections,
+    significance,
+    tables,
+    text,
+    words,
+    worth,
+)
 from pipeline.report.results import Results, read_results
 from pipeline.report.summaries import metrics_tree, paired_differences, summarise
 
@@ -93,10 +107,11 @@ def write_report(
     for table in shown:
         kinds = (("csv", formats.csv), ("md", formats.markdown), ("tex", formats.latex))
         texts |= {f"tables/{table.name}.{suffix}": write(table) for suffix, write in kinds}
-    drawn = figures.draw(out, results, summary, {dataset: found.pairs for dataset, found in evidence.items()})
+    charts = [_chart(results, summary, dataset, dataset in generated) for dataset in datasets]
+    drawn = figures.draw(out, results, summary, {dataset: found.pairs for dataset, found in evidence.items()}, charts)
     about = {"generated": generated, "audited": audited, "lock": lock, "citation": citation}
-    said = sections.arrange(results, summary, evidence, shown, drawn, **about)
-    texts |= {"index.html": page.render(out, name, said), "summary.md": text.render(name, said)}
+    said, badge = sections.arrange(results, summary, evidence, shown, drawn, charts, **about), words.backbones(summary)
+    texts |= {"index.html": page.render(out, name, badge, said), "summary.md": text.render(name, badge, said)}
     for file, content in texts.items():
         write_atomically(out / file, content.encode())
     written = [out / file for file in texts] + [out / f"{f.name}{suffix}" for f in drawn for suffix in (".png", ".svg")]
@@ -112,6 +127,12 @@ def _evidence(results: Results, dataset: str) -> significance.Evidence:
     runs = results.runs[results.runs["dataset"] == dataset]
     estimates = significance.leave_out(predictions)
     return significance.Evidence(estimates, significance.compare(runs, estimates))
+
+
+def _chart(results: Results, summary: pd.DataFrame, dataset: str, generated: bool) -> chart.Chart:
+    target = results.runs.loc[results.runs["dataset"] == dataset, "target"].iloc[0]
+    others = [] if generated else published.published_for(dataset, target)
+    return chart.chart_of(summary[summary["dataset"] == dataset], results.runs, others)
 
 
 def mean_curves(history: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:

@@ -1,6 +1,7 @@
 """What the report says, section by section: the answer first, then what carries it.
 
-The page and summary.md are two forms of the same sections, so that they cannot disagree.
+The first screen is the answer with its chart and table and what is not shown; hashes come last. The page and summary.md
+are two forms of the same sections, so that they cannot disagree.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,24 +10,24 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pipeline import jackknife
-from pipeline.layout import LEVEL, rated_by
-from pipeline.report import significance, words, worth
+from pipeline.layout import rated_by
+from pipeline.report import words, worth
+from pipeline.report.answer import Answer, Headline, verdict
+from pipeline.report.chart import Chart
 from pipeline.report.citation import bibtex
 from pipeline.report.figures import Picture
 from pipeline.report.formats import Table
 from pipeline.report.results import Results
 from pipeline.report.significance import Evidence
 from pipeline.report.summaries import REFERENCE
-from pipeline.report.tables import best_row
 
 KINDS = {
     "best": "Best predicted, from low to high MOS",
     "over": "Most overrated: predicted higher than {who} say",
     "under": "Most underrated: predicted lower than {who} say",
 }
-# What it is (text, heading, answers, facts, table, folded, figure, gallery or code), and its content. In texts, `code`
-# and **strong** are marked as in Markdown.
+# What it is (text, heading, headline, facts, table, folded, figure, gallery or code), and its content. In texts, `code`
+# and **strong** are marked as in Markdown; what is folded is a title and blocks.
 Block = tuple[str, Any]
 
 
@@ -37,18 +38,10 @@ class Section(NamedTuple):
     title: str
     blocks: list[Block]
 
-
-class Answer(NamedTuple):
-    """What the study shows on one data set: the best variant, its score, the score's bounds; empty where none is best.
-
-    `sentences` say what is shown, what is not, and on which backbone.
-    """
-
-    dataset: str
-    sentences: list[str]
-    method: str = ""
-    score: str = ""
-    bounds: str = ""
+    @property
+    def is_line(self) -> bool:
+        """Whether it has nothing to show but a sentence that says why."""
+        return len(self.blocks) == 1 and self.blocks[0][0] == "text"
 
 
 class Card(NamedTuple):
@@ -72,6 +65,7 @@ def arrange(
     evidence: Mapping[str, Evidence],
     tables: Sequence[Table],
     figures: Sequence[Picture],
+    charts: Sequence[Chart] = (),
     *,
     generated: Sequence[str] = (),
     audited: Sequence[str] = (),
@@ -86,6 +80,7 @@ def arrange(
         evidence: By data set.
         tables: From `pipeline.report.tables`; each stands in the section that its name says.
         figures: Each stands in the section that its name says.
+        charts: From `pipeline.report.chart.chart_of`, by data set.
         generated: Those of the data sets that the project makes itself.
         audited: The variants whose leaks the study measures.
         lock: From `pipeline.report.citation.lock_md5`; None where there is no dvc.lock.
@@ -98,20 +93,25 @@ def arrange(
         return [("table", shown[name]) for name in names if name in shown]
 
     def folded(name: str, title: str) -> list[Block]:
-        return [("folded", (title, shown[name]))] if name in shown else []
+        return [("folded", (title, [("table", shown[name])]))] if name in shown else []
 
     def figures_of(*names: str) -> list[Block]:
         return [("figure", drawn[name]) for name in names if name in drawn]
 
     datasets = list(dict.fromkeys(summary["dataset"]))
-    names = ("results", "score", "tests", "ablation", "generators", "pictures")
+    charted = {chart.dataset: chart for chart in charts}
+    answers: list[Answer] = []
+    names = ("data", "score", "tests", "ablation", "generators", "pictures")
     parts: dict[str, list[Block]] = {name: [] for name in names}
     for dataset in datasets:
         rows = summary[summary["dataset"] == dataset]
         target = results.runs.loc[results.runs["dataset"] == dataset, "target"].iloc[0]
         head: list[Block] = [("heading", dataset)] if len(datasets) > 1 else []
+        who = rated_by(results.cards[dataset])
+        found = verdict(rows, evidence[dataset], dataset in generated, who)
+        answers.append(Answer(dataset, found, charted.get(dataset), shown.get(f"main-{dataset}")))
         said = [words.data_line(results, dataset, target), words.split_audit_line(results, dataset)]
-        parts["results"] += [*head, *(("text", text) for text in said), *tables_of(f"main-{dataset}")]
+        parts["data"] += [*head, *(("text", text) for text in said)]
         worths = tables_of(f"score-{dataset}", f"score-generators-{dataset}")
         worths[1:1] = figures_of(f"band-{dataset}")
         parts["score"] += [*head, *worths] if worths else []
@@ -125,8 +125,8 @@ def arrange(
         parts["pictures"] += [*head, *_gallery(results, dataset, rows), *looks, *lacks]
     grids = tables_of(*(name for name in shown if name.startswith("audit-")))
     return [
-        Section("answer", "The answer", _answer(results, summary, evidence, generated, lock)),
-        Section("results", "Every method beside published results", figures_of("comparison") + parts["results"]),
+        Section("answer", "The answer", [("headline", Headline(answers, drawn.get("comparison")))]),
+        Section("data", "The data and the protocol", [*parts["data"], ("text", words.protocol(results.runs))]),
         Section("score", "What a score is worth", _worth(parts["score"])),
         Section("tests", "Is the difference real?", _tests(results, evidence) + parts["tests"]),
         Section("leaks", "What leaks are worth", _leaks(results, audited) + grids + tables_of("audit")),
@@ -134,7 +134,7 @@ def arrange(
             "ablation",
             "What each part is worth",
             parts["ablation"]
-            or [("text", f"An ablation needs `{REFERENCE}` and another variant in `study.variants`.")],
+            or [("text", f"Not measured: it needs `{REFERENCE}` and another variant in `study.variants`.")],
         ),
         Section(
             "cross",
@@ -143,153 +143,21 @@ def arrange(
         ),
         Section("generators", "Generator by generator", parts["generators"]),
         Section("pictures", "A look at the pictures", parts["pictures"]),
-        Section("cost", "What it costs", tables_of("cost")),
+        Section("cost", "What it costs", [("text", _spent(results.costs)), *tables_of("cost")]),
         Section("rerun", "Cite and rerun", _rerun(results, lock, citation, shown.get("settings"))),
     ]
 
 
-def _answer(
-    results: Results,
-    summary: pd.DataFrame,
-    evidence: Mapping[str, Evidence],
-    generated: Sequence[str],
-    lock: str | None,
-) -> list[Block]:
-    answers = [
-        _verdict(
-            summary[summary["dataset"] == dataset],
-            evidence[dataset],
-            dataset in generated,
-            rated_by(results.cards[dataset]),
-        )
-        for dataset in dict.fromkeys(summary["dataset"])
-    ]
-    runs, costs = results.runs, results.costs
-    weights = runs[runs["backbone"] != "none"].drop_duplicates(["backbone", "backbone_sha256"])
-    backbones = [
-        row["backbone"] + (f", SHA-256 `{row['backbone_sha256']}`" if row["backbone_sha256"] else "")
-        for row in weights.to_dict("records")
-    ]
-    data = runs.drop_duplicates(["dataset", "manifest_md5"])[["dataset", "manifest_md5"]].to_dict("records")
-    commits = costs[["git_commit", "git_dirty"]].drop_duplicates().to_dict("records")
-    facts = [
-        ("Backbone", "; ".join(backbones) or "none"),
-        ("Protocol", words.protocol(runs)),
-        (
-            "Data",
-            "; ".join(
-                f"{row['dataset']}, rated by {rated_by(results.cards[row['dataset']])}: manifest md5 "
-                f"`{row['manifest_md5']}`"
-                for row in data
-            ),
-        ),
-        (
-            "Code",
-            "; ".join(
-                f"git commit `{row['git_commit'] or 'unknown'}`"
-                + (" with uncommitted changes" * bool(row["git_dirty"]))
-                for row in commits
-            ),
-        ),
-        ("DVC lock", f"md5 `{lock}`, of dvc.lock without the report's own entry" if lock else "no dvc.lock"),
-        ("Cost", _spent(costs)),
-        ("Device", ", ".join(dict.fromkeys(str(device) for device in costs["device"]))),
-    ]
-    return [("answers", answers), ("facts", facts)]
-
-
-def _verdict(rows: pd.DataFrame, evidence: Evidence, generated: bool, who: str = "people") -> Answer:
-    """The best variant of one data set, what is shown of it, and what is not; `who` rated its images."""
-    dataset, best = str(rows["dataset"].iloc[0]), best_row(rows, ["variant"])
-    if best is None:
-        variants = rows[rows["kind"] == "variant"]
-        clean = variants[variants["leaks"] == ""]
-        lacks = " without leaks" if clean.empty else " with a score"
-        why = "no variant" + ("" if variants.empty else lacks)
-        return Answer(dataset, [f"The study has {why} here, so none is named best.", *words.caveats(rows, generated)])
-    method = best["method"]
-    low, high = jackknife.interval(evidence.estimates[method]["srcc"], jackknife.CORRELATION)
-    bounds = [f"95 % over prompts {words.interval(low, high)}"]
-    if best["rounds"] > 1:
-        bounds.append(f"over rounds {words.interval(best['srcc_low'], best['srcc_high'])}")
-    clean = set(rows.loc[rows["leaks"] == "", "method"])
-    outcomes: dict[str, list[str]] = {outcome: [] for outcome in significance.OPPOSITE}
-    for other, test in significance.against(evidence.pairs, method).items():
-        if other in clean:
-            outcomes[significance.turned(test)["outcome"]].append(other)
-    baseline = best_row(rows, ["baseline"])
-    sentences = []
-    if baseline is not None and baseline["srcc_mean"] > best["srcc_mean"]:
-        proof = "beats" if baseline["method"] in outcomes["loss"] else "scores higher than"
-        sentences.append(
-            f"**The baseline `{baseline['method']}` {proof} every variant**: SRCC "
-            f"{_score(baseline)}" + _confirmed(baseline["method"], outcomes)
-        )
-    firm, here = (_places(outcomes, *pair) for pair in (("win", "loss"), ("ahead", "behind")))
-    shown = f"`{method}` is {firm}" if firm else "no difference to any other method"
-    sentences.append(f"Shown, over prompts, splits and trainings: {shown}.")
-    if here:
-        lack = "one round cannot show it" if best["rounds"] == 1 else "the rounds do not show it"
-        text = (
-            f"On these trainings `{method}` is {here}, whichever prompts stand in test; for other splits and trainings,"
-        )
-        sentences.append(f"{text} {lack}.")
-    champion = worth.champion(rows)
-    if champion is not None:
-        level, off = words.percent(champion["coverage_mean"]), words.figure(champion["rmse_calibrated_mean"])
-        sentences.append(
-            f"What a user is told, by the champion `{champion['method']}`, the best on validation: its calibrated "
-            f"score is off by {off} MOS (RMSE) on the test images, and its {LEVEL} % band holds {level} of them."
-        )
-    lacks = [f"any difference between `{method}` and {words.listed(outcomes['tie'])}"] if outcomes["tie"] else []
-    if outcomes["none"]:
-        lacks.append(f"anything about {words.listed(outcomes['none'])}, which lacks a score in some round")
-    if set(rows["backbone_origin"]) & {"in-house", "random"}:
-        lacks.append("what any of them reaches on CLIP's published weights")
-    lacks.append("anything about images, prompts and generators unlike these")
-    lacks += [] if who == "people" else [f"how anyone but the {who} of this data set would rate an image"]
-    sentences.append(f"Not shown: {'; '.join(lacks)}.")
-    sentences.append(f"{words.caption(rows)}.")
-    return Answer(
-        dataset,
-        [*sentences, *words.caveats(rows, generated)[: 1 if generated else 0]],
-        method,
-        f"SRCC {_score(best)}",
-        f"the best variant; {'; '.join(bounds)}",
-    )
-
-
-def _places(outcomes: Mapping[str, Sequence[str]], better: str, worse: str) -> str:
-    """Return in words which methods the best one is ahead of and behind, by these two outcomes; empty if none."""
-    found = [f"ahead of {words.listed(outcomes[better])}"] if outcomes[better] else []
-    return " and ".join([*found, *([f"behind {words.listed(outcomes[worse])}"] if outcomes[worse] else [])])
-
-
-def _confirmed(baseline: str, outcomes: Mapping[str, Sequence[str]]) -> str:
-    """Return how a sentence on a baseline with a higher mean than the best variant ends."""
-    if baseline in outcomes["loss"]:
-        return "."
-    if baseline in outcomes["behind"]:
-        return ", a difference to the best that the tests confirm on these trainings alone."
-    return ", a difference to the best that the tests do not confirm."
-
-
-def _score(row: dict[str, Any]) -> str:
-    """Mean SRCC, with its spread where there is one."""
-    alone = pd.isna(row["srcc_std"])
-    return words.figure(row["srcc_mean"]) if alone else words.spread(row["srcc_mean"], row["srcc_std"])
-
-
 def _worth(blocks: list[Block]) -> list[Block]:
     if not blocks:
-        why = "These results are of an earlier version, whose scores no curve from validation images brought to the MOS"
-        return [("text", f"{why} scale. `dvc repro` computes what a score is worth.")]
+        why = "Not known: these results are of an earlier version. `dvc repro` computes what a score is worth."
+        return [("text", why)]
     return [("text", worth.ABOUT), *blocks]
 
 
 def _tests(results: Results, evidence: Mapping[str, Evidence]) -> list[Block]:
     if all(found.pairs.empty for found in evidence.values()):
-        return [("text", "One method alone has nothing to be compared with.")]
+        return [("text", "Not asked: one method alone has nothing to be compared with.")]
     rounds, pairs = results.runs["round"].nunique(), max(len(found.pairs) for found in evidence.values())
     method = (
         "**Method.** The SRCC difference of every pair of methods is tested by a jackknife over prompt groups, each "
@@ -323,13 +191,11 @@ def _leaks(results: Results, audited: Sequence[str]) -> list[Block]:
         return [
             (
                 "text",
-                "This study measured no leaks. To switch the audit on, name variants under `study.audit` in "
-                "params.yaml, such as `audit: [dcmpln]`, and run `dvc repro`: each is then also trained on a random "
-                "split, and judged at the epoch that is best on test.",
+                "Not measured: name variants under `study.audit`, such as `[dcmpln]`, and run `dvc repro`.",
             )
         ]
     if results.leaks.empty:
-        return [("text", "The study's own rounds leak, so there is no clean score to measure leaks from.")]
+        return [("text", "Not measured: the study's own rounds leak, so there is no clean score to start from.")]
     return [
         (
             "text",
@@ -343,7 +209,7 @@ def _leaks(results: Results, audited: Sequence[str]) -> list[Block]:
 
 def _cross(datasets: Sequence[str]) -> list[Block]:
     if len(datasets) < 2:
-        return [("text", "A study of one data set has nothing to transfer to.")]
+        return [("text", "Not measured: a study of one data set has nothing to transfer to.")]
     return [
         ("text", "Each model scores the other data sets' test images of the same round; nothing is fitted to them.")
     ]
@@ -368,7 +234,7 @@ def _gallery(results: Results, dataset: str, rows: pd.DataFrame) -> list[Block]:
             f"Map: which parts lower the score (vermillion, {first['map_low']:.3f} or less) and which raise it (blue, "
             f"{first['map_high']:.3f} or more), by the raw score of the windows there. "
         )
-    text += f"{words.caption(rows[rows['method'] == first['method']])}."
+    text = words.titled(text.removesuffix(". "), rows[rows["method"] == first["method"]])
     who = rated_by(results.cards[dataset])
     shown = [(KINDS[kind].format(who=who), cards) for kind, cards in pictures.items() if cards]
     return [("gallery", {"dataset": dataset, "text": text, "kinds": shown})]
@@ -408,15 +274,46 @@ def _rerun(results: Results, lock: str | None, citation: str | None, settings: T
     if lock:
         check = "from pipeline.report.citation import lock_md5; print(lock_md5('dvc.lock'))"
         commands.append(f'python -c "{check}"   # {lock}')
-    text = (
-        "**To rerun** exactly this, in a clone of the repository; a command that prints a hash must print its comment:"
-    )
-    blocks += [("text", text), ("code", "\n".join(commands))]
+    rerun: list[Block] = [
+        ("text", "In a clone of the repository; a command that prints a hash must print its comment:"),
+        ("code", "\n".join(commands)),
+    ]
     if bool(results.costs["git_dirty"].fillna(False).any()):
-        blocks.append(
+        rerun.append(
             ("text", "Some runs were made with uncommitted changes, which a commit alone does not bring back.")
         )
-    return blocks + ([("folded", ("Every value that the variants were trained with", settings))] if settings else [])
+    blocks.append(("folded", ("To rerun exactly this", rerun)))
+    blocks.append(
+        ("folded", ("Provenance: data, code and weights by their hashes", [("facts", _facts(results, lock))]))
+    )
+    if settings:
+        blocks.append(("folded", ("Every value that the variants were trained with", [("table", settings)])))
+    return blocks
+
+
+def _facts(results: Results, lock: str | None) -> list[tuple[str, str]]:
+    """What the runs were made from, by commit and hash."""
+    runs, costs = results.runs, results.costs
+    weights = runs[runs["backbone"] != "none"].drop_duplicates(["backbone", "backbone_sha256"])
+    several = len(weights) > 1
+    hashes = [
+        (f"{row['backbone']}, " * several)
+        + (f"SHA-256 `{row['backbone_sha256']}`" if row["backbone_sha256"] else "no file")
+        for row in weights.to_dict("records")
+    ]
+    data = runs.drop_duplicates(["dataset", "manifest_md5"])[["dataset", "manifest_md5"]].to_dict("records")
+    commits = costs[["git_commit", "git_dirty"]].drop_duplicates().to_dict("records")
+    code = [
+        f"git commit `{row['git_commit'] or 'unknown'}`" + " with uncommitted changes" * bool(row["git_dirty"])
+        for row in commits
+    ]
+    return [
+        ("Weights of the backbone", "; ".join(hashes) or "none"),
+        ("Data", "; ".join(f"{row['dataset']}: manifest md5 `{row['manifest_md5']}`" for row in data)),
+        ("Code", "; ".join(code)),
+        ("DVC lock", f"md5 `{lock}`, of dvc.lock without the report's own entry" if lock else "no dvc.lock"),
+        ("Device", ", ".join(dict.fromkeys(str(device) for device in costs["device"]))),
+    ]
 
 
 def _spent(costs: pd.DataFrame) -> str:
@@ -429,7 +326,7 @@ def _spent(costs: pd.DataFrame) -> str:
         text += f", {_duration(costs[['train_cpu_seconds', 'scoring_cpu_seconds']].sum(axis=None))} of processors,"
     busy = int((costs["train_under_load"] | costs["scoring_under_load"]).sum())
     load = f"; the machine was under load in {busy} of them, which stretches the clock" if busy else ""
-    return f"{text} for {len(costs)} trainings or fits{scored}{load}"
+    return f"{text} for {len(costs)} trainings or fits{scored}{load}."
 
 
 def _duration(seconds: float) -> str:

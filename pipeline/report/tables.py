@@ -103,12 +103,13 @@ def main_table(
         )
     return Table(
         f"main-{dataset}",
-        f"{dataset}, {target}: agreement with {who} on the test images. {words.caption(rows)}.",
+        words.titled(f"{dataset}, {target}: agreement with {who} on the test images", rows),
         ["Method", *(HEADS[metric] for metric in METRICS), "Protocol", "Remarks"],
         lines,
         marks,
         pd.DataFrame(numbers).assign(dataset=dataset, target=target),
         note,
+        words.backbones(rows),
     )
 
 
@@ -135,11 +136,12 @@ def tests_table(pairs: pd.DataFrame, rows: pd.DataFrame) -> Table:
     heads = ["Pair", "SRCC difference", "95 % over prompts", "p, prompts", "Holm", "p, rounds", "Holm", "First method"]
     heads += ["Remarks"]
     marks = ["leaks" if {row["first"], row["second"]} & leaking else "" for row in pairs.to_dict("records")]
-    text = f"{dataset}: paired tests between all methods. {words.caption(rows)}."
+    text = words.titled(f"{dataset}: paired tests between all methods", rows)
     note = (
         "A win or loss needs both corrected p to be at most 0.05; with the first alone, it is one on these trainings."
     )
-    return Table(f"tests-{dataset}", text, heads, lines, marks, pairs.assign(dataset=dataset), note)
+    numbers = pairs.assign(dataset=dataset)
+    return Table(f"tests-{dataset}", text, heads, lines, marks, numbers, note, words.backbones(rows))
 
 
 def ablation_table(
@@ -187,13 +189,14 @@ def ablation_table(
     heads += ["95 % over rounds", "95 % over prompts"]
     return Table(
         f"ablation-{dataset}",
-        f"{dataset}: what each part of the model is worth. {words.caption(variants)}.",
+        words.titled(f"{dataset}: what each part of the model is worth", variants),
         [*heads, "Tests", "Remarks"],
         lines,
         ["leaks" if leaks else "" for leaks in variants["leaks"]],
         pd.DataFrame(numbers).assign(dataset=dataset),
         "Negative: behind the full model. An interval that contains 0 shows no difference in either direction. Tests: "
         "win, tie or loss against the full model; on these trainings: over prompts, but not over rounds.",
+        words.backbones(variants),
     )
 
 
@@ -212,7 +215,7 @@ def leak_tables(results: Results, summary: pd.DataFrame) -> list[Table]:
     worth = leak_worth(results.leaks, results.runs)
     lines, marks, numbers, grids = [], [], [], []
     for (dataset, method), group in results.leaks.groupby(["dataset", "method"], sort=False):
-        backbone = words.caption(summary[(summary["dataset"] == dataset) & (summary["method"] == method)])
+        own = summary[(summary["dataset"] == dataset) & (summary["method"] == method)]
         mean = group.groupby(["split", "picked_on"])[["srcc", "plcc"]].mean()
         std = group.groupby(["split", "picked_on"])[["srcc", "plcc"]].std(ddof=1)
         habits = worth[(worth["dataset"] == dataset) & (worth["method"] == method)].set_index(["split", "picked_on"])
@@ -249,23 +252,25 @@ def leak_tables(results: Results, summary: pd.DataFrame) -> list[Table]:
         grids.append(
             Table(
                 f"audit-{dataset}-{method}",
-                f"{dataset}, {method}: SRCC by split and by what picked the epoch. {backbone}.",
+                words.titled(f"{dataset}, {method}: SRCC by split and by what picked the epoch", own),
                 ["", "Epoch picked on validation", "Epoch picked on test", "Picking on test is worth"],
                 grid,
                 ["", "leaks", "total"],
                 pd.DataFrame(numbers[-4:]),
                 "Mean ± standard deviation over the rounds. A point is 0.01 of SRCC.",
+                words.backbones(own),
             )
         )
     audited = summary[summary["method"].isin(results.leaks["method"])]
     long = Table(
         "audit",
-        f"The same models by clean and by leaking habits. {words.caption(audited)}.",
+        words.titled("The same models by clean and by leaking habits", audited),
         ["Model", "Split", "Epoch picked on", "SRCC", "PLCC", "Worth in SRCC", "95 % over rounds", "Remarks"],
         lines,
         marks,
         pd.DataFrame(numbers),
         "Worth: mean difference to the clean score of the same round.",
+        words.backbones(audited),
     )
     return [*grids, long]
 
@@ -298,10 +303,9 @@ def cross_table(results: Results, summary: pd.DataFrame) -> Table | None:
             lines.append([row.method, row.trained_on, row.tested_on, f"{row.srcc:.3f}", *[words.ABSENT] * 3, said])
             marks.append(PUBLISHED)
     heads = ["Method", "Trained on", "Tested on", "SRCC", "PLCC", "KRCC", "RMSE", "Remarks"]
-    text = f"Trained on one data set, tested on another's test images. {words.caption(summary)}."
-    return Table(
-        "cross", text, heads, lines, marks, pd.DataFrame(numbers), "Mean ± standard deviation over the rounds."
-    )
+    text = words.titled("Trained on one data set, tested on another's test images", summary)
+    note, backbone = "Mean ± standard deviation over the rounds.", words.backbones(summary)
+    return Table("cross", text, heads, lines, marks, pd.DataFrame(numbers), note, backbone)
 
 
 def generator_tables(results: Results, rows: pd.DataFrame) -> list[Table]:
@@ -331,21 +335,23 @@ def generator_tables(results: Results, rows: pd.DataFrame) -> list[Table]:
     return [
         Table(
             f"generators-{dataset}",
-            f"{dataset}: mean prediction of each generator's test images, on the MOS scale. {words.caption(rows)}.",
+            words.titled(f"{dataset}: mean prediction of each generator's test images, on the MOS scale", rows),
             heads,
             predicted,
             [""] * len(order) + ["total"],
             numbers.merge(ranking["srcc_mean"].rename("ranking_srcc"), left_on="method", right_index=True),
             f"Means over the rounds. SRCC over generators: do the means rank the {len(order)} generators as {who} do? "
             "With so few to rank, steps of it are coarse.",
+            words.backbones(rows),
         ),
         Table(
             f"within-{dataset}",
-            f"{dataset}: SRCC among the test images of one generator, mean over the rounds. {words.caption(rows)}.",
+            words.titled(f"{dataset}: SRCC among the test images of one generator, mean over the rounds", rows),
             heads,
             within,
             [""] * len(order),
             numbers,
+            backbone=words.backbones(rows),
         ),
     ]
 

@@ -1,6 +1,7 @@
 """The words of a report: cells, captions and sentences that its tables, figures and sections share.
 
-A number is written in one way wherever it stands, and a caption always names the backbone and the leaks.
+A number is written in one way wherever it stands. What is shown always names its leaks; whatever may stand alone, such
+as a file, names its backbone as well, which the page names once for all.
 """
 
 import math
@@ -115,12 +116,33 @@ def backbones(rows: pd.DataFrame) -> str:
     return text + (f"; none in {', '.join(without)}" if without else "")
 
 
-def caption(rows: pd.DataFrame) -> str:
-    """Return the backbone, and the leaks if any: what must stand wherever a result is shown."""
+def leaks(rows: pd.DataFrame) -> str:
+    """Return which rows leak and how, or nothing: what must stand wherever a result is shown."""
     leaking = rows[rows["leaks"] != ""]
     every = len(leaking) == len(rows) > 1
     methods = "every row" if every else ", ".join(dict.fromkeys(leaking["method"]))
-    return backbones(rows) + (f". LEAKS in {methods}: {'; '.join(all_leaks(rows))}" if methods else "")
+    return f"LEAKS in {methods}: {'; '.join(all_leaks(rows))}" if methods else ""
+
+
+def titled(text: str, rows: pd.DataFrame) -> str:
+    """Return a sentence, without its stop, and behind it the leaks of the rows that it is of."""
+    return ". ".join(part for part in (text, leaks(rows)) if part) + "."
+
+
+def train_below_validation(history: pd.DataFrame) -> str:
+    """Return why train lies below validation in some epoch, as a further sentence; empty where it never does.
+
+    Args:
+        history: Of one data set, as `pipeline.report.results.Results` has it.
+    """
+    methods = list(dict.fromkeys(history.loc[history["train_srcc"] < history["validation_srcc"], "method"]))
+    if not methods:
+        return ""
+    return (
+        f" In {listed(methods)} train lies below validation in some epochs, which is no fault: training images are "
+        "scored by the random crops (`train.windows` an image) that they are learned from, while the prompts still "
+        "change, validation images after the epoch by more windows, whose mean is steadier."
+    )
 
 
 def scale(card: dict[str, Any]) -> str:

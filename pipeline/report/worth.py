@@ -76,7 +76,7 @@ def _methods(rows: pd.DataFrame, best: dict[str, Any] | None) -> Table:
     heads = ["Method", "RMSE", "MAE", f"Coverage of the {LEVEL} % band", "Width of the band", "Unfamiliar", "Remarks"]
     return Table(
         f"score-{dataset}",
-        f"{dataset}: what a score is worth, on the test images. {words.caption(rows)}.",
+        words.titled(f"{dataset}: what a score is worth, on the test images", rows),
         heads,
         lines,
         marks,
@@ -84,12 +84,13 @@ def _methods(rows: pd.DataFrame, best: dict[str, Any] | None) -> Table:
         "Mean ± standard deviation over the rounds; RMSE, MAE and width in units of the MOS, the least error first. "
         f"Coverage: of how many test images the MOS lies in the band; far below {LEVEL} % the bands promise too much, "
         "far above they are wider than need be. A narrow band is worth nothing without its coverage.",
+        words.backbones(rows),
     )
 
 
 def _generators(results: Results, rows: pd.DataFrame, best: dict[str, Any]) -> Table:
     dataset, method = str(rows["dataset"].iloc[0]), best["method"]
-    backbone = words.caption(rows[rows["method"] == method])
+    own = rows[rows["method"] == method]
     table = results.generators[results.generators["dataset"] == dataset]
     table = table.assign(bias=table["score_mean"] - table["mos_mean"])
     columns = ["n", "mos_mean", "score_mean", "bias", *CALIBRATED]
@@ -108,7 +109,7 @@ def _generators(results: Results, rows: pd.DataFrame, best: dict[str, Any]) -> T
     heads = ["Generator", "Images a round", "Mean MOS", "Mean score", "Error of the mean", "RMSE"]
     return Table(
         f"score-generators-{dataset}",
-        f"{dataset}: what a score of `{method}` is worth, by generator. {backbone}.",
+        words.titled(f"{dataset}: what a score of `{method}` is worth, by generator", own),
         [*heads, f"Coverage of the {LEVEL} % band"],
         lines,
         [""] * len(mine) + ["total"],
@@ -116,4 +117,5 @@ def _generators(results: Results, rows: pd.DataFrame, best: dict[str, Any]) -> T
         f"Means over the rounds, in units of the MOS, of `{method}`, the champion: the best on validation. A "
         "band holds its share over all images, and promises nothing of each generator by itself: where the mean is "
         "off, so are the bands. The CSV has every method.",
+        words.backbones(own),
     )

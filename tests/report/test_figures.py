@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.report import figures, plots
+from pipeline.report.chart import Chart
 from pipeline.report.results import Results, read_results
 from pipeline.report.significance import compare, leave_out
 from pipeline.report.summaries import summarise
@@ -45,11 +46,17 @@ def test_the_figures_show_the_studys_numbers(
         monkeypatch.setattr(plots, name, note)
     rows = results.runs[results.runs["dataset"] == "agiqa3k"]
     pairs = compare(rows, leave_out(results.predictions[results.predictions["dataset"] == "agiqa3k"]))
-    drawn = figures.draw(tmp_path, results, summarise(results.runs), {"agiqa3k": pairs, "demo": pairs})
+    charts = [Chart("agiqa3k", [], "t", 0)]
+    drawn = figures.draw(tmp_path, results, summarise(results.runs), {"agiqa3k": pairs, "demo": pairs}, charts)
     assert len(drawn) == 16
     for picture in drawn:
-        assert "demo-vit (in-house weights)" in picture.alt
-        assert "demo-vit (in-house weights)" in picture.caption
+        assert "demo-vit (in-house weights)" in picture.backbone
+        assert "demo-vit" not in picture.title + picture.alt + picture.caption
+    assert seen["comparison"]["values"] == (charts,)
+    looks = [seen[name]["looks"] for name in ("generators", "scatters", "bands")]
+    assert looks[0] == looks[1] == looks[2]  # a generator looks the same in all figures
+    assert set(looks[0]) == {"gan", "early diffusion", "late diffusion"}
+    assert len({(look["color"], look["marker"]) for look in looks[0].values()}) == 3
     assert all("demo-vit (in-house weights)" in found["title"] for found in seen.values())
     scores = seen["cross_matrix"]["values"][0].set_index(["method", "trained_on", "tested_on"])["srcc"]
     own = results.runs[(results.runs["dataset"] == "demo") & (results.runs["method"] == "dcmpln")]["srcc"]
@@ -72,7 +79,7 @@ def test_the_figures_show_the_studys_numbers(
 
 def test_a_data_set_without_opinions_spread_has_no_figure_of_it(results: Results, tmp_path: Path) -> None:
     bare = results._replace(predictions=results.predictions.assign(mos_std=math.nan))
-    plan = figures._of(bare, summarise(results.runs).query("dataset == 'demo'"), results.runs[:0], "demo")
+    plan = figures._of(bare, summarise(results.runs).query("dataset == 'demo'"), results.runs[:0], "demo", {})
     names = [picture.name for picture, _ in plan]
     assert "residuals-demo" not in names
     assert "outcomes-demo" not in names  # no pairs, no matrix

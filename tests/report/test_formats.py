@@ -22,6 +22,12 @@ def test_markdown_has_caption_cells_and_note() -> None:
     assert text == "**a_b: 95 %**\n\n| Method | SRCC |\n| --- | ---: |\n| x\\|y | -1.0 |\n\nA note.\n"
 
 
+def test_a_file_names_the_backbone_that_the_caption_leaves_out() -> None:
+    table = made([["x", "1"]], ["Method", "SRCC"])._replace(caption="A thing.", backbone="Backbone: ViT_B")
+    assert formats.markdown(table).startswith("**A thing. Backbone: ViT_B.**\n")
+    assert r"\caption{A thing. Backbone: ViT\_B.}" in formats.latex(table)
+
+
 def test_names_of_others_are_text_in_markdown() -> None:
     rows = [
         ["<img src=x onerror=y>", "a</td>|b", "![x](http://y) &lt; &amp"],

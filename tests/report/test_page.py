@@ -78,14 +78,50 @@ def test_the_main_tables_cells_are_the_csvs_numbers(
                 assert line[column] == f"{row[metric]:.3f} ± {row[f'{metric}_std']:.3f} {bounds}"
 
 
-def test_the_answer_comes_first_and_names_what_it_rests_on(html: str) -> None:
-    first = html[html.index('id="answer"') : html.index('id="results"')]
-    for word in ("demo-vit (in-house weights)", "d" * 32, "a" * 40, "c" * 32, "no generation prompt", "cpu"):
-        assert word in first
-    assert first.count("<code>dcmpln</code> <span>SRCC 0.") == 2
-    assert "Not shown:" in first
+def test_the_answer_comes_first_and_hashes_last(html: str) -> None:
+    first, last = html[html.index('id="answer"') : html.index('id="data"')], html[html.index('id="rerun"') :]
+    assert len(re.findall(r'<p class="lead">On <strong>\w+</strong> <strong><code>dcmpln</code></strong>', first)) == 2
+    assert "Not shown" in first
+    assert 'id="table-main-demo"' in first
+    assert 'id="chart-demo"' in first
+    for digest in ("d" * 32, "a" * 40, "c" * 32):
+        assert html.count(digest) == last.count(digest) > 0
+    outside = re.sub(r"<details>.*?</details>", "", last, flags=re.S)
+    assert not re.search(r"[acd]{32}", outside)
     # 18 trainings of 15 s, 6 fits of half a second, 24 scorings of 0.3 s; of processors 27, 0.75 and 0.5 s
-    assert "4 min 40 s on the clock, 8 min 22 s of processors, for 24 trainings or fits and the scoring" in first
+    assert "4 min 40 s on the clock, 8 min 22 s of processors, for 24 trainings or fits and the scoring" in html
+
+
+def test_the_page_names_the_backbone_once_and_its_files_each(html: str, reported: Path) -> None:
+    assert html.count("demo-vit") == 1
+    assert '<p class="badge">Backbone: demo-vit (in-house weights); none in handcrafted</p>' in html
+    for path in (reported / "out/tables").glob("*.md"):
+        assert path.stem == "settings" or "Backbone: demo-vit (in-house weights)" in path.read_text(), path
+    for path in (reported / "out").glob("*.svg"):
+        assert "demo-vit (in-house weights)" in " ".join(re.findall("<!--(.*?)-->", path.read_text())), path
+
+
+def test_the_charts_places_are_the_summarys_numbers(html: str, reported: Path) -> None:
+    summary = pd.read_csv(reported / "out/summary.csv").query("dataset == 'demo'").set_index("method")
+    part = html[html.index('id="chart-demo"') :]
+    part = part[: part.index("</figure>")]
+    axis = part[part.index("line axis") :]
+    (x0, first), *_, (x1, last) = [
+        (float(left), float(text)) for left, text in re.findall(r'left:([\d.]+)%">([-\d.]+)<', axis)
+    ]
+    assert 0 <= x0 < 50 < x1 <= 100
+    slope = (last - first) / (x1 - x0)  # SRCC a percent
+    rows = re.findall(
+        r'class="name">(\w+).*?class="interval" style="left:([\d.]+)%;width:([\d.]+)%.*?<b style="left:([\d.]+)%',
+        part,
+        re.S,
+    )
+    assert [row[0] for row in rows] == list(summary["srcc_mean"].sort_values(ascending=False).index)
+    for method, *places in rows:
+        low, width, mean = map(float, places)
+        row = summary.loc[method]
+        found = [first + slope * (place - x0) for place in (low, low + width, mean)]
+        assert found == pytest.approx(row[["srcc_low", "srcc_high", "srcc_mean"]].tolist(), abs=1e-3)
 
 
 def test_leaking_and_published_rows_are_marked(html: str) -> None:
@@ -100,8 +136,9 @@ def test_plain_text_becomes_elements_and_cannot_break_the_page() -> None:
         '<code>a_b</code> &lt;b&gt; <strong>strong</strong>, <span class="leak">LEAKS</span> in c'
     )
     assert page._cell("0.5 ± 0.1 [0.4, 0.6]") == "0.5 ± 0.1<small>[0.4, 0.6]</small>"
+    assert page._cell("-0.5 ± 0.1 [-0.6, -0.4]") == "-0.5 ± 0.1<small>[-0.6, -0.4]</small>"
     assert page._cell("its paper [V]; comparable") == "its paper [V]; comparable"
-    assert "<title>Study: &lt;small&gt;</title>" in page.render("nowhere", "<small>", [])
+    assert "<title>&lt;small&gt;</title>" in page.render("nowhere", "<small>", "b", [])
 
 
 # In a browser
@@ -127,19 +164,24 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     chrome.quit()
 
 
+def show(reported: Path, browser: Any, size: tuple[int, int], scheme: str) -> tuple[int, int]:
+    """Open the page on a screen of this size."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size[0] < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    browser.get((reported / "out/index.html").as_uri())
+    return size
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_shows_the_page_whole_and_asks_no_network(
     reported: Path, browser: Any, width: int, scheme: str
 ) -> None:
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    )
-    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
     address = (reported / "out/index.html").as_uri()
     browser.get_log("performance")
-    browser.get(address)
+    show(reported, browser, (width, 900), scheme)
     assert browser.get_log("browser") == []
     sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [entry["params"] for entry in sent if entry["method"] == "Network.requestWillBeSent"]
@@ -155,9 +197,14 @@ def test_a_browser_shows_the_page_whole_and_asks_no_network(
           resources: performance.getEntriesByType("resource").map((e) => e.name).filter((n) => !n.startsWith("data:")),
           width: page.scrollWidth, images: [...document.images].map((i) => i.complete && i.naturalWidth > 0),
           paper: style.backgroundColor, ink: style.color,
-          cut: [...document.querySelectorAll("p, h1, h2, h3, h4, dd, figcaption, pre, caption span")]
+          cut: [...document.querySelectorAll("p, h1, h2, h3, h4, dd, li, figcaption, pre, .chart .name, .chart .value")]
             .filter((e) => e.getBoundingClientRect().right > page.clientWidth + 1 && !e.closest(".scroll"))
             .map((e) => e.textContent),
+          // A figure's letters are paths: 9 points of its 648, as wide as it is shown, against a caption's pixels.
+          small: [...document.querySelectorAll(".plot svg")]
+            .filter((e) => e.getBoundingClientRect().width * 9 / e.viewBox.baseVal.width
+              < parseFloat(getComputedStyle(e.closest("figure").querySelector("figcaption")).fontSize) - 0.1)
+            .map((e) => e.closest("figure").id),
           narrow: [...document.querySelectorAll(".plot svg")].filter((e) => e.clientHeight < 100).length,
           unnamed: [...document.querySelectorAll("img:not([alt]), button:empty, [role=img]:not([aria-label])")].length,
           ids: [...document.querySelectorAll("[id]")].map((e) => e.id),
@@ -168,6 +215,7 @@ def test_a_browser_shows_the_page_whole_and_asks_no_network(
     assert found["width"] <= width
     assert len(found["images"]) == 2 * 2 * 3 * 2  # pictures and maps, 2 of 3 kinds on 2 data sets
     assert all(found["images"])
+    assert found["small"] == []
     assert found["cut"] == []
     assert found["narrow"] == 0
     assert found["unnamed"] == 0
@@ -176,7 +224,73 @@ def test_a_browser_shows_the_page_whole_and_asks_no_network(
     assert dark == [scheme == "dark"] * 3
 
 
-def test_columns_sort_by_number_and_by_word_and_the_map_can_be_hidden(reported: Path, browser: Any) -> None:
+FIRST = {
+    (1280, 660): [
+        ".badge",
+        ".lead",
+        "#chart-agiqa3k .axis",
+        "#table-main-agiqa3k tbody tr:nth-child(4)",
+        ".at-said li",
+    ],
+    (390, 800): [".badge", ".lead", "#chart-agiqa3k .axis", "#table-main-agiqa3k thead"],
+}
+
+
+@pytest.mark.parametrize("size", FIRST)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_first_screen_holds_answer_chart_and_main_table(
+    reported: Path, browser: Any, size: tuple[int, int], scheme: str
+) -> None:
+    width, height = show(reported, browser, size, scheme)
+    for selector in FIRST[size]:
+        found = browser.execute_script(
+            "const r = document.querySelector(arguments[0]).getBoundingClientRect(); return [r.left, r.top, r.bottom]",
+            selector,
+        )
+        assert 0 <= found[0] < width, selector
+        assert 0 <= found[1] < found[2] <= height, (selector, found)
+    if width > 1000:  # the table stands beside the chart, else under it
+        left, right = (
+            browser.execute_script("return document.querySelector(arguments[0]).getBoundingClientRect().toJSON()", name)
+            for name in (".at-chart", ".at-table")
+        )
+        assert left["right"] <= right["left"]
+        assert abs(left["top"] - right["top"]) < 2
+
+
+def test_a_wide_table_on_a_phone_says_so_and_keeps_its_first_column(reported: Path, browser: Any) -> None:
+    show(reported, browser, (390, 800), "light")
+    measure = """
+        const figure = document.querySelector("#table-main-agiqa3k"), scroll = figure.querySelector(".scroll");
+        const wide = scroll.parentElement, row = figure.querySelector("tbody tr");
+        const box = (e) => e.getBoundingClientRect();
+        return {
+          more: ["before", "after"].map((side) => getComputedStyle(wide, "::" + side).content !== "none"),
+          hint: box(figure.querySelector(".hint")).height,
+          head: box(figure.querySelector("thead th")).left - box(scroll).left,
+          name: box(row.cells[0]).left - box(scroll).left, next: box(row.cells[1]).left - box(scroll).left,
+          end: scroll.scrollWidth - scroll.clientWidth,
+          top: box(figure.querySelector("thead th")).top - box(scroll).top, page: document.documentElement.scrollWidth,
+        };
+    """
+    before = browser.execute_script(measure)
+    assert before["more"] == [False, True]
+    assert before["hint"] > 10
+    assert before["end"] > 300
+    browser.execute_async_script(
+        "const scroll = document.querySelector('#table-main-agiqa3k .scroll'); scroll.scrollLeft = 300;"
+        "scroll.scrollTop = 90; requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
+    )
+    after = browser.execute_script(measure)
+    assert after["more"] == [True, True]
+    assert abs(after["name"]) < 1  # the name stays
+    assert abs(after["head"]) < 1
+    assert abs(after["top"]) < 1  # and so do the heads
+    assert after["next"] == pytest.approx(before["next"] - 300, abs=1)
+    assert after["page"] == before["page"] == 390
+
+
+def test_columns_sort_by_number_and_by_word(reported: Path, browser: Any) -> None:
     browser.get((reported / "out/index.html").as_uri())
 
     def column(place: int) -> list[str]:
@@ -200,8 +314,25 @@ def test_columns_sort_by_number_and_by_word_and_the_map_can_be_hidden(reported: 
     cells = column(3)
     assert cells[-1] == "—"  # what has no number stands last, whatever the direction
     assert [cell == "—" for cell in cells] == sorted(cell == "—" for cell in cells)
-    visible = "return getComputedStyle(document.querySelector('.gallery .map')).visibility"
-    assert browser.execute_script(visible) == "visible"
-    browser.find_element("css selector", "#map-demo").send_keys(" ")
-    browser.find_element("css selector", "#map-agiqa3k").send_keys(" ")
-    assert browser.execute_script(visible) == "hidden"
+
+
+def test_maps_start_off_lie_beside_their_pictures_and_a_click_enlarges_both(reported: Path, browser: Any) -> None:
+    show(reported, browser, (1280, 660), "light")
+    boxes = """
+        return [...document.querySelector(".gallery .frame").querySelectorAll("img")]
+          .map((e) => { const r = e.getBoundingClientRect(); return [r.left, r.right, r.top, r.bottom]; })
+    """
+    picture, hidden = browser.execute_script(boxes)
+    assert hidden == [0, 0, 0, 0]
+    browser.find_element("css selector", ".gallery input").send_keys(" ")
+    picture, beside = browser.execute_script(boxes)
+    assert picture[1] <= beside[0]
+    assert picture[2:] == pytest.approx(beside[2:], abs=1)
+    frame = browser.find_element("css selector", ".gallery .frame")
+    frame.send_keys("\ue007")
+    sizes = "return [...document.querySelectorAll('dialog[open] img')].map((e) => e.getBoundingClientRect().width)"
+    large = browser.execute_script(sizes)
+    assert len(large) == 2
+    assert min(large) > 1.5 * (picture[1] - picture[0])
+    browser.switch_to.active_element.send_keys("\ue00c")  # Escape
+    assert browser.execute_script(sizes) == []

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from pipeline import drawing
 from pipeline.report import plots
+from pipeline.report.chart import Chart, Line
 
 Draw = Callable[..., Figure]
 
@@ -40,19 +41,17 @@ def keys(figure: Figure) -> list[str]:
 
 
 def test_the_comparison_shows_rounds_mean_and_interval(draw: Draw) -> None:
-    summary = pd.DataFrame(
-        {
-            "dataset": "demo", "method": ["a", "b"], "kind": ["variant", "baseline"], "leaks": ["", "random split"],
-            "srcc_mean": [0.6, 0.5], "srcc_low": [0.4, 0.3], "srcc_high": [0.7, 0.8], "interval": "t",
-        }
-    )  # fmt: skip
-    rounds = pd.DataFrame({"dataset": "demo", "method": ["a", "a", "b"], "srcc": [0.55, 0.65, 0.5]})
-    figure = draw(plots.comparison, summary, rounds)
+    lines = [
+        Line("a", "variant", 0.6, 0.4, 0.7, (0.55, 0.65)),
+        Line("b", "baseline", 0.5, 0.3, 0.8, (0.5,), leaks="random split"),
+    ]
+    figure = draw(plots.comparison, [Chart("demo", lines, "t", 0)])
     (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b\nLEAKS: random split"]
     assert [segment.get_segments()[0][:, 0].tolist() for segment in axes.collections] == [[0.4, 0.7], [0.3, 0.8]]
     assert points(axes) == [[[0.55, 0.65], [0.25] * 2], [[0.6], [0]], [[0.5], [1.25]], [[0.5], [1]]]
     assert [line.get_markerfacecolor() for line in axes.lines[1::2]] == [drawing.BLUE, "white"]  # what leaks is hollow
-    assert keys(figure) == ["variant, mean", "baseline, mean", "leaks", "one round", "95 % interval (t)"]
+    assert keys(figure) == ["variant", "baseline", "leaks", "one round", "95 % interval (t)"]
 
 
 def test_the_mean_curve_stops_where_the_first_round_stopped(draw: Draw) -> None:
@@ -78,7 +77,9 @@ def test_generators_stand_by_their_means(draw: Draw) -> None:
             "fitted_mean": [2.5, 3.5, 3.0, 3.1],
         }
     )  # fmt: skip
-    figure = draw(plots.generators, means, mos_label="quality MOS (0 to 5)")
+    looks = {"x": {"color": drawing.GREEN, "marker": "s"}, "y": {"color": drawing.BLUE, "marker": "v"}}
+    figure = draw(plots.generators, means, mos_label="quality MOS (0 to 5)", looks=looks)
+    assert [line.get_marker() for line in figure.axes[0].lines[1:]] == ["s", "v"]
     assert [axes.get_title("left") for axes in figure.axes] == ["a", "b"]
     assert [points(axes)[1:] for axes in figure.axes] == [
         [[[2.0], [2.5]], [[4.0], [3.5]]], [[[2.0], [3.0]], [[4.0], [3.1]]],
@@ -120,7 +121,8 @@ def test_every_image_is_a_point_and_the_fit_a_line_in_order(draw: Draw) -> None:
     table = pd.DataFrame(
         {"method": np.repeat(["a", "b"], 30), "generator": ["x", "y", "z"] * 20, "predicted": rng.normal(0, 1, 60)}
     ).assign(mos=rng.uniform(0, 5, 60), fitted=lambda rows: 2 + rows["predicted"])
-    figure = draw(plots.scatters, table, mos_label="MOS")
+    looks = dict(zip("xyz", drawing.cycle_styles(), strict=False))
+    figure = draw(plots.scatters, table, mos_label="MOS", looks=looks)
     for axes, method in zip(figure.axes, ("a", "b"), strict=True):
         mine = table[table["method"] == method]
         shown = np.concatenate([cloud.get_offsets() for cloud in axes.collections])
@@ -144,7 +146,8 @@ def test_a_band_shows_what_lies_outside_and_each_generators_share(draw: Draw) ->
     table = pd.DataFrame({"score": [3.0, 1.0, 2.0], "mos": [3.2, 2.6, 2.0]})
     table = table.assign(low=table["score"] - 1, high=table["score"] + 1)
     coverage = pd.DataFrame({"generator": ["x", "x", "y"], "coverage": [0.9, 1.0, 0.5]})
-    figure = draw(plots.bands, table, coverage, mos_label="quality MOS (0 to 5)")
+    looks = dict(zip("xy", drawing.cycle_styles(), strict=False))
+    figure = draw(plots.bands, table, coverage, mos_label="quality MOS (0 to 5)", looks=looks)
     left, right = figure.axes
     band, inside, outside = left.collections
     corners = {tuple(corner) for corner in band.get_paths()[0].vertices.tolist()}
@@ -160,10 +163,48 @@ def test_a_band_shows_what_lies_outside_and_each_generators_share(draw: Draw) ->
 
 
 def test_places_left_over_in_a_grid_stay_empty(draw: Draw) -> None:
-    bins = pd.DataFrame({"method": list("abcdef"), "x": 1.0, "y": 1.0, "error": 0.1})
+    bins = pd.DataFrame({"method": list("abcdefg"), "x": 1.0, "y": 1.0, "error": 0.1})
     figure = draw(plots.binned, bins, labels=("x", "y"), identity=False)
-    assert [axes.get_title("left") for axes in figure.axes] == list("abcdef")
-    assert [axes.get_xlabel() for axes in figure.axes] == ["", "", *["x"] * 4]
+    assert [axes.get_title("left") for axes in figure.axes] == list("abcdefg")
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "", *["x"] * 4]
+    five = draw(plots.binned, bins[:5], labels=("x", "y"), identity=False)
+    assert [axes.get_subplotspec().colspan.start for axes in five.axes] == [0, 1, 2, 0, 1]
+
+
+def test_the_label_of_an_axis_is_no_longer_than_its_panel(tmp_path: Path, draw: Draw) -> None:
+    label = "quality MOS of simulated raters (0 to 5)"
+    table = pd.DataFrame({"score": [1.0, 2.0, 3.0], "mos": [1.0, 2.0, 3.0], "low": 0.0, "high": 5.0})
+    bins = pd.DataFrame({"method": list("abcde"), "x": 1.0, "y": 1.0, "error": 0.1})
+    coverage, looks = pd.DataFrame({"generator": ["x"], "coverage": [0.9]}), {"x": drawing.cycle_styles()[0]}
+    for figure in (
+        draw(plots.bands, table, coverage, mos_label=label, looks=looks),
+        draw(plots.binned, bins, labels=("x", label), identity=True),
+        draw(plots.binned, bins, labels=("x", label), identity=False),
+    ):
+        drawing.save(figure, tmp_path / "figure.png")
+        for axes in figure.axes:
+            assert axes.yaxis.label.get_window_extent().height <= 1.15 * axes.get_window_extent().height
+
+
+def test_all_figures_have_one_width_and_letters_of_one_size(draw: Draw) -> None:
+    """A page as wide as a figure then shows letters of 9 points at 9 / 72 of an inch, whatever the figure."""
+    bins = pd.DataFrame({"method": list("abcdef"), "x": 1.0, "y": 1.0, "error": 0.1})
+    pairs = pd.DataFrame(
+        {"first": ["a"], "second": ["b"], "difference": 0.2, "low": 0.1, "high": 0.3, "outcome": "win"}
+    )
+    lines = [Line("a", "variant", 0.6, 0.4, 0.7, ())]
+    scores = pd.DataFrame({"method": "a", "trained_on": ["d"], "tested_on": ["d"], "srcc": [0.9]})
+    for figure in (
+        draw(plots.binned, bins, labels=("x", "y"), identity=True),
+        draw(plots.binned, bins[:1], labels=("x", "y"), identity=False),
+        draw(plots.outcomes, pairs),
+        draw(plots.comparison, [Chart("demo", lines, "t", 0)] * 3),
+        draw(plots.cross_matrix, scores),
+    ):
+        assert figure.get_figwidth() == 9
+        texts = [text for axes in figure.axes for text in axes.texts]
+        texts += [text for legend in figure.legends for text in legend.get_texts()]
+        assert all(text.get_fontsize() >= 9 for text in texts)
 
 
 def test_an_inlined_figure_takes_the_pages_colours_and_keeps_its_ids_apart(tmp_path: Path) -> None:
@@ -171,6 +212,11 @@ def test_an_inlined_figure_takes_the_pages_colours_and_keeps_its_ids_apart(tmp_p
     plots.binned(bins, [tmp_path / "bins.svg"], "a title", ("x", "y"), identity=True)
     text = plots.inline((tmp_path / "bins.svg").read_text(), "bins")
     assert text.startswith("<svg ")
+    assert "<!--" not in text  # where matplotlib repeats every text
+    whole, top, width, _ = re.search(r'viewBox="([\d.]+) ([\d.]+) ([\d.]+) ([\d.]+)"', text).groups()
+    assert float(whole) == 0
+    assert 10 < float(top) < 30  # a line of title is cut off
+    assert float(width) == 9 * 72
     assert "<style" not in text
     assert "currentColor" in text
     assert not re.search(r"(fill|stroke): #(000000|333333|ffffff)", text)

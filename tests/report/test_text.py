@@ -8,9 +8,11 @@ import pytest
 from made_study import make_study
 
 from pipeline.report import text
+from pipeline.report.answer import Answer, Headline, Verdict
+from pipeline.report.figures import Picture
 from pipeline.report.published import published_for
 from pipeline.report.report import write_report
-from pipeline.report.sections import Answer, Section
+from pipeline.report.sections import Section
 
 FEW = ("dcmpln", "shuffled", "clip_iqa")
 
@@ -76,18 +78,23 @@ def test_leaks_are_marked_and_one_round_claims_no_spread(tmp_path: Path, monkeyp
     assert "One round has no spread over rounds" in found
     assert re.match(r"0\.\d{3} ± — \[", main_row(found, "dcmpln")[1])
     assert all("LEAKS: random split" in main_row(found, method)[-1] for method in FEW)
-    assert "The study has no variant without leaks here, so none is named best." in found
+    assert "On **demo** no method is named best: every one leaks." in found
     assert "LEAKS in every row: random split" in found
 
 
 def test_every_kind_of_block_has_a_form_but_the_gallery() -> None:
     blocks = [("text", "One."), ("heading", "demo"), ("facts", [("Device", "cpu"), ("Code", "`a`")]), ("gallery", {})]
-    blocks += [
-        ("answers", [Answer("demo", ["Shown.", "Not shown."], "a", "SRCC 0.5", "the best"), Answer("x", ["None."])])
-    ]
-    assert text.render("toy", [Section("s", "Title", [*blocks, ("code", "ls")])]).split("\n\n")[2:] == [
+    picture = Picture("p", "A picture", "What it shows.", "How to read it.", "Backbone: b")
+    one = Answer("demo", Verdict("`a` is best.", "95 %", ["Shown."], ["this", "that"]), None, None)
+    other = Answer("x", Verdict("None.", "", [], ["all"]), None, None)
+    blocks += [("headline", Headline([one, other], picture)), ("folded", ("More", [("text", "Two."), ("code", "ls")]))]
+    whole = text.render("toy", "Backbone: b", [Section("s", "Title", blocks)])
+    assert whole.startswith("# toy\n\nBackbone: b. The same report")
+    assert whole.split("\n\n")[2:] == [
         *("## Title", "One.", "### demo", "- Device: cpu\n- Code: `a`"),
-        *("**demo**: `a`, SRCC 0.5, the best. Shown. Not shown.", "**x**: None.", "```\nls\n```\n"),
+        *("- `a` is best. (95 %)\n- None.", "![What it shows. Backbone: b.](p.png)"),
+        *("### demo", "Not shown:", "- this\n- that", "Shown.", "### x", "Not shown:", "- all"),
+        *("<details><summary>More</summary>", "Two.", "```\nls\n```", "</details>\n"),
     ]
     with pytest.raises(ValueError, match="a block of kind 'poem' has no form in Markdown"):
-        text.render("toy", [Section("s", "Title", [("poem", "")])])
+        text.render("toy", "b", [Section("s", "Title", [("poem", "")])])

@@ -29,13 +29,25 @@ def test_no_speed_and_no_span_reads_as_none() -> None:
     assert words.seconds(math.nan) == "—"
 
 
-def test_a_caption_names_backbones_and_leaks() -> None:
+def test_backbones_and_leaks_are_named() -> None:
     rows = pd.DataFrame(
         {"method": ["a", "b", "c"], "backbone": ["ViT", "none", "ViT"], "leaks": ["", "", "random split"]}
     )
-    assert words.caption(rows) == "Backbone: ViT; none in b. LEAKS in c: random split"
-    assert words.caption(rows[:2]) == "Backbone: ViT; none in b"
-    assert words.caption(rows[1:2]) == "No backbone"
+    assert words.backbones(rows) == "Backbone: ViT; none in b"
+    assert words.backbones(rows[1:2]) == "No backbone"
+    assert words.titled("What is shown", rows) == "What is shown. LEAKS in c: random split."
+    assert words.titled("What is shown", rows[:2]) == "What is shown."
+    assert words.leaks(pd.concat([rows[2:]] * 2)) == "LEAKS in every row: random split"
+
+
+def test_train_below_validation_is_explained_where_it_occurs() -> None:
+    history = pd.DataFrame(
+        {"method": ["a", "a", "b"], "train_srcc": [0.3, 0.6, 0.5], "validation_srcc": [0.4, 0.5, 0.5]}
+    )
+    text = words.train_below_validation(history)
+    assert text.startswith(" In `a` train lies below validation in some epochs, which is no fault: ")
+    assert text.endswith(".")
+    assert words.train_below_validation(history[1:]) == ""
 
 
 def test_a_table_cannot_be_broken_by_its_cells() -> None:
