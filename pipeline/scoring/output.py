@@ -211,7 +211,7 @@ def write_comparison(result: "Comparison", scorer: "Scorer", *, out: Path | None
     _write([record], scorer, out, form, key="comparison")
 
 
-def conclude(result: Comparison, scorer: Scorer) -> str:
+def conclude(result: "Comparison", scorer: "Scorer") -> str:
     """Return a comparison's conclusion as a sentence, with the difference, its interval, and why nothing is shown."""
     scale = "on the MOS scale" if scorer.calibration is not None else "on a scale that is not calibrated"
     said = f"A - B is {_difference(result, scale)}"
@@ -229,12 +229,12 @@ def conclude(result: Comparison, scorer: Scorer) -> str:
     return f"Conclusion: not shown which is better: {said}; {why}"
 
 
-def _difference(result: Comparison, scale: str = "") -> str:
+def _difference(result: "Comparison", scale: str = "") -> str:
     told = f"{result.difference:+.3f}{scale and ' ' + scale}"
     return told if result.low is None else f"{told}, 95 % interval {result.low:+.3f} to {result.high:+.3f}"
 
 
-def _caveat(result: Comparison) -> str:
+def _caveat(result: "Comparison") -> str:
     """Return what the interval does not hold."""
     told = "The interval holds the choice of images alone"
     error = result.generator_error
