@@ -47,7 +47,7 @@ def test_the_link_names_a_view_that_the_store_holds(root: Path) -> None:
 
 
 def test_a_store_of_an_earlier_version_gets_the_view(root: Path) -> None:
-    client_of(root).create_experiment(STUDY)
+    client_of(root).create_experiment(STUDY, artifact_location=(root / "mlartifacts").as_uri())
     train_live(root, make_record())
     tags = client_of(root).get_experiment(experiment_of(root)).tags
     assert {key: tags[key] for key in view.EXPERIMENT_TAGS} == view.EXPERIMENT_TAGS
