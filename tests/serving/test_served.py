@@ -26,7 +26,7 @@ from PIL import Image
 
 from pipeline import layout
 from pipeline.files import write_json
-from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.scorer import Scorer, load_scorer
 from pipeline.tracking import models, store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -35,6 +35,7 @@ RECORD = {
     "leaks": [], "shuffled_labels": False, "backbone": {"name": "demo-vit", "origin": "in-house"},
     "validation": {"srcc": 0.63},
 }  # fmt: skip
+ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ["raw", "mos", "low", "high", "unfamiliar"]
 
 
@@ -94,6 +95,33 @@ def test_paths_bytes_and_base64_score_as_the_scorer(model: Any, demo_scorer: Sco
             np.testing.assert_allclose(found[name], getattr(expected, name), atol=1e-4)
         assert found["unfamiliar"].tolist() == expected.unfamiliar.tolist()
     assert model.predict(pd.DataFrame({"image": pd.Series([], dtype=object)})).empty
+
+
+def test_a_champion_without_a_network_is_served_too(tmp_path: Path, pictures: list[Path]) -> None:
+    """The model that comes with the repository: no program lies beside its checkpoint. MLflow is one for a process."""
+    folder = tmp_path / layout.run_folder("demo", "handcrafted", 0) / "train"
+    about = {"method": "handcrafted", "kind": "baseline", "selected_epoch": 0, "validation": {"srcc": 0.7}}
+    write_json(folder / "record.json", RECORD | about)
+    write_json(folder / "run.json", {"run_id": "1" * 32})
+    checkpoint = layout.checkpoint_path(folder, 0)
+    checkpoint.parent.mkdir()
+    shutil.copy(ROOT / "models" / "agiqa3k" / "handcrafted.safetensors", checkpoint)
+    script = (
+        "import sys, mlflow.pyfunc, pandas\n"
+        "from pipeline.tracking.models import log_champion\n"
+        "assert log_champion('.', 'small', sys.argv[1], lambda checkpoint, program: None) == '1'\n"
+        "model = mlflow.pyfunc.load_model('models:/agiqa-demo@champion')\n"
+        "model.predict(pandas.DataFrame({'image': sys.argv[2:]})).to_json('found.json')\n"
+    )
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-W", "ignore", "-c", script, folder, *pictures]
+    subprocess.run(words, check=True, cwd=tmp_path, env=environment, timeout=180)
+    found = pd.read_json(tmp_path / "found.json")
+    expected = load_scorer(checkpoint).score(pictures)
+    for name in ("raw", "mos", "low", "high"):
+        np.testing.assert_allclose(found[name], getattr(expected, name), atol=1e-6)
+    assert found["unfamiliar"].tolist() == expected.unfamiliar.tolist()
 
 
 def test_it_says_what_it_needs_and_holds_it(model: Any, study: Path, demo_checkpoint: Path) -> None:
