@@ -19,6 +19,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from pipeline.data.decoding import ImageError, from_base64
-from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.scorer import Scorer, load_scorer
 from pipeline.serving import http
 from pipeline.serving.http import make_app, map_image
 
@@ -372,13 +373,13 @@ def test_a_port_that_is_taken_is_an_error(demo_scorer: Scorer) -> None:
 # The server in a process of its own
 
 
-@pytest.fixture(scope="module")
-def server(demo_checkpoint: Path) -> Iterator[tuple[int, int]]:
-    """Run `agiqa serve` in a process of its own and return its id and its port."""
-    arguments = ["--checkpoint", str(demo_checkpoint), "--port", "0", "--max-megapixels", "16", "--max-windows", "7000"]
+@contextmanager
+def serving(*arguments: str) -> Iterator[tuple[int, int]]:
+    """Run `agiqa serve` in a process of its own and give its id and its port."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", "serve", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", "pipeline.cli", "serve", "--port", "0", *arguments], cwd=ROOT, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
     try:
         for line in process.stderr:
             if found := re.match(r"Score images at http://127\.0\.0\.1:(\d+) and stop with Ctrl-C\.", line):
@@ -390,6 +391,12 @@ def server(demo_checkpoint: Path) -> Iterator[tuple[int, int]]:
         process.send_signal(signal.SIGINT)
         assert process.wait(20) in (0, 130)
         process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def server(demo_checkpoint: Path) -> Iterator[tuple[int, int]]:
+    with serving("--checkpoint", str(demo_checkpoint), "--max-megapixels", "16", "--max-windows", "7000") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -465,6 +472,22 @@ def wait_for(what: Any, seconds: float = 30) -> Any:
         assert time.monotonic() < end, "nothing came"
         time.sleep(0.05)
     return found
+
+
+def test_the_page_of_a_method_without_maps_shows_scores_all_the_same(browser: Any, pictures: list[Path]) -> None:
+    checkpoint = ROOT / "models" / "agiqa3k" / "handcrafted.safetensors"
+    expected = load_scorer(checkpoint).score(pictures[:2])
+    with serving("--checkpoint", str(checkpoint)) as (_, port):
+        browser.get(f"http://127.0.0.1:{port}/")
+        browser.find_element("css selector", "#files").send_keys("\n".join(map(str, pictures[:2])))
+        wait_for(lambda: browser.find_element("css selector", "#status").text == "2 of 2 scored.")
+        told = browser.find_element("css selector", "#model").text
+        assert "Model handcrafted, which reads statistics of the image." in told
+        shown = [element.text for element in browser.find_elements("css selector", ".score")]
+        assert shown == [f"{mos:.2f}" for mos in expected.mos]
+        assert not browser.find_element("css selector", "#legend").is_displayed()
+        assert not browser.find_element("css selector", "#strength").is_displayed()
+        assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
 def test_the_page_scores_dropped_images(
