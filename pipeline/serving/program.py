@@ -82,7 +82,8 @@ def export_scorer(scorer: "Scorer", path: str | Path) -> None:
 
     if scorer.folded is None:
         raise ExportError(
-            f"{scorer.record['method']} is no network, so there is no program to write: see `agiqa score`"
+            f"{scorer.record['method']} is no network, so there is no program to write: choose a variant with "
+            f"--checkpoint, such as auto:{scorer.record['dataset']}:dcmpln"
         )
     size = scorer.rule.size
     module = window_scorer(scorer.folded)
