@@ -46,6 +46,19 @@ def replaced_folder(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
 
 
+def sweep(folder: str | Path) -> None:
+    """Remove what killed writers left below a folder: the unfinished twin beside an output that came some other way.
+
+    A writer that runs again clears its own; one whose output DVC brings back from its cache never does.
+    """
+    for left in sorted(Path(folder).rglob("*.partial")):
+        with claim(left.with_name(left.name.removesuffix(".partial"))):  # whoever is still at work ends first
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink(missing_ok=True)
+
+
 def expanded(path: str | Path) -> Path:
     """Return a path as a shell would: `~` is the home folder, unless it names nobody's; then there is no such file."""
     return Path(os.path.expanduser(path))

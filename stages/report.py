@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.files import sweep
 from pipeline.params import load_params
 from pipeline.report.citation import lock_md5
 from pipeline.report.report import write_report
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     params = load_params(arguments.params)
     study = params.study
+    sweep(arguments.runs)
     written = write_report(
         arguments.out,
         study.name,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.files import expanded, file_md5, replaced_folder, write_atomically, write_json
+from pipeline.files import expanded, file_md5, replaced_folder, sweep, write_atomically, write_json
 
 
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,3 +59,15 @@ def test_a_home_folder_is_found_and_nobodys_is_no_error(monkeypatch: pytest.Monk
     assert expanded("~/a") == Path("/somewhere/a")
     assert expanded(Path("b")) == Path("b")
     assert not expanded("~no such user/a").exists()
+
+
+def test_what_killed_writers_left_is_swept_and_nothing_else(in_tmp: Path) -> None:
+    run = in_tmp / "runs/demo/dcmpln/round-0"
+    for name in ("evaluate.partial/cross/other.csv", "evaluate/metrics.json", "train/partial.csv", "note.txt.partial"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("x")
+    sweep(in_tmp / "runs")
+    left = sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file())
+    assert left == ["evaluate/metrics.json", "train/partial.csv"]
+    assert not (run / "evaluate.partial").exists()
+    sweep(in_tmp / "none")

@@ -148,6 +148,16 @@ def test_the_audits_epoch_is_the_evaluations_where_both_chose_alike(finished: Pa
             pd.testing.assert_frame_equal(audit, own[audit.columns], check_exact=True)
 
 
+def test_the_report_sweeps_what_a_killed_stage_left(finished: Path, prepared: Path) -> None:
+    """DVC may bring the stage's result from its cache, and then nobody else clears it."""
+    shutil.copytree(finished / "runs", prepared / "runs", dirs_exist_ok=True)
+    left = prepared / "runs/demo/dcmpln/round-0/evaluate.partial"
+    left.mkdir()
+    (left / "predictions.csv").write_text("x")
+    stage("report")
+    assert not left.exists()
+
+
 def test_the_gallery_shows_the_largest_errors(finished: Path) -> None:
     folder = finished / "runs/demo/dcmpln/round-0/evaluate/gallery"
     table = pd.read_csv(folder / "gallery.csv")
