@@ -78,9 +78,9 @@ def calibrate(raw: np.ndarray, mos: np.ndarray, groups: np.ndarray, low: float, 
     """Fit map and bands on validation images.
 
     The map is the least-squares fit of its two numbers. A band's half-width is a quantile of the residuals that each
-    prompt group has under a map fitted without it. Images of one prompt are alike, so groups, not images, are counted:
-    each weighs 1 / (K + 1), shared by its images, and the last share belongs to the group to come, of which nothing is
-    known.
+    prompt group has under a map fitted without it. Each group weighs as much as any other, shared by its images, and a
+    last share belongs to the image to come, of which nothing is known: 1 / (m + 1), where m counts independent images.
+    Images of one prompt are alike, so m lies between the groups and the images, where their residuals put it.
 
     Args:
         raw: Scores of all windows, shape (n,), higher is better, on any scale.
@@ -95,7 +95,8 @@ def calibrate(raw: np.ndarray, mos: np.ndarray, groups: np.ndarray, low: float, 
     Source: the map is Platt's sigmoid ("Probabilistic outputs for support vector machines", 1999) between the ends of
         the scale; the VQEG's logistic has its ends free, which a few images cannot place. The bands: Lee, Barber and
         Willett, "Distribution-free inference with hierarchical data", 2023, with cross-validation for the split, as in
-        Barber et al., "Predictive inference with the jackknife+", Annals of Statistics 49, 2021.
+        Barber et al., "Predictive inference with the jackknife+", Annals of Statistics 49, 2021. Deviation: theirs
+        gives the last share 1 / (K + 1), K groups; never too little, and too much where images of one prompt differ.
     """
     raw, mos = np.asarray(raw, dtype=np.float64), np.asarray(mos, dtype=np.float64)
     groups = np.asarray(groups)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 DIRECTIONS = 32  # of the features' spread at most
+PARTS = ("mean", "scale", "basis", "variances")  # that a checkpoint stores
 SHARE = 0.98  # of validation images that are to count as familiar
 
 
@@ -48,7 +49,7 @@ class Familiarity:
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return what a checkpoint stores, but for the limit, which stands in its record."""
-        return {name: getattr(self, name).astype(np.float32) for name in ("mean", "scale", "basis", "variances")}
+        return {name: getattr(self, name).astype(np.float32) for name in PARTS}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray], limit: float) -> "Familiarity":

@@ -24,7 +24,7 @@ from pipeline.data.pixels import open_prepared
 from pipeline.files import file_md5
 from pipeline.layout import checkpoint_name
 from pipeline.model.backbone import Backbone
-from pipeline.model.windows import cut, normalise, window_origins
+from pipeline.model.windows import WindowRule, cut, normalise, window_origins
 from pipeline.params import load_params
 from pipeline.study import build
 
@@ -186,16 +186,21 @@ def test_test_images_are_those_of_the_split(finished: Path) -> None:
     assert sorted(table["image_id"]) == sorted(split[split == "test"].index)
 
 
+def towers(finished: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Backbone, WindowRule]:
+    """Enter the finished study, and return its backbone and window rule."""
+    enter(finished, monkeypatch)
+    params = load_params()
+    backbone = build.make_backbone(params)
+    return backbone, build.make_window_rule(params, backbone)
+
+
 def test_predictions_equal_the_plain_tower_with_the_selected_epochs_windows(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The oracle takes the checkpoint's constants alone: open_clip's layers, adapter and softmax, image by image."""
     from pipeline.model.checkpoint import load_checkpoint
 
-    enter(finished, monkeypatch)
-    params = load_params()
-    backbone = build.make_backbone(params)
-    rule = build.make_window_rule(params, backbone)
+    backbone, rule = towers(finished, monkeypatch)
     run = finished / "runs/demo/dcmpln/round-0"
     epoch = json.loads((run / "train/record.json").read_text())["selected_epoch"]
     scorer, _, _ = load_checkpoint(run / "train/checkpoints" / checkpoint_name(epoch), backbone, rule)
@@ -217,10 +222,7 @@ def test_features_are_means_and_deviations_over_an_images_windows(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The oracle is open_clip's own tower on one image's windows."""
-    enter(finished, monkeypatch)
-    params = load_params()
-    backbone = build.make_backbone(params)
-    rule = build.make_window_rule(params, backbone)
+    backbone, rule = towers(finished, monkeypatch)
     _, pack = open_prepared("data/prepared/demo")
     with np.load(finished / "data/features/demo.npz") as found, torch.no_grad():
         for row in (0, 7):

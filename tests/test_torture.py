@@ -49,12 +49,17 @@ def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     return kind
 
 
+def tortured(kills: int, seed: int, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Return the exit status of so many kills, and what was said."""
+    with pytest.raises(SystemExit) as status:
+        torture.main(["--kills", str(kills), "--seed", str(seed)])
+    return status.value.code, capsys.readouterr().err
+
+
 @pytest.mark.parametrize("stage", ["sound"], indirect=True)
 def test_it_begins_anew_until_every_kill_has_hit(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as status:
-        torture.main(["--kills", "6", "--seed", "5"])
-    said = capsys.readouterr().err
-    assert status.value.code == 0
+    status, said = tortured(6, 5, capsys)
+    assert status == 0
     studies = re.findall(r"study (\d+), seed (\d+)", said)
     assert len(studies) > 1, said
     assert [int(seed) - int(number) for number, seed in studies] == [4] * len(studies)
@@ -65,10 +70,8 @@ def test_it_begins_anew_until_every_kill_has_hit(stage: str, capsys: pytest.Capt
 
 @pytest.mark.parametrize("stage", ["careless"], indirect=True)
 def test_what_a_kill_leaves_torn_is_found(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as status:
-        torture.main(["--kills", "2", "--seed", "1"])
-    said = capsys.readouterr().err
-    assert status.value.code == 1
+    status, said = tortured(2, 1, capsys)
+    assert status == 1
     assert re.search(r"differs: runs/\d\.txt", said)
     assert re.search(r"2 kills of a stage and \d+ between stages: \d of \d studies differ", said)
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 from pipeline.calibration import Calibration
 from pipeline.errors import AgiqaError
-from pipeline.familiarity import Familiarity
+from pipeline.familiarity import PARTS, Familiarity
 from pipeline.files import write_atomically
 from pipeline.model.record import Record, faults
 
@@ -26,8 +26,7 @@ TREES = {  # of a gradient boosting: the name of each array of its nodes, and th
     "base": "f", "sizes": "i", "value": "f", "feature_idx": "i", "num_threshold": "f", "left": "iu", "right": "iu",
     "is_leaf": "iub",
 }  # fmt: skip
-FAMILIAR = ("mean", "scale", "basis", "variances")
-TENSORS = {*NETWORK, *(f"trees.{name}" for name in TREES), *(f"familiar.{name}" for name in FAMILIAR)}
+TENSORS = {*NETWORK, *(f"trees.{name}" for name in TREES), *(f"familiar.{name}" for name in PARTS)}
 MOST_HEADER = 1 << 20  # bytes; a record takes 3,000
 MOST_NUMBERS = 50_000_000  # of all tensors: the largest towers' prompts and adapter are a tenth of it
 
@@ -108,7 +107,7 @@ def familiarity_of(
     """
     if record.get("unfamiliar_beyond") is None:
         return None
-    found = {name: arrays.get(f"familiar.{name}") for name in FAMILIAR}
+    found = {name: arrays.get(f"familiar.{name}") for name in PARTS}
     wrong = [f"it lacks familiar.{name}" for name, values in found.items() if values is None]
     if not wrong:
         kept = len(found["basis"]) if found["basis"].ndim == 2 else 0

@@ -11,10 +11,9 @@ from pipeline.calibration import calibrate
 from pipeline.familiarity import familiarise
 from pipeline.files import file_md5
 from pipeline.layout import SUBSETS, input_paths, leaks
-from pipeline.metrics import correlations
 from pipeline.model.checkpoint_file import write_checkpoint
 from pipeline.params import Params
-from pipeline.study.runs import finite, used_params
+from pipeline.study.runs import agreement, used_params
 from pipeline.study.subsets import (
     FeaturesAbout,
     features_about,
@@ -24,6 +23,7 @@ from pipeline.study.subsets import (
     refuse_unlabelled,
     round_seed,
     scaled_mos,
+    unscaled_mos,
 )
 from pipeline.training import baselines
 
@@ -68,7 +68,7 @@ class BaselinePlan:
         write_checkpoint(checkpoint, arrays := baselines.arrays(method, model, self.about.text_features), stored)
         raw = baselines.predict(checkpoint, self.features("validation"))  # by the rounded numbers that it holds
         low, high = stored["mos_low"], stored["mos_high"]
-        mos = np.clip(low + self.targets["validation"] * (high - low), low, high)
+        mos = unscaled_mos(self.targets["validation"], low, high)
         calibration = calibrate(raw, mos, self.validation_groups, low, high)
         seen = baselines.SEES[method]
         familiarity = familiarise(*(self.features(subset)[seen] for subset in ("train", "validation")))
@@ -77,9 +77,8 @@ class BaselinePlan:
     def finished_record(self, checkpoint: Path) -> dict[str, Any]:
         """Return the whole record.json, which names the content of the checkpoint that `save` has written."""
         raw = baselines.predict(checkpoint, self.features("validation"))
-        found = correlations("", raw, self.targets["validation"])
         return self.record | {
-            "validation": finite({name.removeprefix("_"): value for name, value in found.items()}),
+            "validation": agreement(raw, self.targets["validation"]),
             "selected_epoch": 0,
             "epochs_run": 0,
             "checkpoint_bytes": checkpoint.stat().st_size,

@@ -18,15 +18,21 @@ from pipeline.data.pixels import PixelPack, open_prepared
 from pipeline.familiarity import familiarise
 from pipeline.files import file_md5
 from pipeline.layout import SUBSETS, checkpoint_name, input_paths, leaks
-from pipeline.metrics import correlations
-from pipeline.model.checkpoint import load_checkpoint, read_record, save_checkpoint
+from pipeline.model.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.model.dcmpln import DCMPLN
 from pipeline.model.folded import FoldedScorer, Scored, window_scores
 from pipeline.model.windows import WindowRule
 from pipeline.params import Params, Train
 from pipeline.study.build import describe_machine, make_backbone, make_model, make_window_rule, prepare_torch
-from pipeline.study.runs import finite, used_params
-from pipeline.study.subsets import open_split, raters_of, refuse_unlabelled, round_seed, scaled_mos
+from pipeline.study.runs import agreement, used_params
+from pipeline.study.subsets import (
+    open_split,
+    raters_of,
+    refuse_unlabelled,
+    round_seed,
+    scaled_mos,
+    unscaled_mos,
+)
 from pipeline.training.crops import Subset
 from pipeline.training.fit import Fitted, Settings, fit
 
@@ -105,25 +111,25 @@ class TrainingPlan:
             on_epoch=on_epoch, label=self.label,
         )  # fmt: skip
 
-    def calibrate(self, checkpoint: Path) -> dict[str, float]:
+    def calibrate(self, checkpoint: Path) -> dict[str, float | None]:
         """Give a checkpoint its calibration and its idea of what is familiar, and return its validation numbers.
 
         Every window of the validation images is scored, as users' images will be; of training images a few windows of
         at most `FAMILIAR_IMAGES` suffice for how their features lie.
         """
-        scorer, _, _ = load_checkpoint(checkpoint, self.model.backbone, self.rule)
+        scorer, _, told = load_checkpoint(checkpoint, self.model.backbone, self.rule)
         validation = self.selectors["validation"]
         scored = self._scored(scorer, validation, None, "calibrate")
         raw = np.array([one.raw for one in scored])
         low, high = self.checkpoint_record["mos_low"], self.checkpoint_record["mos_high"]
-        mos = low + validation.main * (high - low)
-        calibration = calibrate(raw, np.clip(mos, low, high), self.validation_groups, low, high)
+        mos = unscaled_mos(validation.main, low, high)
+        calibration = calibrate(raw, mos, self.validation_groups, low, high)
         few = self.train.rows[:: max(1, -(-len(self.train.rows) // FAMILIAR_IMAGES))]
         seen = self._scored(scorer, replace(self.train, rows=few), self.settings.validation_windows, "what it has seen")
         familiarity = familiarise(*(np.array([one.features for one in part]) for part in (seen, scored)))
-        record = {**self.checkpoint_record, "epoch": read_record(checkpoint)["epoch"]}
+        record = {**self.checkpoint_record, "epoch": told["epoch"]}
         save_checkpoint(checkpoint, scorer, record, calibration, familiarity)
-        return {name.removeprefix("_"): value for name, value in correlations("", raw, validation.main).items()}
+        return agreement(raw, validation.main)
 
     def _scored(self, scorer: FoldedScorer, subset: Subset, windows: int | None, what: str) -> list[Scored]:
         shown = tqdm(subset.rows, desc=f"{self.label}: {what}", unit="image", delay=1, dynamic_ncols=True)
@@ -132,7 +138,9 @@ class TrainingPlan:
             autocast=self.settings.amp,
         )  # fmt: skip
 
-    def finished_record(self, fitted: Fitted, checkpoints: Path, validation: Mapping[str, float]) -> dict[str, Any]:
+    def finished_record(
+        self, fitted: Fitted, checkpoints: Path, validation: Mapping[str, float | None]
+    ) -> dict[str, Any]:
         """Return the whole record.json, which names the selected checkpoint's content: `evaluate` depends on it.
 
         Args:
@@ -142,7 +150,7 @@ class TrainingPlan:
         """
         selected = checkpoints / checkpoint_name(fitted.selected_epoch)
         return self.record | {
-            "validation": finite(validation),
+            "validation": dict(validation),
             "selected_epoch": fitted.selected_epoch,
             "epochs_run": len(fitted.history),
             "checkpoint_bytes": selected.stat().st_size,

@@ -13,11 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.claims import alone, claim
 from pipeline.code import code_of
 from pipeline.costs import Spent
 from pipeline.files import file_md5, replaced_folder, write_json
 from pipeline.layout import LOCK, RUN
+from pipeline.metrics import krcc, plcc, srcc
 
 
 def provenance() -> dict[str, Any]:
@@ -114,9 +117,15 @@ def write_table(path: Path, rows: list[Mapping[str, float]]) -> None:
     pd.DataFrame(rows).to_csv(path, index=False)
 
 
-def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
-    """Return numbers for JSON, which knows no NaN: None in its place."""
-    return {name: float(value) if math.isfinite(value) else None for name, value in numbers.items()}
+def agreement(raw: np.ndarray, target: np.ndarray) -> dict[str, float | None]:
+    """Return SRCC, PLCC and KRCC for JSON, which knows no NaN: None in its place.
+
+    Args:
+        raw: Scores, shape (n,).
+        target: What they should agree with, shape (n,).
+    """
+    found = {"srcc": srcc(raw, target), "plcc": plcc(raw, target), "krcc": krcc(raw, target)}
+    return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 
 def used_params(params: Mapping[str, Any], keys: list[str]) -> dict[str, Any]:

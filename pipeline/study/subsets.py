@@ -58,6 +58,11 @@ def raters_of(manifest: pd.DataFrame) -> str:
     return str(manifest["raters"].iloc[0]) if "raters" in manifest else "people"
 
 
+def unscaled_mos(share: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return what `scaled_mos` has scaled on its own scale again, shape (N,), where rounding leads nothing off it."""
+    return np.clip(low + share * (high - low), low, high)
+
+
 def refuse_unlabelled(values: np.ndarray, attribute: str, subset: str) -> None:
     """Stop a training or a fit whose images lack the score that it is to learn.
 
