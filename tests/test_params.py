@@ -240,7 +240,7 @@ def test_params_of_earlier_versions_load_and_say_what_does_nothing(
 
 # Keys that came after the first version: a file without them loads, and means what it meant.
 LATER = {
-    "train.windows": 1, "train.ranking_weight": 0.0, "model.mpa.start": "random",
+    "train.windows": 1, "train.map_rate": 1.0, "train.ranking_weight": 0.0, "model.mpa.start": "random",
     "baselines.linear_probe.features": "mean", "images.shorter_side": None, "backbone.tokenizer": None,
 }  # fmt: skip
 

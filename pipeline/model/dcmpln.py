@@ -276,6 +276,10 @@ class DCMPLN(nn.Module):
         """Return what trains: everything but the backbone."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
+    def map_parameters(self) -> list[nn.Parameter]:
+        """Return those of MPA and Layer F, the maps that make prompts out of prompts."""
+        return [parameter for part in (self.mpa, self.layer_f) if part is not None for parameter in part.parameters()]
+
     def deep_auxiliary_prompts(self) -> tuple[Tensor, Tensor]:
         """Return the auxiliary task's (text (L, n, D_t), visual (L, n, D_v)) prompts at every depth."""
         if self.mpa is None:

@@ -20,7 +20,7 @@ from pipeline.model.folded import image_scores
 from pipeline.model.windows import cut, normalise, window_origins
 from pipeline.training import fit as fit_module
 from pipeline.training.crops import DevicePixels, Subset
-from pipeline.training.fit import Fitted, Settings, fit, run_epoch
+from pipeline.training.fit import Fitted, Settings, fit, optimiser_of, run_epoch
 from pipeline.training.schedule import TrainingError, refuse_equal_scores, select_epoch
 
 
@@ -142,6 +142,26 @@ def test_windows_and_the_ranking_term_train_in_any_parts(
         assert other["loss"] == pytest.approx(one["loss"], rel=0.02)
     assert whole.history[-1]["loss"] < 0.5 * whole.history[0]["loss"]
     assert "loss_ranking" not in run(tiny_backbone, pack, tmp_path / "without", epochs=1).history[0]
+
+
+def test_maps_learn_at_their_own_rate(tiny_backbone: Backbone) -> None:
+    """Adam's first step moves each number by its learning rate, whatever the gradient."""
+    model = model_of(tiny_backbone)
+    optimiser = optimiser_of(model, Settings(learning_rate=0.01, map_rate=0.1))
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    for group in optimiser.param_groups:
+        group["lr"] = 0.01 * group["factor"]
+    for parameter in model.trainable_parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+    moved = {name: float((before[name] - value).max()) for name, value in model.named_parameters()}
+    maps = {name for name in moved if name.startswith(("mpa.", "layer_f."))}
+    others = {name for name in moved if "prompts" in name or "adapter" in name}
+    assert len(maps) > 4
+    assert len(others) > 4
+    assert all(moved[name] == pytest.approx(0.001, rel=1e-3) for name in maps)
+    assert all(moved[name] == pytest.approx(0.01, rel=1e-3) for name in others)
+    assert not any(moved[name] for name in moved.keys() - maps - others)
 
 
 def test_a_loss_that_is_not_finite_names_its_step(tiny_backbone: Backbone, pack: PixelPack, tmp_path: Path) -> None:
