@@ -2,10 +2,13 @@
 
 import json
 import multiprocessing
+import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from pipeline import layout
 from pipeline.files import write_json
@@ -210,5 +213,23 @@ def in_processes(*functions: Callable[[], object]) -> list[int | None]:
         for process in processes:
             process.start()
     for process in processes:
-        process.join(60)
+        process.join(180)
     return [process.exitcode for process in processes]
+
+
+@contextmanager
+def mlflow_at(uri: str) -> Iterator[None]:
+    """Point MLflow's own functions at a store for a while.
+
+    They note it in the environment, too, for child processes: a later test would take that store for its own.
+    """
+    import mlflow
+
+    with patch.dict(os.environ):  # all of it comes back
+        try:
+            mlflow.set_tracking_uri(uri)
+            mlflow.set_registry_uri(uri)
+            yield
+        finally:
+            mlflow.set_registry_uri("")
+            mlflow.set_tracking_uri(None)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from made_runs import mlflow_at
 from PIL import Image
 
 from pipeline import layout
@@ -53,6 +54,7 @@ def study(demo_checkpoint: Path, program_file: Path, tmp_path_factory: pytest.Te
     """Return a root whose MLflow store has a champion, logged twice."""
     root = tmp_path_factory.mktemp("a study #1")
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)  # a user's own store is none for tests
         patch.setenv("MLFLOW_TRACKING_URI", store.tracking_uri(root))
         train = write_train(root, demo_checkpoint)
         calls = []
@@ -70,12 +72,8 @@ def study(demo_checkpoint: Path, program_file: Path, tmp_path_factory: pytest.Te
 def model(study: Path) -> Iterator[Any]:
     import mlflow
 
-    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
-    mlflow.set_registry_uri(os.environ["MLFLOW_TRACKING_URI"])
-    yield mlflow.pyfunc.load_model("models:/agiqa-demo@champion")
-    mlflow.set_registry_uri("")  # other tests have stores of their own
-    os.environ.pop("MLFLOW_REGISTRY_URI")  # which MLflow sets for its children and leaves behind
-    mlflow.set_tracking_uri(None)
+    with mlflow_at(store.tracking_uri(study)):
+        yield mlflow.pyfunc.load_model("models:/agiqa-demo@champion")
 
 
 def test_paths_bytes_and_base64_score_as_the_scorer(model: Any, demo_scorer: Scorer, pictures: list[Path]) -> None:

@@ -1,7 +1,8 @@
 """Roots of repositories with an empty MLflow store each."""
 
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,22 @@ from made_runs import in_processes
 from pipeline.tracking import store
 
 
+@pytest.fixture(autouse=True)
+def _no_store_is_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a store's address in the environment, where MLflow writes it: later ones would use it."""
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    before = [os.environ.get(name) for name in names]
+    yield
+    assert [os.environ.get(name) for name in names] == before
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a store made once, as that takes seconds, and by two processes at once, as `dvc queue start -j 2` may."""
     root = tmp_path_factory.mktemp("store")
 
     def make() -> None:
-        with store.open_store(root) as client:
+        with store.open_store(root, patience=store.ASKED_PATIENCE) as client:  # a busy machine takes its time
             assert client.search_experiments()
 
     with pytest.MonkeyPatch.context() as patch:

@@ -14,6 +14,7 @@ from made_runs import (
     experiment_of,
     history_of,
     make_record,
+    mlflow_at,
     runs_of,
     train_live,
     write_weights,
@@ -88,20 +89,20 @@ def test_a_checkpoint_is_found_by_its_metrics_and_downloaded(root: Path) -> None
     import mlflow
 
     train_live(root, make_record())
-    mlflow.set_tracking_uri(store.tracking_uri(root))
-    found = mlflow.search_logged_models(
-        experiment_ids=[experiment_of(root)], filter_string="metrics.`val/srcc` > 0.5", output_format="list"
-    )
-    assert {model.name for model in found} == {"demo-dcmpln-round-0-epoch-002", "demo-dcmpln-round-0-epoch-003"}
-    (best,) = mlflow.search_logged_models(
-        experiment_ids=[experiment_of(root)],
-        filter_string="metrics.`test/srcc` > 0.7 AND tags.selected = 'true' AND params.epoch = '2'",
-        output_format="list",
-    )
-    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{best.model_id}"))
-    assert (folder / "epoch-002.safetensors").read_bytes() == b"weights of dcmpln 0 2"
-    assert best.tags["leaks"] == "random split"
-    assert mlflow.register_model(f"models:/{best.model_id}", "scorer").version == 1
+    with mlflow_at(store.tracking_uri(root)):
+        found = mlflow.search_logged_models(
+            experiment_ids=[experiment_of(root)], filter_string="metrics.`val/srcc` > 0.5", output_format="list"
+        )
+        assert {model.name for model in found} == {"demo-dcmpln-round-0-epoch-002", "demo-dcmpln-round-0-epoch-003"}
+        (best,) = mlflow.search_logged_models(
+            experiment_ids=[experiment_of(root)],
+            filter_string="metrics.`test/srcc` > 0.7 AND tags.selected = 'true' AND params.epoch = '2'",
+            output_format="list",
+        )
+        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{best.model_id}"))
+        assert (folder / "epoch-002.safetensors").read_bytes() == b"weights of dcmpln 0 2"
+        assert best.tags["leaks"] == "random split"
+        assert mlflow.register_model(f"models:/{best.model_id}", "scorer").version == 1
 
 
 def test_a_tag_that_repeats_a_param_goes_and_models_keep_it(root: Path) -> None:
