@@ -1,6 +1,7 @@
 """The scorer over HTTP, and a web page on the same server.
 
-    GET  /              the page: drop images, see scores, bars and quality maps side by side, download CSV
+    GET  /              the page: choose, drop or paste images, see scores with their bands best first, enlarge one
+                        beside its quality map, download the table
     GET  /health        what is loaded, its MOS scale, and the limits
     POST /score         multipart/form-data with image files, or JSON {"images": ["<base64>", ...]}
     POST /score?maps=1  also each image's quality map

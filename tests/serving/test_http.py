@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -474,104 +475,139 @@ def wait_for(what: Any, seconds: float = 30) -> Any:
     return found
 
 
+def text_of(found: Any) -> str:
+    """Return an element's whole text, as it stands; `.text` leaves out what is folded away and joins spaces."""
+    return found.get_property("textContent")
+
+
+def names_of(cards: Any) -> list[str]:
+    return [text_of(card.find_element("css selector", "h2")) for card in cards]
+
+
+def give(browser: Any, event: str, files: list[tuple[str, bytes]]) -> None:
+    """Drop files on the page, or paste them."""
+    browser.execute_script(
+        "const held = new DataTransfer();"
+        "for (const [name, data] of arguments[1]) held.items.add(new File([new Uint8Array(data)], name));"
+        "document.body.dispatchEvent(arguments[0] === 'drop'"
+        " ? new DragEvent('drop', {dataTransfer: held, bubbles: true, cancelable: true})"
+        " : new ClipboardEvent('paste', {clipboardData: held, bubbles: true, cancelable: true}))",
+        event, [(name, list(data)) for name, data in files],
+    )  # fmt: skip
+
+
+def choose(browser: Any, *paths: Path) -> None:
+    browser.find_element("css selector", "#files").send_keys("\n".join(map(str, paths)))
+
+
+def is_told(browser: Any, text: str) -> None:
+    wait_for(lambda: browser.find_element("css selector", "#status").text == text, 90)
+
+
+def press(browser: Any, *keys: str) -> None:
+    from selenium.webdriver import ActionChains  # here: an environment without it still runs the rest
+
+    ActionChains(browser).send_keys(*keys).perform()
+
+
+def saved_table(browser: Any, folder: Path) -> list[dict[str, str]]:
+    browser.find_element("css selector", "#csv").click()
+    text = wait_for(lambda: (folder / "scores.csv").is_file() and (folder / "scores.csv").read_bytes().decode())
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def on_a_phone(browser: Any, width: int = 390) -> None:
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    assert browser.execute_script("return innerWidth") == width
+
+
 def test_the_page_of_a_method_without_maps_shows_scores_all_the_same(browser: Any, pictures: list[Path]) -> None:
     checkpoint = ROOT / "models" / "agiqa3k" / "handcrafted.safetensors"
     expected = load_scorer(checkpoint).score(pictures[:2])
     with serving("--checkpoint", str(checkpoint)) as (_, port):
         browser.get(f"http://127.0.0.1:{port}/")
-        browser.find_element("css selector", "#files").send_keys("\n".join(map(str, pictures[:2])))
-        wait_for(lambda: browser.find_element("css selector", "#status").text == "2 of 2 scored.")
-        told = browser.find_element("css selector", "#model").text
-        assert "Model handcrafted, which reads statistics of the image." in told
+        choose(browser, *pictures[:2])
+        is_told(browser, "2 of 2 scored.")
+        told = text_of(browser.find_element("css selector", "#model"))
+        assert "Method handcrafted, which reads statistics of the image." in told
         shown = [element.text for element in browser.find_elements("css selector", ".score")]
-        assert shown == [f"{mos:.2f}" for mos in expected.mos]
-        assert not browser.find_element("css selector", "#legend").is_displayed()
-        assert not browser.find_element("css selector", "#strength").is_displayed()
+        assert shown == [f"{mos:.2f}" for mos in sorted(expected.mos, reverse=True)]
+        assert not browser.find_element("css selector", "#where").is_displayed()
+        browser.find_element("css selector", "li .frame").click()
+        assert len(browser.find_elements("css selector", "dialog[open] img")) == 1
+        assert not any(legend.is_displayed() for legend in browser.find_elements("css selector", ".legend"))
         assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
-def test_the_page_scores_dropped_images(
+def test_the_page_scores_images_best_first_and_speaks_to_its_server_alone(
     address: str, browser: Any, demo_scorer: Scorer, pictures: list[Path], tmp_path: Path
 ) -> None:
-    from selenium.webdriver import ActionChains, Keys  # here: an environment without it still runs the rest
-
     broken = tmp_path / "brøken, <i id=i>file.png"
     broken.write_bytes(png(90, 90)[:60])
     browser.get(address)
     script = browser.execute_script
-    wait_for(lambda: "backbone demo-vit with in-house weights" in script("return document.body.innerText"))
+    wait_for(lambda: "backbone demo-vit with in-house weights" in script("return document.body.textContent"))
     said = script("return document.body.innerText")
-    assert "the scale on which simulated raters rated data set demo." in said
-    assert "people" not in said
-    browser.find_element("css selector", "#files").send_keys("\n".join(map(str, [pictures[0], pictures[1], broken])))
-    status = browser.find_element("css selector", "#status")
-    wait_for(lambda: status.text == "2 of 3 scored, 1 could not be.")
+    assert "what simulated raters would give on average, from 1 (worst) to 5 (best)." in said
+    assert "holds the MOS of 90\u00a0% of new images" in said
+    assert "people" not in script("return document.querySelector('main').textContent")
+    choose(browser, broken, *pictures[:2])
+    is_told(browser, "2 of 3 scored, 1 could not be.")
 
     expected = demo_scorer.score(pictures[:2])
     assert expected.unfamiliar.tolist() == [True, False]
+    order = np.argsort(-expected.mos)
     cards = browser.find_elements("css selector", "#cards > li")
-    told = zip(expected.mos, expected.low, expected.high, expected.unfamiliar, strict=True)
-    for card, path, (mos, low, high, strange) in zip(cards, pictures, told, strict=False):
-        assert card.find_element("css selector", "h2").text == path.name
+    assert names_of(cards) == [*(pictures[k].name for k in order), broken.name]
+    for card, k in zip(cards, order, strict=False):
+        mos, low, high = (float(values[k]) for values in (expected.mos, expected.low, expected.high))
         assert card.find_element("css selector", ".score").text == f"{mos:.2f}"
         bar = card.find_element("css selector", "[role=meter]")
         assert bar.get_attribute("aria-valuenow") == f"{mos:.2f}"
-        assert bar.accessible_name == f"Score of {path.name}"
-        filled = bar.find_element("css selector", "div").size["width"]
-        assert filled == pytest.approx((mos - 1) / 4 * bar.size["width"], abs=1.5)
-        assert f"likely {low:.2f} to {high:.2f}" in card.text
-        assert ("Unfamiliar: unlike the images that the model learned from" in card.text) == strange
-        canvas, picture = card.find_element("css selector", "canvas"), card.find_element("css selector", "img")
-        for key in ("x", "y", "width", "height"):
-            assert canvas.rect[key] == pytest.approx(picture.rect[key], abs=1)
-        drawn = "const c = arguments[0], d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
-        assert script(f"{drawn} return d.some((value, k) => k % 4 === 3 && value > 60)", canvas)
-    assert broken.name in cards[2].text
-    assert "Not scored: " in cards[2].text
+        assert bar.accessible_name == f"Score of {pictures[k].name}"
+        band, mark = (part.rect for part in bar.find_elements("css selector", "div"))
+        left, width = bar.rect["x"], bar.rect["width"]
+        ends = [min(1, max(0, (value - 1) / 4)) for value in (low, high)]
+        assert [band["x"], band["x"] + band["width"]] == pytest.approx([left + width * end for end in ends], abs=1.5)
+        assert mark["x"] + mark["width"] / 2 == pytest.approx(left + width * (mos - 1) / 4, abs=1.5)
+        assert f"of 5, likely {low:.2f} to {high:.2f}" in card.text
+        assert ("Unfamiliar: unlike the images that the model learned from" in card.text) == expected.unfamiliar[k]
+        assert "raw" not in card.text
+        card.find_element("css selector", "summary").click()
+        assert f"raw output is {expected.raw[k]:.4f}" in card.text
+    assert "Not scored: is damaged" in cards[2].text or "Not scored: is cut off" in cards[2].text
     assert script("return document.getElementById('i')") is None  # a name is text and never markup
 
-    script("const o = document.getElementById('order'); o.value = 'best'; o.dispatchEvent(new Event('change'))")
-    best = [card.find_element("css selector", "h2").text for card in browser.find_elements("css selector", "li")]
-    assert best == [pictures[k].name for k in np.argsort(-expected.mos)] + [broken.name]
+    rows = saved_table(browser, tmp_path)
+    assert [row["image"] for row in rows] == names_of(cards)
+    for column, values in (("mos", expected.mos), ("raw", expected.raw), ("low", expected.low)):
+        np.testing.assert_allclose([float(row[column]) for row in rows[:2]], values[order], atol=1e-5)
+    assert [row["unfamiliar"] for row in rows] == [*(str(expected.unfamiliar[k]).lower() for k in order), ""]
+    assert [row["level"] for row in rows] == ["90", "90", ""]
+    assert (rows[2]["mos"], bool(rows[2]["error"])) == ("", True)
 
-    browser.find_element("css selector", "#csv").click()
-    saved = wait_for(lambda: (tmp_path / "scores.csv").is_file() and (tmp_path / "scores.csv").read_text("utf-8"))
-    rows = list(csv.DictReader(io.StringIO(saved)))
-    assert [row["image"] for row in rows] == [pictures[0].name, pictures[1].name, broken.name]
-    np.testing.assert_allclose([float(row["mos"]) for row in rows[:2]], expected.mos, atol=1e-5)
-    np.testing.assert_allclose([float(row["raw"]) for row in rows[:2]], expected.raw, atol=1e-6)
-    np.testing.assert_allclose([float(row["low"]) for row in rows[:2]], expected.low, atol=1e-5)
-    assert [(row["level"], row["unfamiliar"]) for row in rows] == [("90", "true"), ("90", "false"), ("", "")]
-    assert rows[2]["mos"] == ""
-    assert rows[2]["error"]
+    script("const o = document.getElementById('order'); o.value = 'added'; o.dispatchEvent(new Event('change'))")
+    added = browser.find_elements("css selector", "#cards > li")
+    assert names_of(added) == [broken.name, pictures[0].name, pictures[1].name]
 
-    # By keyboard alone: from the file field, the tools are the next stops.
+    # By keyboard alone: from the file field, the tools are the next stops, and where one stands is seen.
     script("document.getElementById('files').focus()")
     stops = []
     for _ in range(4):
-        ActionChains(browser).send_keys(Keys.TAB).perform()
+        press(browser, "\ue004")  # tab
         stops.append(browser.switch_to.active_element.get_attribute("id"))
-    assert stops == ["order", "strength", "clear", "csv"]
+        assert browser.switch_to.active_element.value_of_css_property("outline-style") == "solid"
+    assert stops == ["order", "where", "clear", "csv"]
 
     for width in (390, 320):
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": True},
-        )
-        assert script("return innerWidth") == width
+        on_a_phone(browser, width)
         assert script("return document.documentElement.scrollWidth") <= width
 
     browser.find_element("css selector", "#clear").click()
     assert not browser.find_elements("css selector", "#cards > li")
-    script(
-        "const held = new DataTransfer(); held.items.add(new File([new Uint8Array(arguments[0])], 'dropped.png'));"
-        "document.body.dispatchEvent(new DragEvent('drop', {dataTransfer: held, bubbles: true, cancelable: true}))",
-        list(png(70, 70)),
-    )
-    wait_for(lambda: status.text == "1 of 1 scored.")
-    assert browser.find_element("css selector", "#cards h2").text == "dropped.png"
-    refused = [entry for entry in browser.get_log("browser") if "422" in entry["message"]]  # of the broken file
-    assert [entry for entry in browser.get_log("browser") if entry not in refused] == []
+    log = [entry["message"] for entry in browser.get_log("browser")]
+    assert [entry for entry in log if "422" not in entry] == []  # that of the broken file is expected
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
     own = [url for url in urls if url.startswith(address)]
@@ -579,8 +615,245 @@ def test_the_page_scores_dropped_images(
     assert [url for url in urls if url.startswith(("http", "ws", "ftp")) and url not in own] == []
 
 
+DRAWN = (
+    "const c = arguments[0], pen = c.getContext('2d');"
+    "return [c.width, c.height, ...pen.getImageData(0, 0, c.width, c.height).data]"
+)
+
+
+def test_maps_are_off_at_first_and_a_picture_enlarges_beside_its_map(
+    address: str, browser: Any, demo_scorer: Scorer, pictures: list[Path]
+) -> None:
+    browser.get(address)
+    choose(browser, *pictures[:2])
+    is_told(browser, "2 of 2 scored.")
+    canvas = "#cards canvas"
+    assert not any(one.is_displayed() for one in browser.find_elements("css selector", canvas))
+    browser.find_element("css selector", "#where").click()
+    for card in browser.find_elements("css selector", "li"):
+        drawn, picture = card.find_element("css selector", "canvas"), card.find_element("css selector", "img")
+        assert drawn.is_displayed()
+        assert [drawn.rect[key] for key in ("x", "y", "width", "height")] == pytest.approx(
+            [picture.rect[key] for key in ("x", "y", "width", "height")], abs=1
+        )
+        assert max(browser.execute_script(DRAWN, drawn)[5::4]) > 60
+    browser.find_element("css selector", "#where").click()
+    assert not any(one.is_displayed() for one in browser.find_elements("css selector", canvas))
+
+    # By keyboard: Enter enlarges, arrows go on and round, Esc closes and leads back.
+    waves = browser.find_element("css selector", f"[aria-label='Enlarge {pictures[0].name}']")
+    browser.execute_script("arguments[0].focus()", waves)
+    press(browser, "\ue007")
+    dialog = browser.find_element("css selector", "dialog[open]")
+    assert dialog.accessible_name == pictures[0].name
+    assert browser.switch_to.active_element.accessible_name == "Close"
+    wait_for(lambda: all(one.rect["height"] > 99 for one in dialog.find_elements("css selector", "img")))
+    plain, under, over = (one.rect for one in dialog.find_elements("css selector", "img, canvas"))
+    assert plain["x"] + plain["width"] <= under["x"]
+    assert plain["y"] == under["y"]
+    assert [over[key] for key in over] == pytest.approx([under[key] for key in over], abs=1)
+    assert plain["width"] / plain["height"] == pytest.approx(230 / 150, rel=0.01)
+
+    values = demo_scorer.to_mos(demo_scorer.score(pictures[:1], quality_maps=True).maps[0])
+    low, high = values.min(), values.max()
+    wider = max(0, 0.4 - (high - low)) / 2  # a tenth of the scale at least, so that small differences look small
+    legend = dialog.find_element("css selector", ".legend").text
+    assert legend.split() == ["worse", f"{low - wider:.1f}", f"{high + wider:.1f}", "better"]
+    width, height, *data = browser.execute_script(DRAWN, dialog.find_element("css selector", "canvas"))
+    red, _, blue, alpha = np.moveaxis(np.array(data).reshape(height, width, 4), 2, 0)
+    sides = 2 * (values - low + wider) / (high - low + 2 * wider) - 1
+    assert alpha.shape == values.shape
+    np.testing.assert_allclose(alpha, 0.7 * 255 * abs(sides), atol=2)
+    clear = abs(sides) > 0.2
+    assert ((blue > red) == (sides > 0))[clear].all()
+
+    for key, name in (("\ue014", pictures[1].name), ("\ue014", pictures[0].name), ("\ue012", pictures[1].name)):
+        press(browser, key)  # right, right, left
+        assert dialog.accessible_name == name
+    press(browser, "\ue00c")  # Esc
+    assert not browser.find_elements("css selector", "dialog[open]")
+    assert browser.switch_to.active_element == waves
+
+    on_a_phone(browser)
+    waves.click()
+    wait_for(lambda: all(one.rect["height"] > 99 for one in dialog.find_elements("css selector", "img")))
+    plain, under = (one.rect for one in dialog.find_elements("css selector", "img"))
+    assert plain["x"] == under["x"]
+    assert plain["y"] + plain["height"] < under["y"]
+    assert dialog.rect["width"] <= 390
+    assert browser.execute_script("return arguments[0].scrollWidth <= arguments[0].clientWidth", dialog)
+    press(browser, "\ue00c")
+    for media, colours, paper in (("screen", "dark", "rgb(20, 23, 27)"), ("print", "dark", "rgb(255, 255, 255)")):
+        scheme = {"name": "prefers-color-scheme", "value": colours}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": [scheme]})
+        assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == paper
+        assert browser.find_element("css selector", "#drop").is_displayed() == (media == "screen")
+        assert all(one.is_displayed() for one in browser.find_elements("css selector", "li img, li .score"))
+
+
+NAMES = [
+    '<img src=x onerror="document.title=1">.png', "a & b &amp; \"c\" 'd', e;.png", "line\nbreak\r\nend.png",
+    "שלום עולם.png", "\u202egpj.exe.png", "🎨 painting.png", "caf\ufffd.png", "%22%0A.png", "  two  spaces .png",
+    "x" * 250 + ".png", "=1+1.png", "image: odd.png", "..\\..\\a.png", "NFD e\u0301.png",
+]  # fmt: skip
+
+
+def test_names_stay_whole_on_the_page_and_in_the_table_however_an_image_comes(
+    address: str, browser: Any, tmp_path: Path
+) -> None:
+    browser.get(address)
+    on_a_phone(browser)
+    good, cut = png(70, 70), png(70, 70)[:50]
+    give(browser, "drop", [(name, good if k % 2 else cut) for k, name in enumerate(NAMES[:7])])
+    give(browser, "paste", [(name, good if k % 2 else cut) for k, name in enumerate(NAMES[7:], 7)])
+    for _ in range(2):
+        give(browser, "paste", [("image.png", good)])  # as browsers call every picture on the clipboard
+    (tmp_path / "from a folder.png").write_bytes(good)
+    choose(browser, tmp_path / "from a folder.png")
+    names = [*NAMES, "pasted-1.png", "pasted-2.png", "from a folder.png"]
+    is_told(browser, f"10 of {len(names)} scored, 7 could not be.")
+    browser.execute_script(
+        "const o = document.getElementById('order'); o.value = 'added'; o.dispatchEvent(new Event('change'))"
+    )
+    cards = browser.find_elements("css selector", "#cards > li")
+    assert names_of(cards) == names
+    errors = [text_of(error) for error in browser.find_elements("css selector", "li .error")]
+    reasons = {error for error in errors if "Unfamiliar" not in error}
+    assert len(reasons) == 1  # no name got into them
+    assert "Not scored: is " in reasons.pop()
+    for card, name in zip(cards, names, strict=True):
+        heading = card.find_element("css selector", "h2")
+        assert heading.get_attribute("aria-label") == name
+        assert browser.execute_script("return arguments[0].scrollWidth <= arguments[0].clientWidth", heading)
+        assert card.find_element("css selector", "button.small").get_attribute("aria-label") == f"Remove {name}"
+    tall = [card.find_element("css selector", "h2").rect["height"] for card in cards]
+    assert tall[2] == pytest.approx(3 * tall[7], abs=1)  # its lines are kept
+    assert tall[9] > 5 * tall[7]
+    assert browser.execute_script("return [document.title, document.querySelectorAll('h2 img').length]") == [
+        "AGIQA: score images", 0,
+    ]  # fmt: skip
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    assert [row["image"] for row in saved_table(browser, tmp_path)] == names
+
+    give(browser, "paste", [])
+    is_told(browser, "There is no image file in that.")
+
+
+def test_it_shows_how_far_it_is_tries_again_and_leaves_the_focus_where_it_was(
+    address: str, browser: Any, tmp_path: Path
+) -> None:
+    browser.get(address)
+    wait_for(lambda: browser.find_element("css selector", "#about").is_displayed())
+    script, progress = browser.execute_script, browser.find_element("css selector", "#progress")
+    assert not progress.is_displayed()
+    held = "window.fetch = (...sent) => new Promise((go) => { window.go = () => go(plain(...sent)); });"
+    script("window.plain = fetch;" + held)
+    give(browser, "drop", [(f"{name}.png", png(70, 70)) for name in "abc"])
+    is_told(browser, "Scoring: 0 of 3 done.")
+    assert progress.is_displayed()
+    last = browser.find_element("css selector", "[aria-label='Remove c.png']")
+    script("arguments[0].focus()", last)
+    wait_for(lambda: script("return !!window.go"))
+    script("go()")
+    is_told(browser, "Scoring: 1 of 3 done.")
+    assert (progress.get_property("value"), progress.get_property("max")) == (1, 3)
+    script("window.fetch = () => Promise.reject(new TypeError('gone')); go()")
+    is_told(browser, "2 of 3 scored, 1 could not be.")
+    assert not progress.is_displayed()
+    assert browser.switch_to.active_element == last  # though its card came down
+    told = browser.find_elements("css selector", "li")[-1]
+    assert "c.png" in told.text
+    assert "Not scored: the server cannot be reached." in told.text
+    script("window.fetch = plain")
+    told.find_element("xpath", ".//button[text()='Try again']").click()
+    is_told(browser, "3 of 3 scored.")
+
+    script("delete window.go;" + held)
+    give(browser, "drop", [("d.png", png(70, 70))])
+    wait_for(lambda: script("return !!window.go"))
+    (tmp_path / "gone.png").write_bytes(png(70, 70))
+    choose(browser, tmp_path / "gone.png")
+    (tmp_path / "gone.png").unlink()
+    script("go()")
+    is_told(browser, "4 of 5 scored, 1 could not be.")
+    assert (
+        "Not scored: the file cannot be read: it is a folder, or has changed since."
+        in browser.find_elements("css selector", "li")[-1].text
+    )
+
+    script("document.querySelector('li button.small').focus()")
+    press(browser, "\ue007")
+    assert len(browser.find_elements("css selector", "li")) == 4
+    assert browser.switch_to.active_element.get_attribute("title") == "Remove"  # of the next one
+
+
+# The page without a browser
+
+
+class Parts(HTMLParser):
+    """What the page holds: every start tag with its attributes, and the text of its script."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.script = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.lasttag == "script":
+            self.script += data
+
+
+@pytest.fixture(scope="module")
+def parts() -> Parts:
+    found = Parts()
+    found.feed(http.PAGE.read_text("utf-8"))
+    return found
+
+
 def test_the_page_names_no_other_host() -> None:
-    text = http.PAGE.read_text()
+    text = http.PAGE.read_text("utf-8")
     assert "http://" not in text
     assert "https://" not in text
-    assert os.path.getsize(http.PAGE) < 20_000
+    assert os.path.getsize(http.PAGE) < 24_000
+
+
+def test_the_pages_script_finds_what_it_names_and_writes_no_html(parts: Parts) -> None:
+    ids = [attributes["id"] for _, attributes in parts.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    asked = set(re.findall(r'\$\("([^"]+)"\)', parts.script))
+    assert len(asked) > 10
+    assert asked <= set(ids)
+    assert not re.search(r"(inner|outer)HTML|insertAdjacentHTML|document\.write|eval\(|Function\(", parts.script)
+
+
+def test_its_failures_begin_with_the_name_that_the_page_sends(client: TestClient, parts: Parts) -> None:
+    """The page cuts that name off: a form would spell some signs of the real one differently."""
+    sent = re.search(r'append\("images", [^"]+, "(\w+)"\)', parts.script)
+    cut = re.search(r"replace\(/\^(.+?)/", parts.script)
+    answer = client.post("/score", files={"images": (sent[1], b"")})
+    assert answer.json()["detail"] == f"{cut[1]}is empty (0 bytes)"
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["light", "dark"])
+def test_its_colours_can_be_read(place: int) -> None:
+    """The contrast of WCAG 2.2: 4.5 for text, 3 for what has no text."""
+    found = re.findall(r":root \{(.*?)\}", http.PAGE.read_text("utf-8"), re.DOTALL)[place]
+    colours = dict(re.findall(r"--([a-z-]+): (#\w+);", found))
+
+    def light(name: str) -> float:
+        sign = colours[name][1:]
+        shares = [int(pair, 16) / 255 for pair in (re.findall("..", sign) if len(sign) == 6 else [c * 2 for c in sign])]
+        linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+        return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+    def contrast(one: str, other: str) -> float:
+        low, high = sorted((light(one), light(other)))
+        return (high + 0.05) / (low + 0.05)
+
+    for text in ("text", "soft", "bad", "accent"):
+        assert min(contrast(text, "page"), contrast(text, "card")) >= 4.5, text
+    assert contrast("on-accent", "accent") >= 4.5
+    assert min(contrast("accent", "band"), contrast("accent", "track")) >= 3
