@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "docs" / "making"))
+
+import marked  # noqa: E402
+
 RESULTS, PAGE = HERE / "results.csv", HERE.parent / "docs" / "speed.md"
-BEGIN, END = "<!-- begin: benchmarks/speed.py writes this table -->", "<!-- end -->"
+OWNER = "benchmarks/speed.py"
 COLUMNS = {
     "what": "what",
     "backbone": "backbone",
@@ -65,24 +70,10 @@ def duration(milliseconds: float) -> str:
     return f"{milliseconds / 1e3:.2f} s" if milliseconds < 6e4 else f"{milliseconds / 6e4:.1f} min"
 
 
-def between(page: str) -> str:
-    """Return what stands between the page's markers."""
-    return page.partition(BEGIN)[2].partition(END)[0].strip()
-
-
-def write(rows: Sequence[Mapping[str, str]], page: Path = PAGE) -> None:
-    """Put the table between the markers of a page that has them.
-
-    Raises:
-        ValueError: If the page lacks a marker.
-    """
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page}: the table belongs between {BEGIN} and {END}, and the page lacks them")
-    page.write_text(f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{after}", encoding="utf-8")
+def write() -> None:
+    """Put the table into the page."""
+    marked.write(PAGE, OWNER, table(read()))
 
 
 if __name__ == "__main__":
-    write(read())
+    write()
