@@ -219,8 +219,8 @@ def test_commands_of_other_pages_are_understood(block: Block) -> None:
 
 WRONG = (
     "agiqa scor x", "agiqa score --nope", "make nothing", "make NOTHING=1", "dvc nothing", "mlflow models nothing",
-    "git nothing", "python docs/nothing.py", "python benchmarks/speed.py --nothing", "cp nothing params.yaml", "nothing",
-    "curl http://example.org", "export nothing",
+    "git nothing", "python docs/nothing.py", "python docs/making/results.py --nothing", "cp nothing params.yaml",
+    "nothing", "curl http://example.org", "export nothing",
 )  # fmt: skip
 
 
@@ -355,7 +355,10 @@ def test_outputs_are_what_is_printed(
     else:
         monkeypatch.chdir(workshop)
     assert main(shlex.split(block.said)[3:]) == 1
-    assert capsys.readouterr().out.rstrip() == block.text.rstrip()
+    printed = capsys.readouterr()
+    assert printed.out.rstrip() == block.text.rstrip()
+    if "check" in block.said:
+        assert f"`{printed.err.strip()}`" in block.page.read_text(encoding="utf-8")
 
 
 @of("yaml")

@@ -41,6 +41,7 @@ def browser() -> Iterator[Any]:
         ):  # fmt: skip
             options.add_argument(f"--{flag}")
         driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+        driver.set_script_timeout(PATIENCE)
         try:
             yield driver
         finally:
@@ -99,11 +100,14 @@ def of_mlflow(address: str, study: str) -> None:
         address, "runs/search", experiment_ids=[experiment], order_by=["metrics.`test/srcc` DESC"], max_results=100
     )["runs"]
     first: dict[str, str] = {}  # the best run of each method
+    variants: list[str] = []
     for run in found:
         tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
         if "method" in tags and "mlflow.parentRunId" in tags:
+            if tags["method"] not in first and tags.get("kind") == "variant":
+                variants.append(run["info"]["run_id"])
             first.setdefault(tags["method"], run["info"]["run_id"])
-    runs = list(first.values())
+    runs = variants or list(first.values())
     model = asked(address, "registered-models/search?max_results=1")["registered_models"][0]["name"]
     at = f"{address}/#/experiments/{experiment}"
     compared = f"[{','.join(json.dumps(run) for run in runs[:3])}]"
@@ -115,7 +119,7 @@ def of_mlflow(address: str, study: str) -> None:
         "mlflow-compare.png": (
             f"{address}/#/compare-runs?runs={compared}&experiments=[%22{experiment}%22]&{training}", "Parallel"
         ),
-        "mlflow-model.png": (f"{address}/#/models/{model}?{training}", "@ champion"),
+        "mlflow-model.png": (f"{address}/#/models/{model}?{training}", "Registered at"),
     }  # fmt: skip
     with browser() as driver:
         show(driver, (1280, 760))

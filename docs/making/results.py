@@ -94,7 +94,7 @@ def published(name: str, *, known: bool) -> str:
 
 
 def answer(name: str) -> str:
-    """Return the sentences that the report opens with."""
+    """Return the sentences that the report opens with, one a data set."""
     text = (RESULTS / name / "summary.md").read_text(encoding="utf-8")
     return re.search(r"^## The answer\n\n(.*?)\n\n", text, re.M | re.S).group(1)
 
@@ -104,7 +104,7 @@ def quotes(name: str) -> dict[Path, str]:
     caption = "SRCC on the test images by method: rounds, mean and 95 % interval"
     parts = [
         "The report's own sentences:",
-        "> " + answer(name).replace("\n", "\n> "),
+        re.sub(r"^- |^", "> ", answer(name), flags=re.M),
         ours(name, ["srcc", "interval", "plcc", "krcc", "rmse_calibrated"]),
         f"![{caption}](images/results-{name}.png)",
     ]
