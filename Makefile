@@ -10,7 +10,7 @@ PORT ?= 5000
 KILLS ?= 50
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study serve test lint mlflow mirror benchmark torture clean
+.PHONY: help setup study serve test lint docs mlflow mirror benchmark torture clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ test: setup ## run the tests
 lint: setup ## check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
+docs: setup ## build the pages of docs/ as a site that needs no network, into site/
+	@$(BIN)/python -m mkdocs build --quiet --strict && echo "Open site/index.html"
+
 # The store's address comes from the code that writes it: a folder's name may hold blanks, percent and number signs. From
 # a path with a percent sign MLflow cannot open a database (see store.py), so there it is imported through a link.
 mlflow: setup ## browse the runs in MLflow (PORT=5000)
@@ -69,4 +72,4 @@ torture: setup ## kill a stage of the smoke study KILLS=50 times, and hold what 
 	@$(BIN)/python benchmarks/torture.py --kills $(KILLS)
 
 clean: ## remove caches and resume states; keeps data, runs and reports
-	@rm -rf .work .pytest_cache .ruff_cache build && find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	@rm -rf .work .pytest_cache .ruff_cache build site && find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -6,8 +6,8 @@ alike, and every ratio is the median of the turns' own ratios. Rows of one threa
 programs on the machine disturb least; rows of more threads count wall time. Random weights serve, since speed does not
 depend on them.
 
-Writes benchmarks/results.md and results.csv, with the machine named. `--gpu --batches 64 256 1024` measures a GPU
-instead and writes results-gpu.csv.
+Writes benchmarks/results.csv, with machine, threads and load named in every row, and the table of docs/speed.md that is
+made of it. `--gpu --batches 64 256 1024` measures a GPU instead and writes results-gpu.csv.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))  # so that the script runs without the package installed
+sys.path[:0] = [str(HERE.parent), str(HERE)]  # so that the script runs without the package installed
+
+import speed_table  # noqa: E402
 
 from pipeline.data.decoding import open_image  # noqa: E402
 from pipeline.data.pixels import PixelPack  # noqa: E402
@@ -199,17 +201,18 @@ def growth(backbone: Backbone, repeats: int) -> list[dict[str, object]]:
         images = [noise.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(count)]
         return lambda: image_scores(scorer, images, count, rule, windows=windows)
 
-    cases = [(1, SIDE, None), (2, SIDE, None), (4, SIDE, None), (1, SIDE, 1), (1, SIDE, 5), (1, SIDE, 9)]
-    cases += [(1, side, None) for side in (224, 768, 1024)]
+    cases = [(1, SIDE, None), (2, SIDE, None), (1, SIDE, 1), (1, SIDE, 5), (1, SIDE, 9)]
+    cases += [(1, side, None) for side in (224, 768)]
     found = interleaved({str(case): scored(*case) for case in cases}, repeats, f"{backbone.name} growth")
     rows: list[dict[str, object]] = []
     for count, side, windows in cases:
         everything = len(window_origins(side, side, rule))
         milliseconds = 1e3 * statistics.median(found[str((count, side, windows))])
         per_window = milliseconds / (count * (windows or everything))
+        images = f"{count} images" if count > 1 else "1 image"
         rows.append({
-            "backbone": backbone.name, "threads": torch.get_num_threads(), "images": count, "side": side,
-            "windows": windows or everything, "ours_ms": milliseconds, "ms_a_window": per_window,
+            "what": f"score {images} of {side}x{side}, {windows or everything} windows", "backbone": backbone.name,
+            "threads": torch.get_num_threads(), "ours_ms": milliseconds, "ms_a_window": per_window,
         })  # fmt: skip
     return rows
 
@@ -230,6 +233,7 @@ def epoch_cost(score: dict[str, float], step: dict[str, float], batch: int) -> d
         "ours_train_s": ours["train"] / 1e3, "ours_validation_s": ours["validation"] / 1e3,
         "ours_test_share_s": ours["test"] / 1e3, "predecessor_train_s": TRAIN * their_step / 1e3,
         "predecessor_test_s": TEST * score["predecessor_ms"] / 1e3, "vs_predecessor": theirs / sum(ours.values()),
+        "ours_ms": sum(ours.values()),
     }  # fmt: skip
 
 
@@ -432,63 +436,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.backbones, arguments.batches, arguments.repeats = ["ViT-B-32"], [8], 3
-    rows, epochs, grown = [], [], []
+    rows: list[dict[str, object]] = []
     if arguments.gpu:
         for name in arguments.backbones:
             rows += accelerator(load_backbone(name, activation="quickgelu"), arguments.batches)
         write_csv(arguments.out / "results-gpu.csv", rows)
         return
+    about = {"machine": machine()}
     for name in arguments.backbones:
         backbone = load_backbone(name, activation="quickgelu")
         for threads in arguments.threads:
             torch.set_num_threads(threads)
-            found = scoring(backbone, arguments.repeats)
-            rows.append({"what": "score 512x512", "backbone": name, "threads": threads, "batch": "", **found})
-            score = found
+            common = {"backbone": name, "threads": threads, **about}
+            load = os.getloadavg()[0]
+            score = scoring(backbone, arguments.repeats)
+            rows.append({"what": "score a 512x512 image, 25 windows", **common, "load": load, **score})
             for batch in arguments.batches:
+                load = os.getloadavg()[0]
                 found = training(backbone, batch, max(3, arguments.repeats // (1 + batch // 16)))
                 if threads == arguments.threads[-1]:
                     found["peak_gb"] = peak_memory(name, batch)
-                rows.append({"what": "training step", "backbone": name, "threads": threads, "batch": batch, **found})
+                rows.append({"what": f"training step, batch {batch}", **common, "load": load, **found})
                 if batch == arguments.batches[-1] and "predecessor_ms" in found:
                     cost = epoch_cost(score, found, batch)
-                    epochs.append({"backbone": name, "threads": threads, "batch": batch, **cost})
-                write(arguments.out, rows, epochs, grown)
-        if not grown:  # one tower tells how it grows
+                    what = f"an epoch of AGIQA-3K, from these parts, batch {batch}"
+                    rows.append({"what": what, **common, "load": load, **cost})
+                write(arguments.out, rows)
+        if name == arguments.backbones[0]:  # one tower tells how it grows
             torch.set_num_threads(arguments.threads[0])
-            grown += growth(backbone, 3)
-            write(arguments.out, rows, epochs, grown)
+            load = os.getloadavg()[0]
+            rows += [{**row, **about, "load": load} for row in growth(backbone, min(3, arguments.repeats))]
+            write(arguments.out, rows)
 
 
-def write(
-    out: Path, rows: list[dict[str, object]], epochs: list[dict[str, object]], grown: list[dict[str, object]]
-) -> None:
+def write(out: Path, rows: list[dict[str, object]]) -> None:
     """Write what is measured so far: a run of an hour that is broken off keeps its rows."""
-    write_csv(out / "results.csv", [*rows, *({"what": "epoch", **row} for row in epochs)])
-    tables = [markdown(rows)]
-    titles = {
-        "An epoch on AGIQA-3K, put together from the parts above, in seconds": epochs,
-        "How the cost of scoring grows": grown,
-    }
-    for title, table in titles.items():
-        if table:
-            lines = [
-                "| " + " | ".join(key.replace("_", " ") for key in table[0]) + " |",
-                "| --- |" + " ---: |" * (len(table[0]) - 1),
-            ]
-            lines += ["| " + " | ".join(_cell(value) for value in row.values()) + " |" for row in table]
-            tables.append(f"{title}:\n\n" + "\n".join(lines) + "\n")
-    (out / "results.md").write_text("\n".join(tables))
-
-
-def _cell(value: object) -> str:
-    return (
-        f"{value:.3g}"
-        if isinstance(value, float) and value < 100
-        else f"{value:.0f}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    write_csv(out / speed_table.RESULTS.name, rows)
+    if out == HERE:
+        speed_table.write()
 
 
 def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
@@ -500,31 +485,6 @@ def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
         writer.writerows(
             {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
         )
-
-
-def markdown(rows: list[dict[str, object]]) -> str:
-    """Return the table as Markdown."""
-    lines = [
-        f"Machine: {machine()}. Contestants in turn in one process; medians of the turns' ratios. One thread: "
-        "processor time; more threads: wall time. No ratio to the predecessor: its step does not fit in memory.",
-        "",
-        "| what | backbone | threads | batch | ours, ms | faster than predecessor | than plain open_clip | of the "
-        "machine's matrix rate | int8 faster than ours | peak, GB above start |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-
-    def cell(row: dict[str, object], key: str, form: str) -> str:
-        return format(row[key], form) if key in row else ""
-
-    for row in rows:
-        cells = [
-            str(row["what"]), str(row["backbone"]), str(row["threads"]), str(row["batch"]),
-            cell(row, "ours_ms", ".0f"), cell(row, "vs_predecessor", ".2f") + ("x" if "vs_predecessor" in row else ""),
-            cell(row, "vs_open_clip", ".2f") + ("x" if "vs_open_clip" in row else ""),
-            cell(row, "of_matrix_rate", ".0%"), cell(row, "int8_speedup", ".2f"), cell(row, "peak_gb", ".2f"),
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

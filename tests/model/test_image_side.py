@@ -158,4 +158,4 @@ def test_the_readme_counts_parameters_rightly(name: str, monkeypatch: pytest.Mon
         model.main_prompts.visual.numel() + 2 * backbone.embed_dim + adapter,
     ]  # fmt: skip
     row = " | ".join([f"| `{name}`", *(f"{count:,}" for count in counts)])
-    assert f"{row} |" in (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    assert f"{row} |" in (Path(__file__).resolve().parents[2] / "docs/study.md").read_text()
