@@ -39,6 +39,7 @@ EPILOG = """examples:
   find . -name '*.png' | agiqa score - > s.csv    a list on standard input
   agiqa rank samples/ --top 3                     the best of each folder
   agiqa compare model_a/ model_b/                 which of two generators is better, and how surely
+  agiqa init-data my_data/                        your images and tables become a data set of the study
   agiqa check my_data/ --scale 1 5                what is wrong with a data set of your own, row by row
   agiqa audit-split --train a.csv --test b.csv    what a split that others published shares
 
@@ -51,6 +52,7 @@ ELSEWHERE = {
     "serve": ("pipeline.serving.http", "score over HTTP, with a web page"),
     "export": ("pipeline.serving.program", "write a scorer as ONNX or torch.export, to run without this project"),
     "publish": ("pipeline.study.publish", "write a finished study's models with a card, ready to give away"),
+    "init-data": ("pipeline.data.init_data", "make a data set of your own ready for the study: its CSV, its params"),
     "audit-split": ("pipeline.data.leaks", "say which prompts and images a published split shares between its parts"),
 }
 
