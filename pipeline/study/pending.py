@@ -21,6 +21,7 @@ from pipeline.layout import CODE, INDEX, PREPARED, SPLITS
 from pipeline.params import Params
 
 if TYPE_CHECKING:
+    from dvc.dependency import Dependency
     from dvc.repo import Repo
     from dvc.stage import Stage
     from dvc_data.hashfile.hash_info import HashInfo
@@ -68,10 +69,7 @@ def _steps(repo: "Repo", params: Params) -> Iterator[Step]:
         name, _, item = stage.addressing.partition("@")
         given = {dep.def_path: coming.hash_of(dep.def_path) for dep in stage.deps}
         # A hash that is known is compared with the one of DVC's lock; what nobody changes is asked for its state.
-        changed = [
-            dep for dep in stage.deps
-            if (dep.status() if (found := given[dep.def_path]) is UNTOUCHED else found is None or found != dep.hash_info)
-        ]  # fmt: skip
+        changed = [dep for dep in stage.deps if _differs(dep, given[dep.def_path])]
         if not changed and not stage.changed_stage() and not stage.changed_outs():
             continue
         if name == "code":
@@ -86,6 +84,10 @@ def _steps(repo: "Repo", params: Params) -> Iterator[Step]:
 
 
 UNTOUCHED = object()
+
+
+def _differs(dep: "Dependency", coming: Any) -> bool:
+    return bool(dep.status()) if coming is UNTOUCHED else coming is None or coming != dep.hash_info
 
 
 class _Coming:
@@ -130,7 +132,7 @@ def _code_hashes() -> "dict[str, HashInfo]":
 
 
 def _round_indices(coming: _Coming, params: Params) -> "dict[str, HashInfo]":
-    """Return the files of the stage `index` that will be as they are: it runs for features, too, which they leave out."""
+    """Return the files of the stage `index` that will stay as they are where it runs for features, which they omit."""
     if any(coming.touches(folder.as_posix()) for folder in (PREPARED, SPLITS)):
         return {}
     found = {}

@@ -185,18 +185,16 @@ def test_problems_are_told_and_can_be_allowed(home: Path, capsys: pytest.Capture
     assert load_params("params.yaml").datasets["my_images"].allow_problems == ["missing", "unlabelled"]
 
 
-def test_a_second_data_set_stands_behind_the_first_and_a_chosen_name_stays() -> None:
+def test_a_second_data_set_stands_behind_the_first_and_a_chosen_name_stays(tmp_path: Path) -> None:
     text, params = PARAMS.read_text(), load_params(PARAMS)
     one = with_data_set(text, params, "one", {"reader": "folder", "source": "a", "scale": [0, 1]})
     assert "  name: one\n  datasets: [one]\n" in one
-    path = Path("params.yaml")
-    block = {"reader": "folder", "source": "b", "scale": [0, 1]}
-    study = params.study.model_copy(update={"name": "chosen", "datasets": ["one"]})
+    path = tmp_path / "params.yaml"
+    path.write_text(one.replace("name: one", "name: chosen"))
     two = with_data_set(
-        one.replace("name: one", "name: chosen"), params.model_copy(update={"study": study}), "two", block
+        path.read_text(), load_params(path), "two", {"reader": "folder", "source": "b", "scale": [0, 1]}
     )
     assert "  name: chosen\n  datasets: [one, two]\n" in two
-    assert path.name == "params.yaml"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ ALWAYS = {"image_id", "backbone", "windows"}
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Path:
     folder = tmp_path_factory.mktemp("features")
-    write_params(folder, tiny_config, demo__prompts=3)
+    write_params(folder, tiny_config)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("DVC_ROOT", raising=False)
