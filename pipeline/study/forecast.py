@@ -9,7 +9,7 @@ import argparse
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from pipeline.params import Params, load_params
 from pipeline.study.pending import Step, pending
 
 if TYPE_CHECKING:
-    from pipeline.study.rates import Rates, Towers
+    from pipeline.study.rates import Rates
     from pipeline.study.sizes import Size
 
 SECONDS, SHORT = 2.0, 0.4  # to spend on measuring each kind of work
@@ -27,7 +27,6 @@ COPY = 100e6  # bytes a second of copying, hashing and unpacking
 LIGHT = 0.4  # of the start of a stage with a network, what one without takes
 PICTURES = 3  # kinds of images that a gallery shows
 FAMILIAR = 1000  # images of training at most that say what is familiar
-NETWORK = ("features", "train", "train_random", "evaluate", "audit")  # stages that need the towers
 ORDER = (
     "code", "download", "preprocess", "split", "features", "train", "train_random", "index", "baseline", "evaluate",
     "audit", "report", "mirror",
@@ -70,7 +69,12 @@ def run(options: argparse.Namespace) -> int:
         back = f": {len(steps)} stages come back from DVC's cache" if steps else ""
         _say(f"study {name}: nothing to compute{back}")
         return 0
-    lines, told = forecast(params, steps, SHORT if options.short else SECONDS)
+    from pipeline.study.rates import measure  # imported here: brings in torch, and where nothing waits it costs nothing
+    from pipeline.study.sizes import size_of
+
+    sizes = {dataset: size_of(params, dataset) for dataset in params.study.datasets}
+    rates = measure(params, waiting, sizes, SHORT if options.short else SECONDS)
+    lines = forecast(params, steps, sizes, rates)
     total, disk = sum(line.seconds for line in lines), sum(line.disk for line in lines)
     cached = len(steps) - len(waiting)
     held = f", {cached} come from DVC's cache" if cached else ""
@@ -85,102 +89,44 @@ def run(options: argparse.Namespace) -> int:
         notes += [f"{line.cached} from the cache"] if line.cached else []
         took = _time(line.seconds) if line.runs else ""
         _say(f"  {line.stage:<13}{line.runs or '':>5}  {took:>8}  {', '.join(notes)}".rstrip())
-    for text in told:
+    for text in _rests_on(sizes, rates):
         _say(f"  {text}")
     _say(summary)
     return 0
 
 
-def forecast(params: Params, steps: Sequence[Step], seconds: float) -> tuple[list[Line], list[str]]:
-    """Return what each kind of stage comes to, and what it rests on in words.
+def forecast(params: Params, steps: Sequence[Step], sizes: "Mapping[str, Size]", rates: "Rates") -> list[Line]:
+    """Return what each kind of stage comes to, in the order in which they run.
 
     Args:
         params: Of the study.
         steps: From `pending`.
-        seconds: To spend on measuring each kind of work.
+        sizes: Of its data sets.
+        rates: Of this machine.
     """
-    from tqdm import tqdm
-
-    from pipeline.study import rates as measuring
-    from pipeline.study.sizes import Size, size_of
-
-    waiting = [step for step in steps if not step.cached]
-    kinds = {step.stage for step in waiting}
-    sizes = {dataset: size_of(params, dataset) for dataset in params.study.datasets}
-    largest = max(sizes.values(), key=lambda size: size.images)
-    side = max(largest.sides, key=lambda sides: largest.sides[sides])
-    variants = sorted({step.item[1] for step in waiting if step.stage in ("train", "train_random")})
-    rates = measuring.Rates()
-    jobs: list[Callable[[], None]] = [lambda: setattr(rates, "start", measuring.measure_start())]
-    if kinds & {"preprocess", "features"}:
-        jobs.append(lambda: measuring.measure_image(rates, side, largest.sample, seconds / 2))
-    if "download" in kinds and any(params.datasets[name].reader == "demo" for name in params.study.datasets):
-        jobs.append(lambda: measuring.measure_demo(rates, params.demo.size))
-    if "baseline" in kinds and "handcrafted" in params.study.baselines:
-        jobs.append(lambda: measuring.measure_trees(rates, params, max(20, largest.subsets(params)["train"])))
-    towers: list[measuring.Towers] = []
-    if kinds & {*NETWORK}:
-        jobs += _tower_jobs(params, rates, towers, side, variants, kinds, seconds)
-    for job in tqdm(jobs, "measuring this machine", unit="part", dynamic_ncols=True, leave=False):
-        job()
-    rule = towers[0].rule if towers else None
-
-    def windows(size: Size, most: int | None = None) -> float:
-        return size.windows(rule, most) if rule is not None else 0.0
-
     lines = {stage: Line(stage) for stage in ORDER}
     for step in steps:
         line = lines[step.stage]
         if step.cached:
             line.cached += 1
-            continue
-        line.runs += 1
-        _add(line, step, params, sizes, rates, windows)
-    told = [
-        f"{dataset}: {size.images:,} images ({size.known}), {size.windows(rule):.0f} windows each"
-        if rule is not None else f"{dataset}: {size.images:,} images ({size.known})"
-        for dataset, size in sizes.items()
-    ]  # fmt: skip
-    if towers:
-        measured = [f"{variant} {1 / step:,.1f} images/s in training" for variant, step in rates.step.items()]
-        measured += [f"{1 / rates.window:,.0f} windows/s in scoring"] if rates.window else []
-        told.append(f"measured on {towers[0].name}: {', '.join(measured)}")
-    return [line for line in lines.values() if line.runs or line.cached], told
+        else:
+            line.runs += 1
+            _add(line, step, params, sizes, rates)
+    return [line for line in lines.values() if line.runs or line.cached]
 
 
-def _tower_jobs(
-    params: Params, rates: "Rates", towers: "list[Towers]", side: tuple[int, int], variants: Sequence[str], kinds: set[str],
-    seconds: float,
-) -> list[Callable[[], None]]:  # fmt: skip
-    from pipeline.study.rates import Towers
-
-    has_auxiliary = any(params.datasets[name].reader != "agiqa1k" for name in params.study.datasets)
-    like: dict[object, str] = {}  # variants that cost the same are measured once
-
-    def load() -> None:
-        towers.append(Towers(params, side))
-
-    def step(variant: str) -> None:
-        switches = params.variants[variant].model_dump(exclude={"shuffle_labels"}).items()
-        same = like.setdefault(str(sorted(switches, key=str)), variant)
-        rates.step[variant] = (
-            rates.step[same] if same != variant else towers[0].step(variant, seconds, has_auxiliary=has_auxiliary)
-        )
-
-    def score() -> None:
-        rates.window, rates.checkpoint = towers[0].window((variants or list(params.study.variants))[0], seconds)
-
-    def encode() -> None:
-        rates.tower = towers[0].tower(seconds)
-
-    jobs: list[Callable[[], None]] = [load, *(lambda variant=variant: step(variant) for variant in variants)]
-    jobs += [score] if kinds & {"train", "train_random", "evaluate", "audit"} and params.study.variants else []
-    return jobs + ([encode] if "features" in kinds else [])
+def _rests_on(sizes: "Mapping[str, Size]", rates: "Rates") -> Iterator[str]:
+    """Yield in words what a forecast rests on."""
+    for dataset, size in sizes.items():
+        windows = f", {rates.windows(size):.0f} windows each" if rates.rule is not None else ""
+        yield f"{dataset}: {size.images:,} images ({size.known}){windows}"
+    measured = [f"{variant} trains with {1 / step:,.1f} images/s" for variant, step in rates.step.items()]
+    measured += [f"scoring {1 / rates.window:,.0f} windows/s"] if rates.window else []
+    if measured:
+        yield f"measured on {rates.device}: {', '.join(measured)}"
 
 
-def _add(
-    line: Line, step: Step, params: Params, sizes: "dict[str, Size]", rates: "Rates", windows: Callable[..., float]
-) -> None:
+def _add(line: Line, step: Step, params: Params, sizes: "Mapping[str, Size]", rates: "Rates") -> None:
     """Add one run of a stage."""
     from pipeline.training.baselines import MADE_BY
 
@@ -203,35 +149,35 @@ def _add(
         line.work["images"] += size.images
         line.seconds += rates.start
         line.seconds += size.images * rates.statistics if "statistics" in passes else 0
-        line.seconds += size.images * windows(size) * rates.tower if "tower" in passes else 0
+        line.seconds += size.images * rates.windows(size) * rates.tower if "tower" in passes else 0
         line.disk += 2 * size.images * 8000
     elif step.stage in ("train", "train_random"):
         section = params.train_for(step.item[1])
         selecting = parts["validation"] + (parts["test"] if section.select_on == "test" else 0)
         line.work["epochs"] += section.epochs
         line.work["training images"] += section.epochs * parts["train"]
-        epoch = parts["train"] * rates.step[step.item[1]] + selecting * windows(size, few) * rates.window
-        calibration = parts["validation"] * windows(size) + min(FAMILIAR, parts["train"]) * windows(size, few)
+        epoch = parts["train"] * rates.step[step.item[1]] + selecting * rates.windows(size, few) * rates.window
+        seen = min(FAMILIAR, parts["train"])
+        calibration = parts["validation"] * rates.windows(size) + seen * rates.windows(size, few)
         line.seconds += rates.start + section.epochs * epoch + calibration * rates.window
         line.disk += 2 * section.epochs * rates.checkpoint
     elif step.stage == "baseline":
         rounds = len(params.study.rounds)
         line.work["rounds"] += rounds
         trees = params.baselines.handcrafted.max_iterations if step.item[1] == "handcrafted" else 0
-        line.seconds += 2 * LIGHT * rates.start + rounds * (
-            LIGHT * rates.start / 2 + trees * rates.tree * parts["train"] / 1000
-        )
+        fitting = trees * rates.tree * parts["train"] / 1000
+        line.seconds += 2 * LIGHT * rates.start + rounds * (LIGHT * rates.start / 2 + fitting)
     elif step.stage == "evaluate":
         tested = {name: sizes[name].subsets(params)["test"] for name in params.study.datasets}
         line.work["images"] += sum(tested.values())
-        shown = 2 * PICTURES * params.evaluate.gallery  # of which each is scored once more for its map
-        scored = sum(tested[name] * windows(sizes[name]) for name in tested) + shown * windows(size)
+        shown = PICTURES * params.evaluate.gallery  # of which each is scored once more for its map
+        scored = sum(tested[name] * rates.windows(sizes[name]) for name in tested) + shown * rates.windows(size)
         line.seconds += rates.start + scored * rates.window
         line.disk += 2 * 500_000
     elif step.stage == "audit":
         epochs = params.train_for(step.item[1]).epochs
         line.work["images"] += parts["test"] * (3 + 2 * epochs)
-        scored = parts["test"] * (3 * windows(size) + 2 * epochs * windows(size, few))
+        scored = parts["test"] * (3 * rates.windows(size) + 2 * epochs * rates.windows(size, few))
         line.seconds += 2 * rates.start + scored * rates.window
         line.disk += 2 * 500_000
     elif step.stage == "report":

@@ -6,13 +6,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from pipeline.data.decoding import opened
 from pipeline.data.demo import GENERATORS, generate
@@ -23,12 +25,15 @@ from pipeline.model.folded import SCORING_BATCH, fold, image_scores
 from pipeline.model.windows import WindowRule, normalise, resized_sides, window_origins
 from pipeline.params import Params
 from pipeline.study.build import make_backbone, make_model, make_window_rule, prepare_torch
+from pipeline.study.pending import Step
 from pipeline.study.plans import training_settings
+from pipeline.study.sizes import Size
 from pipeline.training import statistics
 from pipeline.training.baselines import fit_handcrafted
 from pipeline.training.crops import EpochCrops, epoch_images
 from pipeline.training.fit import OPTIMISERS, step_of
 
+NETWORK = {"features", "train", "train_random", "evaluate", "audit"}  # stages that need the towers
 STARTED = "import torch, open_clip, mlflow, pandas, matplotlib.pyplot"  # what a stage with a network imports
 FEW_TREES = 10  # by which the cost of a baseline's trees is judged
 
@@ -47,7 +52,8 @@ class Rates:
         draw: Of drawing one image of the demo.
         tree: Of fitting one tree to a thousand images.
         checkpoint: Bytes of an epoch's checkpoint.
-        device: What computes, in words.
+        rule: How images become windows; None where no stage needs the towers.
+        device: What computes, in words; empty likewise.
     """
 
     start: float = 0.0
@@ -59,7 +65,54 @@ class Rates:
     draw: float = 0.0
     tree: float = 0.0
     checkpoint: int = 0
+    rule: WindowRule | None = None
     device: str = ""
+
+    def windows(self, size: Size, most: int | None = None) -> float:
+        """Return windows an image of a data set; 0 where no stage needs the towers."""
+        return 0.0 if self.rule is None else size.windows(self.rule, most)
+
+
+def measure(params: Params, steps: Sequence[Step], sizes: Mapping[str, Size], seconds: float) -> Rates:
+    """Return how fast this machine does what some stages ask for, under a progress bar.
+
+    Args:
+        params: Of the study.
+        steps: Stages that will run.
+        sizes: Of the study's data sets.
+        seconds: To spend on each kind of work.
+    """
+    rates, kinds = Rates(), {step.stage for step in steps}
+    largest = max(sizes.values(), key=lambda size: size.images)
+    side = max(largest.sides, key=lambda sides: largest.sides[sides])
+    readers = [params.datasets[name].reader for name in sizes]
+    jobs: list[Callable[[], None]] = [lambda: measure_start(rates)]
+    if kinds & {"preprocess", "features"}:
+        jobs.append(lambda: measure_image(rates, side, largest.sample, seconds / 2))
+    if "download" in kinds and "demo" in readers:
+        jobs.append(lambda: measure_demo(rates, params.demo.size))
+    if "baseline" in kinds and "handcrafted" in params.study.baselines:
+        jobs.append(lambda: measure_trees(rates, params, max(20, largest.subsets(params)["train"])))
+    bar = tqdm(desc="measuring this machine", unit="part", dynamic_ncols=True, leave=False)
+    towers = Towers(params, side) if kinds & NETWORK else None
+    if towers is not None:
+        rates.rule, rates.device = towers.rule, towers.name
+        trained = sorted({step.item[1] for step in steps if step.stage in ("train", "train_random")})
+        has_auxiliary = any(reader != "agiqa1k" for reader in readers)
+        jobs += [
+            lambda variant=variant: towers.measure_step(rates, variant, seconds, has_auxiliary=has_auxiliary)
+            for variant in trained
+        ]
+        if params.study.variants and kinds & NETWORK != {"features"}:
+            jobs.append(lambda: towers.measure_window(rates, (trained or params.study.variants)[0], seconds))
+        if "features" in kinds:
+            jobs.append(lambda: towers.measure_tower(rates, seconds))
+    bar.reset(total=len(jobs))
+    with bar:
+        for job in jobs:
+            job()
+            bar.update()
+    return rates
 
 
 def timed(work: Callable[[], int], seconds: float) -> float:
@@ -82,11 +135,11 @@ def timed(work: Callable[[], int], seconds: float) -> float:
     return spent / units
 
 
-def measure_start() -> float:
-    """Return the seconds that a process takes to start and to import what a stage with a network needs."""
+def measure_start(rates: Rates) -> None:
+    """Measure what a process takes to start and to import what a stage with a network needs."""
     begun = time.perf_counter()
     subprocess.run([sys.executable, "-c", STARTED], check=False, capture_output=True)
-    return time.perf_counter() - begun
+    rates.start = time.perf_counter() - begun
 
 
 def measure_image(rates: Rates, side: tuple[int, int], sample: bytes | None, seconds: float) -> None:
@@ -144,18 +197,25 @@ class Towers:
         self.device = prepare_torch(params.train.device, params.train.threads)
         self.backbone: Backbone = make_backbone(params).to(self.device)
         self.rule: WindowRule = make_window_rule(params, self.backbone)
-        self.images = [_noise(*side)] * 4
+        self.images = [_noise(*side)]
+        self._known: dict[str, dict[str, Any]] = {}
         self.name = (
             torch.cuda.get_device_name(self.device)
             if self.device.type == "cuda"
             else f"{torch.get_num_threads()} CPU thread" + "s" * (torch.get_num_threads() > 1)
         )
 
-    def step(self, variant: str, seconds: float, *, has_auxiliary: bool) -> float:
-        """Return the seconds of training with one image: its crops, forward, backward and the optimiser's step.
+    def measure_step(self, rates: Rates, variant: str, seconds: float, *, has_auxiliary: bool) -> None:
+        """Measure training: crops, forward, backward and the optimiser's step.
 
-        A batch grows until it takes the time given or is whole.
+        A batch grows until it takes the time given or is whole. Variants that cost the same are measured once.
         """
+        switches = self.params.variants[variant].model_dump(exclude={"shuffle_labels"})
+        same = next((known for known, found in self._known.items() if found == switches), None)
+        if same is not None:
+            rates.step[variant] = rates.step[same]
+            return
+        self._known[variant] = switches
         section, model = self.params.train_for(variant), self._model(variant)
         settings = training_settings(section, self.params.validation.windows, self.device, 0)
         settings = replace(settings, compiled=False)  # which pays a minute at its start
@@ -185,27 +245,28 @@ class Towers:
             if time.perf_counter() - begun > seconds / 2:
                 break
             size = min(2 * size, settings.batch_size)
-        return timed(train, seconds)
+        rates.step[variant] = timed(train, seconds)
 
-    def window(self, variant: str, seconds: float) -> tuple[float, int]:
-        """Return the seconds of scoring one window, and the bytes of a checkpoint."""
+    def measure_window(self, rates: Rates, variant: str, seconds: float) -> None:
+        """Measure scoring one window with a folded model, and the bytes of its checkpoint."""
         model = self._model(variant).to(self.device)
         scorer = fold(model)
         amp = self.params.train.amp == "auto" and self.device.type == "cuda"
         count = _windows(self.rule, self.images[0])
 
         def score() -> int:
-            image_scores(scorer, self.images[:1], 1, self.rule, device=self.device, autocast=amp)
+            image_scores(scorer, self.images, 1, self.rule, device=self.device, autocast=amp)
             return count
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "epoch-000.safetensors"
             save_checkpoint(path, scorer, {"windows": self.rule.record(), "texts": list(self.params.model.texts.main)})
-            return timed(score, seconds), path.stat().st_size
+            rates.checkpoint = path.stat().st_size
+        rates.window = timed(score, seconds)
 
     @torch.no_grad()
-    def tower(self, seconds: float) -> float:
-        """Return the seconds of one window through the plain tower."""
+    def measure_tower(self, rates: Rates, seconds: float) -> None:
+        """Measure one window through the plain tower."""
         batch = min(_windows(self.rule, self.images[0]), SCORING_BATCH[self.device.type])
         windows = normalise(np.stack([_noise(self.rule.size, self.rule.size)] * batch), self.rule, self.device)
 
@@ -213,7 +274,7 @@ class Towers:
             self.backbone.encode_image(windows).cpu()
             return batch
 
-        return timed(encode, seconds)
+        rates.tower = timed(encode, seconds)
 
     def _model(self, variant: str) -> DCMPLN:
         return make_model(self.params, variant, self.backbone, 0)
