@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     waiting = [step for step in steps if not step.cached]
     name = params.study.name
     if not waiting:
-        back = f": {len(steps)} stages come back from DVC's cache" if steps else ""
+        back = f": {_stages(len(steps))} from DVC's cache" if steps else ""
         _say(f"study {name}: nothing to compute{back}")
         return 0
     from pipeline.study.rates import measure  # imported here: brings in torch, and where nothing waits it costs nothing
@@ -77,10 +77,10 @@ def run(options: argparse.Namespace) -> int:
     lines = forecast(params, steps, sizes, rates)
     total, disk = sum(line.seconds for line in lines), sum(line.disk for line in lines)
     cached = len(steps) - len(waiting)
-    held = f", {cached} come from DVC's cache" if cached else ""
+    held = f", {cached} from DVC's cache" if cached else ""
     free = shutil.disk_usage(Path()).free
     space = f"{_bytes(disk)} of disk" + (f", and {_bytes(free)} are free: NOT ENOUGH" if disk > free else "")
-    summary = f"study {name}: {len(waiting)} stages run{held}; about {_range(total)}, {space}"
+    summary = f"study {name}: {_stages(len(waiting))} to run{held}; about {_range(total)}, {space}"
     if options.short:
         _say(summary)
         return 0
@@ -189,6 +189,10 @@ def _add(line: Line, step: Step, params: Params, sizes: "Mapping[str, Size]", ra
 
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
+
+
+def _stages(count: int) -> str:
+    return f"{count} stage" + "s" * (count != 1)
 
 
 def _range(seconds: float) -> str:

@@ -72,7 +72,7 @@ def test_the_plan_is_told(monkeypatch: pytest.MonkeyPatch, in_tmp: Path, capsys:
     monkeypatch.setattr(sizes, "size_of", lambda params, name: SIZES["demo"])
     assert forecasting.run(argparse.Namespace(short=True)) == 0
     short = capsys.readouterr().out
-    assert short == "study demo: 1 stages run, 1 come from DVC's cache; about 1.9 to 4 min, 0 MB of disk\n"
+    assert short == "study demo: 1 stage to run, 1 from DVC's cache; about 1.8 to 4 min, 0 MB of disk\n"
     assert forecasting.run(argparse.Namespace(short=False)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
@@ -90,7 +90,10 @@ def test_where_nothing_waits_nothing_is_measured(
 
     shutil.copy(ROOT / "params" / "demo.yaml", "params.yaml")
     monkeypatch.setitem(sys.modules, "pipeline.study.rates", None)  # an import would fail
-    for steps, told in (([], ""), ([Step("train", ("demo", "dcmpln", "0"), cached=True)], ": 1 stages come back")):
+    for steps, told in (
+        ([], ""),
+        ([Step("train", ("demo", "dcmpln", "0"), cached=True)], ": 1 stage from DVC's cache"),
+    ):
         monkeypatch.setattr(forecasting, "pending", lambda params, steps=steps: steps)
         assert forecasting.run(argparse.Namespace(short=False)) == 0
         assert capsys.readouterr().out.startswith(f"study demo: nothing to compute{told}")

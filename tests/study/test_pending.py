@@ -54,7 +54,7 @@ STAGES = {
     "split": {
         "foreach": ["demo"],
         "do": {
-            "cmd": told("split", "mkdir -p data/splits/${item} && echo ${split.seed} > data/splits/${item}/round-0.csv"),
+            "cmd": told("split", "mkdir -p data/splits/demo && echo ${split.seed} > data/splits/demo/round-0.csv"),
             "deps": ["data/code/split.json"], "params": ["split"], "outs": ["data/splits/${item}"],
         },
     },
