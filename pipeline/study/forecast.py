@@ -165,8 +165,7 @@ def _add(line: Line, step: Step, params: Params, sizes: "Mapping[str, Size]", ra
         rounds = len(params.study.rounds)
         line.work["rounds"] += rounds
         trees = params.baselines.handcrafted.max_iterations if step.item[1] == "handcrafted" else 0
-        fitting = trees * rates.tree * parts["train"] / 1000
-        line.seconds += 2 * LIGHT * rates.start + rounds * (LIGHT * rates.start / 2 + fitting)
+        line.seconds += 2 * LIGHT * rates.start + rounds * (LIGHT * rates.start / 2 + trees * rates.tree)
     elif step.stage == "evaluate":
         tested = {name: sizes[name].subsets(params)["test"] for name in params.study.datasets}
         line.work["images"] += sum(tested.values())

@@ -149,6 +149,7 @@ def _round_indices(coming: _Coming, params: Params) -> "dict[str, HashInfo]":
 def _cached_outs(repo: "Repo", stage: "Stage", given: dict[str, Any], changed: bool) -> "dict[str, Any] | None":
     """Return a stage's outputs by path as DVC's cache holds them for these dependencies, or None if it does not."""
     from dvc.stage.serialize import to_single_stage_lockfile
+    from dvc_data.hashfile.meta import Meta
 
     if any(found is None for found in given.values()) or any(out.persist for out in stage.outs):
         return None
@@ -159,7 +160,7 @@ def _cached_outs(repo: "Repo", stage: "Stage", given: dict[str, Any], changed: b
             if given[dep.def_path] is UNTOUCHED:
                 dep.save()
             else:
-                dep.hash_info = given[dep.def_path]
+                dep.hash_info, dep.meta = given[dep.def_path], Meta()  # which holds the earlier hash once more
         entry = _run_cache_entry(repo, to_single_stage_lockfile(stage))
     if entry is None:
         return None

@@ -99,7 +99,7 @@ def _in_zip(archive: Path) -> Size:
     with zipfile.ZipFile(archive) as opened:
         members = [
             member
-            for member in opened.infolist()
+            for member in sorted(opened.infolist(), key=lambda member: member.filename)
             if Path(member.filename).suffix.lower() in IMAGE_SUFFIXES
             and not is_side_file(tuple(part for part in member.filename.split("/") if part))
         ]

@@ -87,7 +87,7 @@ def test_what_cannot_be_joined_is_told(tmp_path: Path, tables: dict[str, str], m
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        (["i/a/1", "i/a/2", "i/b/1", None], ["a", "a", "b", ""]),
+        (["i/a/1", "i/a/2", "i/b/1", "i/b/2", None], ["a", "a", "b", "b", ""]),
         (["a/1", "a/2", "b/x/1", "b/y/2", "3"], ["a", "a", "b", "b", ""]),
         (["i/1", "i/2", "i/3"], None),
         (["1", "2"], None),

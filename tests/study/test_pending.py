@@ -15,6 +15,7 @@ from pipeline.params import load_params
 from pipeline.study.pending import Step, pending
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of DVC's own making
 CODE = """
 import sys
 sys.path.insert(0, {root!r})

@@ -54,7 +54,7 @@ def test_every_part_of_the_work_is_measured(tmp_path: Path, tiny_config: Path, m
     steps += [Step("train", ("demo", variant, "0"), cached=False) for variant in ("dcmpln", "clip_agiqa", "shuffled")]
     found = measuring.measure(params, steps, sizes, 0.01)
     for name in ("start", "window", "tower", "statistics", "decode", "draw", "tree"):
-        assert 0 < getattr(found, name) < 10, name
+        assert getattr(found, name) > 0, name
     assert set(found.step) == {"dcmpln", "clip_agiqa", "shuffled"}
     assert found.step["shuffled"] == found.step["dcmpln"]  # one model with other labels
     assert found.step["clip_agiqa"] > 0
