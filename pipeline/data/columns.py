@@ -28,7 +28,7 @@ _NO_TEXT = {"id", "idx", "index", "negative", "neg", "length", "type", "category
 _WORDS: dict[str, tuple[set[str], ...]] = {
     "quality": ({"mos", "quality"}, {"rating", "ratings", "score", "scores", "opinion"}),
     "generation_prompt": ({"prompt", "prompts"}, {"caption", "text", "description"}),
-    "generator": ({"generator", "model", "models"}, {"method", "algorithm", "engine"}),
+    "generator": ({"generator", "model", "models"}, {"method", "algorithm", "engine", "tool"}),
 }
 _SHARE = 0.9  # of the cells that are not empty must be numbers in a column of numbers
 

@@ -323,7 +323,7 @@ def _tell(found: Found) -> None:
     width = max(len(shown) for _, shown, _ in lines)
     for ours, shown, why in lines:
         _say(f"  {ours:<14} {shown:<{width}}  {why}")
-    for passed in [*others, *joined.unused]:
+    for passed in [*([", ".join(others)] if others else []), *joined.unused]:
         _say(f"  {'not read':<14} {passed}")
     if "generation_prompt" not in found.taken:
         _say(
