@@ -35,6 +35,7 @@ study: setup ## run the whole study of params.yaml (the embedded demo by default
 	@git rev-parse --git-dir >/dev/null 2>&1 || grep -qs 'no_scm *= *true' .dvc/config.local .dvc/config || \
 		{ echo "This folder is no git clone, and DVC wants one: run 'git init' here, or tell it to do without:"; \
 		  echo "  $(BIN)/dvc config --local core.no_scm true"; exit 1; }
+	@$(BIN)/python -m pipeline.cli plan --short || true
 	@$(BIN)/python -m dvc repro
 	@echo; echo "Done. Open reports/study/index.html; browse the runs with: make mlflow; score images of your own with: $(BIN)/agiqa score PATHS"
 

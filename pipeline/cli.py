@@ -39,7 +39,7 @@ EPILOG = """examples:
   find . -name '*.png' | agiqa score - > s.csv    a list on standard input
   agiqa rank samples/ --top 3                     the best of each folder
   agiqa compare model_a/ model_b/                 which of two generators is better, and how surely
-  agiqa check my_data/ --scale 1 5                what is wrong with a data set of your own, row by row
+  agiqa init-data my_data/                        your images and tables become a data set of the study
   agiqa audit-split --train a.csv --test b.csv    what a split that others published shares
 
 Without --checkpoint, the champion of the study in this folder scores: the method with the best validation SRCC.
@@ -51,6 +51,8 @@ ELSEWHERE = {
     "serve": ("pipeline.serving.http", "score over HTTP, with a web page"),
     "export": ("pipeline.serving.program", "write a scorer as ONNX or torch.export, to run without this project"),
     "publish": ("pipeline.study.publish", "write a finished study's models with a card, ready to give away"),
+    "init-data": ("pipeline.data.init_data", "make a data set of your own ready for the study: its CSV, its params"),
+    "plan": ("pipeline.study.forecast", "say what the study in this folder will run, and about how long"),
     "audit-split": ("pipeline.data.leaks", "say which prompts and images a published split shares between its parts"),
 }
 
@@ -134,9 +136,7 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     rank.add_argument(
         "--by", default="folder", metavar="COLUMN", help="rank within: folder (default), or a column of the CSV: prompt"
     )
-    rank.add_argument(
-        "--top", type=_positive, metavar="N", help="show the best N of each; ties that are cut off are counted"
-    )
+    rank.add_argument("--top", type=_positive, metavar="N", help="show the best N of each, and count the ties cut off")
     _add_output(rank)
     _add_scorer(rank)
 

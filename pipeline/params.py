@@ -22,8 +22,12 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator takes for a seed
 
 
-def _plain(name: str) -> str:
-    """Return the name of a data set or variant, of which DVC makes names of stages and keys of its own."""
+def plain_name(name: str) -> str:
+    """Return the name of a data set or variant, of which DVC makes names of stages and keys of its own.
+
+    Raises:
+        ValueError: If it can be none; says what one has.
+    """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]{0,63}", name):
         raise ValueError(
             "a name has letters from A to Z, digits and _, at most 64 of them and _ not first: DVC takes a point for "
@@ -32,7 +36,7 @@ def _plain(name: str) -> str:
     return name
 
 
-Name = Annotated[str, AfterValidator(_plain)]
+Name = Annotated[str, AfterValidator(plain_name)]
 Attribute = Literal["quality", "alignment", "authenticity"]
 Reader = Literal["demo", "agiqa3k", "agiqa1k", "aigciqa2023", "folder"]
 BaselineName = Literal["clip_iqa", "linear_probe", "handcrafted"]
@@ -99,21 +103,26 @@ class Dataset(Section):
 
     reader: Reader = Field(description="Which layout of labels to expect; `folder` takes a data set of one's own.")
     source: str | None = Field(
-        description="A folder or archive of one's own; null: $AGIQA_DATA is searched, then Google Drive."
+        default=None, description="A folder or archive of one's own; null: $AGIQA_DATA is searched, then Google Drive."
     )
-    archive: str | None = Field(description="File name of the published archive.")
+    archive: str | None = Field(default=None, description="File name of the published archive.")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
-        description="Of the archive; null: recorded at first sight."
+        default=None, description="Of the archive; null: recorded at first sight."
     )
-    google_drive_id: str | None = Field(description="Of the published archive, to download it.")
-    labels: str | None = Field(description="For `reader: folder`: the CSV, relative to the folder; null: the only one.")
+    google_drive_id: str | None = Field(default=None, description="Of the published archive, to download it.")
+    labels: str | None = Field(
+        default=None, description="For `reader: folder`: the CSV, relative to the folder; null: the only one."
+    )
     scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(
-        description="For `reader: folder`: lowest and highest possible score; null: columns of the CSV say."
+        default=None,
+        description="For `reader: folder`: lowest and highest possible score; null: columns of the CSV say.",
     )
     raters: Raters | None = Field(
         default=None, description="For `reader: folder`: who gave the scores; null: people. A formula's are simulated."
     )
-    allow_problems: list[ProblemKind] = Field(description="Kinds of problems to go on with; any other stops the stage.")
+    allow_problems: list[ProblemKind] = Field(
+        default=[], description="Kinds of problems to go on with; any other stops the stage."
+    )
 
     @model_validator(mode="after")
     def _keys_fit_reader(self) -> "Dataset":

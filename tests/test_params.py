@@ -75,6 +75,15 @@ def test_a_data_set_of_ones_own_has_labels_and_scale(raw: dict[str, Any]) -> Non
     assert parse_params(raw).datasets["mine"].raters is None
 
 
+def test_a_data_set_of_ones_own_is_three_lines(raw: dict[str, Any]) -> None:
+    whole = own(raw, source="photos", scale=[1, 5])
+    put(raw, "datasets.mine", whole)
+    expected = parse_params(raw)
+    put(raw, "datasets.mine", {"reader": "folder", "source": "photos", "scale": [1, 5]})
+    assert parse_params(raw) == expected
+    assert expected.datasets["mine"].model_dump() == whole
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -109,6 +118,8 @@ def test_a_data_set_of_ones_own_has_labels_and_scale(raw: dict[str, Any]) -> Non
         (lambda raw: put(raw, "targets.auxiliary", "quality"), "targets.auxiliary is 'quality', the same as"),
         (lambda raw: put(raw, "train.warmup_epochs", 4), "warmup_epochs is 4, which leaves none of 4 epochs"),
         (lambda raw: put(raw, "datasets.demo.sha256", "abc"), "datasets.demo.sha256 = 'abc'"),
+        (lambda raw: raw["datasets"]["demo"].pop("reader"), "missing key 'datasets.demo.reader'"),
+        (lambda raw: put(raw, "datasets.demo.sourc", "x"), "unknown key 'datasets.demo.sourc'; did you mean 'source'?"),
     ],
 )
 def test_faults_are_named(raw: dict[str, Any], change: Callable[[dict[str, Any]], Any], message: str) -> None:

@@ -41,7 +41,7 @@ def read_folder(folder: Path, labels_file: str | None, scale: tuple[float, float
     path = _own_table(folder, labels_file)
     table = read_cells(path)
     separator = table.attrs["separator"]
-    columns, notes = _own_columns(path, list(table.columns))
+    columns, notes = own_columns(path, list(table.columns))
     table = pd.DataFrame({ours: table[theirs] for ours, theirs in columns.items()})
     # A column without any cell is as good as none, and a row without any (the end of many files) is no row.
     table = table.drop(columns=[name for name in columns if name != "quality" and (table[name] == "").all()])
@@ -56,7 +56,7 @@ def read_folder(folder: Path, labels_file: str | None, scale: tuple[float, float
         faults.setdefault(row, []).append(Problem(kind, names[row], f"row {numbers[row]}: {detail}"))
 
     for column in [name for name in table if name not in _OWN_TEXTS]:
-        values = _as_numbers(table[column], separator)
+        values = as_numbers(table[column], separator)
         for row in table.index[values.isna()]:
             text = table.loc[row, column]
             if text:
@@ -107,7 +107,7 @@ def read_folder(folder: Path, labels_file: str | None, scale: tuple[float, float
     return Labels(rows, [problem for row in sorted(faults) for problem in faults[row]], notes)
 
 
-def _as_numbers(texts: pd.Series, separator: str) -> pd.Series:
+def as_numbers(texts: pd.Series, separator: str) -> pd.Series:
     """Return texts as finite numbers, NaN where one is none.
 
     Where commas do not part cells, a column without points may have commas for them, as spreadsheets of many languages
@@ -134,7 +134,7 @@ def _own_table(folder: Path, labels_file: str | None) -> Path:
     return found[0]
 
 
-def _own_columns(path: Path, names: list[str]) -> tuple[dict[str, str], list[str]]:
+def own_columns(path: Path, names: list[str]) -> tuple[dict[str, str], list[str]]:
     """Return the file's name of each of our columns that it has, and a note of those that are not read."""
     known = {alias: ours for ours, aliases in OWN_COLUMNS.items() for alias in aliases}
     found: dict[str, str] = {}

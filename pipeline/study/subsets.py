@@ -85,13 +85,13 @@ class FeaturesAbout:
     Attributes:
         backbone: Its record.
         windows: Record of the window rule.
-        text_features: Of the zero-shot texts, the better first, shape (2, E).
-        statistics: Names of the hand-crafted statistics.
+        text_features: Of the zero-shot texts, the better first, shape (2, E); None where no baseline reads the tower.
+        statistics: Names of the hand-crafted statistics; empty where no baseline reads them.
     """
 
     backbone: dict[str, Any]
     windows: dict[str, Any]
-    text_features: np.ndarray
+    text_features: np.ndarray | None
     statistics: list[str]
 
 
@@ -101,22 +101,22 @@ def features_about(dataset: str) -> FeaturesAbout:
         return FeaturesAbout(
             json.loads(str(archive["backbone"])),
             json.loads(str(archive["windows"])),
-            archive["clip_iqa_text_features"],
-            archive["handcrafted_names"].tolist(),
+            archive.get("clip_iqa_text_features"),
+            archive["handcrafted_names"].tolist() if "handcrafted_names" in archive else [],
         )
 
 
 def feature_times(dataset: str) -> dict[str, Any]:
-    """Return what the features stage says that its passes cost: `tower` and `statistics`, each as `costs.an_image`."""
+    """Return what each pass of the features stage cost, `tower` and `statistics`, each as `costs.an_image`."""
     return json.loads(feature_times_path(dataset).read_text(encoding="utf-8"))
 
 
 def read_features(dataset: str, manifest: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Return what the features stage computed, in manifest order.
+    """Return what the features stage computed for the study's baselines, in manifest order.
 
     Returns:
-        image_features and image_features_deviation, the mean and the standard deviation over an image's windows, each
-        (N, E); clip_iqa (N,); handcrafted (N, K).
+        Of the passes that a baseline reads: image_features and image_features_deviation, the mean and the standard
+        deviation over an image's windows, each (N, E); clip_iqa (N,); handcrafted (N, K).
 
     Raises:
         StudyError: If the features belong to other images than the manifest.
@@ -126,4 +126,4 @@ def read_features(dataset: str, manifest: pd.DataFrame) -> dict[str, np.ndarray]
         if archive["image_id"].tolist() != manifest["image_id"].tolist():
             raise StudyError(f"{path} and the manifest name different images: run the features stage anew")
         columns = ("image_features", "image_features_deviation", "clip_iqa", "handcrafted")
-        return {key: archive[key] for key in columns}
+        return {key: archive[key] for key in columns if key in archive}

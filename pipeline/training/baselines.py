@@ -30,10 +30,12 @@ def reads(method: str, features: Mapping[str, np.ndarray], probe: str = "mean") 
         probe: What linear_probe reads: `mean` over an image's windows, or `mean_and_deviation`.
 
     Raises:
-        AgiqaError: If the method is unknown.
+        AgiqaError: If the method is unknown, or its column is not there.
     """
     if method not in READS:
         raise AgiqaError(f"baseline is {method!r}; known: {', '.join(READS)}")
+    if READS[method] not in features:
+        raise AgiqaError(f"the features at hand hold no {READS[method]!r}, which {method} reads: run their stage anew")
     column = np.asarray(features[READS[method]], dtype=np.float64)
     if method != "linear_probe" or probe == "mean":
         return column

@@ -186,7 +186,7 @@ def fit(
     model.to(device)
     optimiser = optimiser_of(model, settings)
     history, timing = _resume(folder / STATE_FILE, model, optimiser, device)
-    step = _step_of(model, settings)
+    step = step_of(model, settings)
     pixels = DevicePixels.if_it_fits(train.pack, train.rows, rule, device)
     bar = tqdm(
         total=settings.epochs * len(train.rows), initial=len(history) * len(train.rows), desc=label, unit="image",
@@ -291,7 +291,7 @@ def run_epoch(
     return Epoch(means, ordered, rates[-1])
 
 
-def _step_of(model: DCMPLN, settings: Settings) -> Callable[..., tuple[Tensor, Tensor]]:
+def step_of(model: DCMPLN, settings: Settings) -> Callable[..., tuple[Tensor, Tensor]]:
     """Return `batch_step` for this model, which still wants a batch's images and targets."""
     device, size = settings.device, settings.micro_batch
     passes: dict[str, Any] = {}
