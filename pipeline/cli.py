@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.errors import AgiqaError
+from pipeline.extras import advice
 from pipeline.startup import draw_bars_rarely_in_logs, spare_collections
 
 if TYPE_CHECKING:
@@ -63,18 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Blocks beyond malloc's threshold go back to the system at once: a huge image, once scored, holds no memory.
     os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = make_parser(arguments[0] if arguments else "")
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        known = [name for action in options.parser._actions for name in action.option_strings]
-        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_near(unknown[0].split('=')[0], known)}")
-    if getattr(options, "out", None) is not None and getattr(options, "format", None) is not None:
-        options.parser.error("--format is for standard output; the suffix of --out says what is written there")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     _quiet_pillow()
     try:
+        options = _parsed(arguments)
         return options.run(options)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -85,6 +80,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (AgiqaError, OSError) as error:
         _say(f"error: {error}")
         return UNUSABLE
+    except ImportError as error:
+        if (told := advice(error)) is None:
+            raise
+        _say(f"error: {told}")
+        return UNUSABLE
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    parser = make_parser(arguments[0] if arguments else "")
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        known = [name for action in options.parser._actions for name in action.option_strings]
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_near(unknown[0].split('=')[0], known)}")
+    if getattr(options, "out", None) is not None and getattr(options, "format", None) is not None:
+        options.parser.error("--format is for standard output; the suffix of --out says what is written there")
+    return options
 
 
 def _quiet_pillow() -> None:
@@ -179,7 +190,12 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     for name, (module, help_text) in ELSEWHERE.items():
         added = add(name, help_text, lambda options, module=module: importlib.import_module(module).run(options) or OK)
         if command in (name, "completion"):
-            importlib.import_module(module).add_arguments(added)
+            try:
+                importlib.import_module(module).add_arguments(added)
+            except ImportError as error:
+                if command == name or advice(error) is None:
+                    raise
+                # Of a command whose extra is not installed, the name alone is completed.
     return parser
 
 
