@@ -190,12 +190,11 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     for name, (module, help_text) in ELSEWHERE.items():
         added = add(name, help_text, lambda options, module=module: importlib.import_module(module).run(options) or OK)
         if command in (name, "completion"):
-            try:
+            try:  # of a command whose extra is not installed, the name alone is completed
                 importlib.import_module(module).add_arguments(added)
             except ImportError as error:
                 if command == name or advice(error) is None:
                     raise
-                # Of a command whose extra is not installed, the name alone is completed.
     return parser
 
 

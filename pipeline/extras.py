@@ -29,8 +29,8 @@ def advice(error: ImportError) -> str | None:
     if (extra := extra_of(package)) is None:
         return None
     return (
-        f"this needs {package}, which comes with the extra {extra!r}: pip install '{NAME}[{extra}]' (in a clone: "
-        f"pip install '.[{extra}]')"
+        f"this needs {_BROUGHT_BY.get(package, package)}, which comes with the extra {extra!r}: pip install "
+        f"'{NAME}[{extra}]' (in a clone: pip install '.[{extra}]')"
     )
 
 

@@ -36,6 +36,7 @@ def check_target(out: Path, inputs: Sequence[str]) -> None:
 
     Raises:
         OutputError: Says what would be right.
+        ImportError: If a package that writes Parquet is missing.
     """
     if out.suffix.lower() not in SUFFIXES:
         raise OutputError(f"--out is {out}: its name must end in {', '.join(SUFFIXES)}, which says the kind of file")
@@ -43,6 +44,9 @@ def check_target(out: Path, inputs: Sequence[str]) -> None:
         raise OutputError(f"--out is {out}, which is also an input: it would be overwritten")
     if out.is_dir():
         raise OutputError(f"--out is {out}, which is a folder: name a file")
+    if out.suffix.lower() == ".parquet":
+        import pandas  # noqa: F401 (these two come with an extra, and are missed before anything is scored)
+        import pyarrow  # noqa: F401
 
 
 def describe(scorer: "Scorer") -> str:

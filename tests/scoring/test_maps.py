@@ -41,4 +41,4 @@ def test_the_image_shows_through_the_colours() -> None:
 
 
 def test_the_colours_are_matplotlibs() -> None:
-    assert (VIRIDIS == colormaps["viridis"](np.arange(256), bytes=True)[:, :3]).all()
+    assert (colormaps["viridis"](np.arange(256), bytes=True)[:, :3] == VIRIDIS).all()
