@@ -120,6 +120,7 @@ def command(checkpoint: Path, *arguments: object) -> list[str]:
     return [sys.executable, "-m", "pipeline.cli", *rest]
 
 
+@pytest.mark.slow
 def test_killed_half_way_it_ends_with_the_same_file(
     agiqa: Run, crowd: Path, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:

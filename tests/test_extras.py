@@ -262,4 +262,4 @@ def test_the_extra_serve_serves(served: str, photo: Path) -> None:
     with urllib.request.urlopen(request, timeout=60) as answer:
         found = json.load(answer)
     expected = load_scorer("auto", root=ROOT, device="cpu").score(photo)
-    assert expected.mos[0] == pytest.approx(found["images"][0]["score"], abs=1e-4)
+    assert expected.mos[0] == pytest.approx(found["scores"][0]["mos"], abs=1e-4)
