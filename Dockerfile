@@ -29,10 +29,10 @@ FROM build AS build-study
 RUN uv pip install -c constraints.txt '.[study]'
 
 FROM python:${PYTHON}-slim AS base
-RUN useradd --create-home --uid 1000 agiqa
-# Caches lie where whatever user the container runs as may write.
+RUN useradd --no-create-home --uid 1000 agiqa
+# Whatever user a container runs as (--user) has a name and a home to write to.
 ENV PATH=/opt/agiqa/bin:$PATH PYTHONUNBUFFERED=1 MLFLOW_DISABLE_TELEMETRY=true DVC_NO_ANALYTICS=1 \
-    XDG_CACHE_HOME=/tmp/cache MPLCONFIGDIR=/tmp/matplotlib HF_HOME=/tmp/huggingface
+    HOME=/tmp LOGNAME=agiqa
 
 FROM base AS study
 # hadolint ignore=DL3008

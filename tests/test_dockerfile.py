@@ -25,7 +25,7 @@ from conftest import ROOT
 
 DOCKERFILE = ROOT / "Dockerfile"
 SYSTEM = ("apt-get", "useradd")  # not run here
-FOLDERS = re.compile(r"(?<![\w.])/(opt|src|data|study|tmp/(?:cache|matplotlib|huggingface))\b")
+FOLDERS = re.compile(r"(?<![\w.])/(opt|src|data|study|tmp)\b")
 
 
 class Step(NamedTuple):
@@ -159,7 +159,7 @@ class Machine:
             case "ENV":
                 for pair in shlex.split(step.text):
                     name, _, value = pair.partition("=")
-                    self.environment[name] = self.here(self.expand(value))
+                    self.environment[name] = self.expand(self.here(value))
             case "WORKDIR":
                 self.work = Path(self.here(step.text))
                 self.work.mkdir(parents=True, exist_ok=True)
