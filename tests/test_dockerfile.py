@@ -25,6 +25,7 @@ from conftest import ROOT
 
 DOCKERFILE = ROOT / "Dockerfile"
 SYSTEM = ("apt-get", "useradd")  # not run here
+OTHERS = ("UV_TORCH_BACKEND", "UV_NO_CACHE", "UV_LINK_MODE", "UV_COMPILE_BYTECODE")
 FOLDERS = re.compile(r"(?<![\w.])/(opt|src|data|study|tmp)\b")
 
 
@@ -192,9 +193,9 @@ class Machine:
         return done.stdout
 
     def settings(self) -> dict[str, str]:
-        """Return the variables of a step; instead of fetching it, torch is taken from where this environment's came."""
-        given = {**self.environment, **{name: self.arguments[name] for name in self.arguments}, **self.ours}
-        return {name: value for name, value in given.items() if name not in ("UV_TORCH_BACKEND", "UV_NO_CACHE")}
+        """Return a step's variables, but those that would fetch torch anew, or take minutes to compile it."""
+        given = {**self.environment, **self.arguments, **self.ours}
+        return {name: value for name, value in given.items() if name not in OTHERS}
 
 
 def built(target: str, place: Path) -> Machine:
