@@ -4,6 +4,7 @@ What would change this machine (`apt-get`, `useradd`) is linted alone. No index 
 torch comes from where that of this environment did.
 """
 
+import copy
 import fnmatch
 import json
 import os
@@ -16,6 +17,7 @@ import sys
 import time
 import urllib.request
 import zipfile
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -54,18 +56,6 @@ def stages() -> dict[str, list[Step]]:
 
 
 STAGES = stages()
-
-
-def chain(target: str) -> list[Step]:
-    """Return the steps that a builder takes for a stage, those of the stages that it needs before it."""
-    taken: list[Step] = []
-    for step in STAGES[target]:
-        source = step.text.split()[0] if step.word == "FROM" else None
-        if step.word == "COPY" and (given := re.match(r"--from=(\S+)", step.text)):
-            source = given[1]
-        taken += chain(source) if source in STAGES else []
-        taken.append(step)
-    return taken
 
 
 def test_hadolint_finds_nothing() -> None:
@@ -121,88 +111,105 @@ def context(place: Path) -> Path:
     return place
 
 
+@dataclass
+class State:
+    """What a stage hands on to one that begins with it."""
+
+    environment: dict[str, str]
+    work: Path
+    arguments: dict[str, str] = field(default_factory=dict)
+    start: list[str] = field(default_factory=list)
+
+
 class Machine:
-    """Takes a Dockerfile's steps in a folder that stands for the root."""
+    """Takes a Dockerfile's steps in a folder that stands for the root of all its stages."""
 
     def __init__(self, root: Path, sent: Path) -> None:
-        self.root, self.sent, self.work = root, sent, root
+        self.root, self.sent = root, sent
         self.skipped: list[str] = []
-        self.start: list[str] = []
-        self.arguments: dict[str, str] = {}
+        self.done: dict[str, State] = {}
         subprocess.run([sys.executable, "-m", "venv", root / "system"], check=True)  # the base image's Python
-        kept = ("PIP_FIND_LINKS", "PIP_CERT", "SSL_CERT_FILE", "OPENBLAS_CORETYPE")
-        self.environment = {name: os.environ[name] for name in kept if name in os.environ}
-        self.environment |= {"PATH": f"{root}/system/bin:/usr/bin:/bin", "HOME": str(root / "home")}
         same = root / "same.txt"
         same.write_text(f"torch=={version('torch')}\n")
+        cache = [sys.executable, "-m", "uv", "cache", "dir"]
         self.ours = {
             "UV_FIND_LINKS": os.environ.get("UV_FIND_LINKS", os.environ.get("PIP_FIND_LINKS", "")),
             "UV_CONSTRAINT": str(same),
-            "UV_CACHE_DIR": subprocess.run(
-                [sys.executable, "-m", "uv", "cache", "dir"], capture_output=True, text=True, check=True
-            ).stdout.strip(),
-        }  # fmt: skip
+            "UV_CACHE_DIR": subprocess.run(cache, capture_output=True, text=True, check=True).stdout.strip(),
+        }
 
     def here(self, text: str) -> str:
         return FOLDERS.sub(lambda found: f"{self.root}{found[0]}", text)
 
-    def expand(self, text: str) -> str:
-        known = {**self.environment, **self.arguments}
-        return re.sub(r"\$\{?(\w+)\}?", lambda found: known[found[1]], text)
+    def image(self) -> State:
+        """Return how the base image begins."""
+        kept = ("PIP_FIND_LINKS", "PIP_CERT", "SSL_CERT_FILE", "OPENBLAS_CORETYPE")
+        environment = {name: os.environ[name] for name in kept if name in os.environ}
+        return State({**environment, "PATH": f"{self.root}/system/bin:/usr/bin:/bin"}, self.root)
 
-    def take(self, step: Step) -> None:
+    def build(self, stage: str) -> State:
+        """Take a stage's steps, those of the stages that it needs before them, each once."""
+        if stage in self.done:
+            return self.done[stage]
+        first, *rest = STAGES[stage]
+        parent = first.text.split()[0]
+        state = copy.deepcopy(self.build(parent)) if parent in STAGES else self.image()
+        state.arguments = {}  # which do not outlive their stage
+        for step in rest:
+            self.take(step, state)
+        self.done[stage] = state
+        return state
+
+    def take(self, step: Step, state: State) -> None:
         match step.word:
-            case "FROM":
-                self.environment["PATH"] = f"{self.root}/system/bin:/usr/bin:/bin"
             case "ARG":
                 name, _, value = step.text.partition("=")
-                self.arguments.setdefault(name, value)
+                state.arguments[name] = value
             case "ENV":
                 for pair in shlex.split(step.text):
                     name, _, value = pair.partition("=")
-                    self.environment[name] = self.expand(self.here(value))
+                    known = {**state.environment, **state.arguments}
+                    value = re.sub(r"\$\{?(\w+)\}?", lambda found, known=known: known[found[1]], self.here(value))
+                    state.environment[name] = value
             case "WORKDIR":
-                self.work = Path(self.here(step.text))
-                self.work.mkdir(parents=True, exist_ok=True)
-            case "COPY" if step.text.startswith("--from="):
-                _, source, target = step.text.split()
-                assert source == target  # what a virtual environment needs
-                assert Path(self.here(source)).exists()
+                state.work = Path(self.here(step.text))
+                state.work.mkdir(parents=True, exist_ok=True)
+            case "COPY" if given := re.fullmatch(r"--from=(\S+) (\S+) (\S+)", step.text):
+                self.build(given[1])
+                assert given[2] == given[3]  # a virtual environment works nowhere but where it was made
+                assert Path(self.here(given[2])).exists()
             case "COPY":
                 *sources, target = step.text.split()
                 for source in sources:
                     path = self.sent / source
-                    place = self.work / target / (source if target.endswith("/") else "")
-                    if path.is_dir():
-                        shutil.copytree(path, place)
-                    else:
-                        shutil.copyfile(path, place)
+                    place = state.work / target / (source if target.endswith("/") else "")
+                    (shutil.copytree if path.is_dir() else shutil.copyfile)(path, place)
             case "RUN" if step.text.split()[0] in SYSTEM:
                 self.skipped.append(step.text.split()[0])
                 assert subprocess.run(["sh", "-n", "-c", step.text], check=False).returncode == 0
             case "RUN":
-                self.run(["sh", "-e", "-c", self.here(step.text)])
+                self.run(["sh", "-e", "-c", self.here(step.text)], state)
             case "ENTRYPOINT" | "CMD":
-                self.start += json.loads(step.text)
+                state.start += json.loads(step.text)
             case _:
                 assert step.word in ("USER", "EXPOSE", "HEALTHCHECK"), step
 
-    def run(self, command: list[str]) -> str:
-        done = subprocess.run(command, cwd=self.work, env=self.settings(), capture_output=True, text=True, check=False)
+    def run(self, command: list[str], state: State) -> str:
+        settings = self.settings(state)
+        done = subprocess.run(command, cwd=state.work, env=settings, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout
 
-    def settings(self) -> dict[str, str]:
+    def settings(self, state: State) -> dict[str, str]:
         """Return a step's variables, but those that would fetch torch anew, or take minutes to compile it."""
-        given = {**self.environment, **self.arguments, **self.ours}
+        given = {**state.environment, **state.arguments, **self.ours}
         return {name: value for name, value in given.items() if name not in OTHERS}
 
 
-def built(target: str, place: Path) -> Machine:
-    machine = Machine(place / "root", context(place / "sent"))
-    for step in [step for step in steps() if step.word == "ARG"][:1] + chain(target):
-        machine.take(step)
-    return machine
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    (tmp_path / "root" / "tmp").mkdir(parents=True)
+    return Machine(tmp_path / "root", context(tmp_path / "sent"))
 
 
 @pytest.fixture(scope="module")
@@ -214,24 +221,24 @@ def photo(agiqa_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_default_scores_the_folder_that_is_mounted(photo: Path, tmp_path: Path) -> None:
-    machine = built("score", tmp_path)
+def test_the_default_scores_the_folder_that_is_mounted(machine: Machine, photo: Path) -> None:
+    state = machine.build("score")
     assert machine.skipped == ["useradd"]
-    shutil.copy(photo, machine.work)
-    rows = machine.run(machine.start).splitlines()
+    shutil.copy(photo, state.work)
+    rows = machine.run(state.start, state).splitlines()
     assert len(rows) == 2
     assert rows[1].startswith("./one.jpg,")
     assert rows[1].endswith(",")  # no error
 
 
 @pytest.mark.slow
-def test_serve_answers(tmp_path: Path) -> None:
-    machine = built("serve", tmp_path)
+def test_serve_answers(machine: Machine) -> None:
+    state = machine.build("serve")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    start = [*machine.start, "--port", str(port)]
+    start = [*state.start, "--port", str(port)]
     start[start.index("0.0.0.0")] = "127.0.0.1"  # nothing here is opened to others
-    with subprocess.Popen(start, cwd=machine.work, env=machine.settings()) as process:
+    with subprocess.Popen(start, cwd=state.work, env=machine.settings(state)) as process:
         try:
             for _ in range(600):
                 assert process.poll() is None
@@ -246,11 +253,11 @@ def test_serve_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_study_runs_a_clone_that_is_mounted(tmp_path: Path) -> None:
-    machine = built("study", tmp_path)
+def test_study_runs_a_clone_that_is_mounted(machine: Machine) -> None:
+    state = machine.build("study")
     assert machine.skipped == ["useradd", "apt-get"]
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(machine.work)], check=True)
-    assert machine.start == ["dvc", "repro"]
-    machine.run([*machine.start, "code"])  # its first stage
-    assert (machine.work / "data" / "code" / "train.json").is_file()
-    assert "report" in machine.run(["dvc", "stage", "list", "--name-only"]).split()
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(state.work)], check=True)
+    assert state.start == ["dvc", "repro"]
+    machine.run([*state.start, "code"], state)  # its first stage
+    assert (state.work / "data" / "code" / "train.json").is_file()
+    assert "report" in machine.run(["dvc", "stage", "list", "--name-only"], state).split()
