@@ -10,12 +10,12 @@ PORT ?= 5000
 KILLS ?= 50
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study serve test lint docs mlflow mirror benchmark torture clean
+.PHONY: help setup study serve test test-all lint docs mlflow mirror benchmark torture clean
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: $(VENV)/.installed ## make .venv and install the pinned dependencies
+setup: $(VENV)/.installed ## make .venv and install everything, pinned: the core and the extras study, serve, export and dev
 
 # The stamp is written last, so that a broken installation is begun anew. Compiled at once, since each of the many stages
 # pays for what is not, and some environments forbid compiling on first import.
@@ -42,8 +42,11 @@ study: setup ## run the whole study of params.yaml (the embedded demo by default
 serve: setup ## score images of your own in a web page at http://127.0.0.1:8000
 	@$(BIN)/python -m pipeline.cli serve
 
-test: setup ## run the tests
+test: setup ## run the quick tests
 	@$(BIN)/python -m pytest
+
+test-all: setup ## run all tests, the slow ones, too
+	@$(BIN)/python -m pytest -m ''
 
 lint: setup ## check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

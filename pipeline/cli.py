@@ -10,16 +10,16 @@ time to import is imported by the command that needs it.
 
 import argparse
 import importlib
-import math
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from pipeline.arguments import UNUSABLE, Help, Parser, near, number, positive
 from pipeline.errors import AgiqaError
+from pipeline.extras import advice
 from pipeline.startup import draw_bars_rarely_in_logs, spare_collections
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.scoring.journal import Row
     from pipeline.scoring.scorer import Scorer
 
-OK, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+OK, SOME_FAILED, INTERRUPTED = 0, 1, 130  # and UNUSABLE
 
 PATHS_HELP = (
     "files; folders (searched at every depth); patterns such as 'out/**/*.png'; a CSV with a column of paths; or - for "
@@ -65,18 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Blocks beyond malloc's threshold go back to the system at once: a huge image, once scored, holds no memory.
     os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = make_parser(arguments[0] if arguments else "")
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        known = [name for action in options.parser._actions for name in action.option_strings]
-        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_near(unknown[0].split('=')[0], known)}")
-    if getattr(options, "out", None) is not None and getattr(options, "format", None) is not None:
-        options.parser.error("--format is for standard output; the suffix of --out says what is written there")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    _quiet_pillow()
     try:
+        options = _parsed(arguments)
+        _quiet_pillow()  # after the words are read: help imports nothing
         return options.run(options)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -87,6 +81,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (AgiqaError, OSError) as error:
         _say(f"error: {error}")
         return UNUSABLE
+    except ImportError as error:
+        if (told := advice(error)) is None:
+            raise
+        _say(f"error: {told}")
+        return UNUSABLE
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    parser = make_parser(arguments[0] if arguments else "")
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        known = [name for action in options.parser._actions for name in action.option_strings]
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}{near(unknown[0].split('=')[0], known)}")
+    if getattr(options, "out", None) is not None and getattr(options, "format", None) is not None:
+        options.parser.error("--format is for standard output; the suffix of --out says what is written there")
+    return options
 
 
 def _quiet_pillow() -> None:
@@ -110,18 +120,18 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
         command: The command that will be parsed; of those ELSEWHERE, only this one's options are added, or all of
             them to complete.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="agiqa",
         description="Score how good AI-generated images look, with a model of the AGIQA study.",
         epilog=EPILOG,
-        formatter_class=_Help,
+        formatter_class=Help,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, help_text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         description = help_text[0].upper() + help_text[1:] + "."
-        added = commands.add_parser(name, help=help_text, description=description, formatter_class=_Help)
+        added = commands.add_parser(name, help=help_text, description=description, formatter_class=Help)
         added.set_defaults(run=run, parser=added)
         return added
 
@@ -136,7 +146,7 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     rank.add_argument(
         "--by", default="folder", metavar="COLUMN", help="rank within: folder (default), or a column of the CSV: prompt"
     )
-    rank.add_argument("--top", type=_positive, metavar="N", help="show the best N of each, and count the ties cut off")
+    rank.add_argument("--top", type=positive, metavar="N", help="show the best N of each, and count the ties cut off")
     _add_output(rank)
     _add_scorer(rank)
 
@@ -155,7 +165,7 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     check = add("check", "say what is wrong with a data set of your own, row by row", run_check)
     check.add_argument("data", type=Path, metavar="FOLDER_OR_CSV", help="a folder with images and one CSV, or that CSV")
     check.add_argument(
-        "--scale", type=_number, nargs=2, metavar=("LOW", "HIGH"), help="lowest and highest possible score, such as 1 5"
+        "--scale", type=number, nargs=2, metavar=("LOW", "HIGH"), help="lowest and highest possible score, such as 1 5"
     )
 
     verify = add("verify", "compute every hash of a finished study anew, and say what no longer matches", run_verify)
@@ -169,7 +179,7 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     bring.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write (.safetensors)")
     bring.add_argument("--dataset", required=True, metavar="NAME", help="what it was trained on, such as agiqa3k")
     bring.add_argument(
-        "--scale", type=_number, nargs=2, required=True, metavar=("LOW", "HIGH"), help="of that data set's MOS: 0 5"
+        "--scale", type=number, nargs=2, required=True, metavar=("LOW", "HIGH"), help="of that data set's MOS: 0 5"
     )
     bring.add_argument("--backbone-file", type=Path, metavar="FILE", help="OpenAI's ViT-B-32.pt; else it is downloaded")
 
@@ -179,26 +189,12 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     for name, (module, help_text) in ELSEWHERE.items():
         added = add(name, help_text, lambda options, module=module: importlib.import_module(module).run(options) or OK)
         if command in (name, "completion"):
-            importlib.import_module(module).add_arguments(added)
+            try:  # of a command whose extra is not installed, the name alone is completed
+                importlib.import_module(module).add_arguments(added)
+            except ImportError as error:
+                if command == name or advice(error) is None:
+                    raise
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """Tells a mistake in one line, with the command or the value that was meant."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and end with status 2."""
-        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
-            message += _near(found[1], re.findall(r"[\w-]+", found[2]))
-        self.exit(UNUSABLE, f"{self.prog}: error: {message} ({self.prog} --help says more)\n")
-
-
-def _near(word: str, known: Sequence[str]) -> str:
-    """Return a hint at the nearest known word, or nothing if none is near."""
-    import difflib
-
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 class _Version(argparse.Action):
@@ -207,27 +203,6 @@ class _Version(argparse.Action):
 
         sys.stdout.write(f"agiqa {pipeline.__version__}\n")
         parser.exit()
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28, width=110)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number")
-    return number
 
 
 def _add_scorer(parser: argparse.ArgumentParser) -> None:
@@ -241,11 +216,11 @@ def _add_scorer(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--backbone-file", type=Path, metavar="FILE", help="the towers' weights, if they lie elsewhere")
     group.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
-    group.add_argument("--batch", type=_positive, metavar="N", help="windows a forward pass; default: what suits")
+    group.add_argument("--batch", type=positive, metavar="N", help="windows a forward pass; default: what suits")
     group.add_argument("--bfloat16", action="store_true", help="faster on GPUs; scores drift in the third decimal")
     group.add_argument("--int8", action="store_true", help="faster on CPUs; scores drift in the third decimal")
-    group.add_argument("--level", type=_positive, metavar="PERCENT", help="of the bands around scores; default: 90")
-    group.add_argument("--threads", type=_positive, metavar="N", help="of the CPU; default: all")
+    group.add_argument("--level", type=positive, metavar="PERCENT", help="of the bands around scores; default: 90")
+    group.add_argument("--threads", type=positive, metavar="N", help="of the CPU; default: all")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -253,7 +228,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--column", metavar="NAME", help="the CSV's column of paths; default: image, path, file or name")
     group.add_argument("--out", type=Path, metavar="FILE", help="write to FILE (.csv, .json or .parquet) instead")
     group.add_argument("--format", choices=["table", "csv", "json"], help="default: table on a terminal, else csv")
-    group.add_argument("--max-pixels", type=_positive, metavar="N", help="largest image; default: 150 million pixels")
+    group.add_argument("--max-pixels", type=positive, metavar="N", help="largest image; default: 150 million pixels")
 
 
 # Scoring

@@ -103,7 +103,8 @@ class Dataset(Section):
 
     reader: Reader = Field(description="Which layout of labels to expect; `folder` takes a data set of one's own.")
     source: str | None = Field(
-        default=None, description="A folder or archive of one's own; null: $AGIQA_DATA is searched, then Google Drive."
+        default=None,
+        description="A folder or archive of your own; else $AGIQA_DATA is searched, then Google Drive.",
     )
     archive: str | None = Field(default=None, description="File name of the published archive.")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
@@ -118,7 +119,7 @@ class Dataset(Section):
         description="For `reader: folder`: lowest and highest possible score; null: columns of the CSV say.",
     )
     raters: Raters | None = Field(
-        default=None, description="For `reader: folder`: who gave the scores; null: people. A formula's are simulated."
+        default=None, description="For `reader: folder`: people (null), or simulated, where a formula gave the scores."
     )
     allow_problems: list[ProblemKind] = Field(
         default=[], description="Kinds of problems to go on with; any other stops the stage."
@@ -148,10 +149,10 @@ class Split(Section):
     """The split rule; `random` leaks generation prompts between subsets, and exists to measure what that is worth."""
 
     rule: Literal["grouped", "random"] = Field(
-        description="grouped: no generation prompt and no image in two subsets; random: leaks."
+        description="grouped: no generation prompt and no image in two subsets; random: leaks, to measure it."
     )
     test_fraction: Fraction = Field(description="Of the prompt groups.")
-    validation_fraction: Fraction = Field(description="Of the groups that do not test.")
+    validation_fraction: Fraction = Field(description="Of the training groups.")
     seed: NonNegative = Field(description="Of all rounds.")
 
 
@@ -162,10 +163,14 @@ class Backbone(Section):
     config: str | None = Field(description="An open_clip model configuration; null: one that open_clip knows by name.")
     pretrained: str | None = Field(description="An open_clip tag such as openai.")
     file: str | None = Field(description="A weights file.")
-    origin: Literal["pretrained", "in-house"] | None = Field(description="Whose weights the file holds.")
-    activation: Literal["quickgelu", "gelu"] | None = Field(description="Null: as the tag or the config says.")
+    origin: Literal["pretrained", "in-house"] | None = Field(
+        description="Whose weights the file holds: pretrained (published) or in-house."
+    )
+    activation: Literal["quickgelu", "gelu"] | None = Field(
+        description="quickgelu or gelu; null: as the tag or the config says."
+    )
     tokenizer: str | None = Field(
-        default=None, description="A folder with a Hugging Face tokenizer, such as SigLIP's; null: from the hub."
+        default=None, description="A folder with a Hugging Face tokenizer, as SigLIP's; null: from the hub."
     )
     seed: NonNegative = Field(description="Of random weights, when neither pretrained nor file is given.")
 
@@ -197,7 +202,7 @@ class Mpa(Section):
 
     shared: bool = Field(description="One attention for all depths.")
     start: Literal["random", "identity"] = Field(
-        default="random", description="identity: deeper prompts start as copies of the first; random: as drawn."
+        default="random", description="identity: deeper prompts start as copies of the first, which keeps them apart."
     )
 
 
@@ -226,12 +231,12 @@ class Images(Section):
     """How pixels become model input, in training, validation and scoring alike."""
 
     normalisation: Literal["clip", "imagenet", "siglip", "mobileclip"] = Field(
-        description="What the backbone was trained with; imagenet reproduces the predecessor."
+        description="siglip, mobileclip: of those backbones; imagenet reproduces the predecessor."
     )
     shorter_side: Positive | None = Field(
         default=None, description="Pixels that every image's shorter side is resized to first; null: as it is."
     )
-    stride: Positive = Field(description="Of the scoring windows, in pixels; 64 in the paper's lineage.")
+    stride: Positive = Field(description="Of the scoring windows; 64 in the paper's lineage.")
     cover: Literal["all", "reference"] = Field(
         description="reference drops what the stride does not reach, as the predecessor does."
     )
@@ -263,12 +268,11 @@ class Train(Section):
         description="Images a pass; auto fits the device. The gradient is the whole batch's either way."
     )
     epochs: Positive = Field(description="At most.")
-    patience: Positive | None = Field(
-        description="Epochs without a better validation SRCC that end a training; null: none do."
-    )
+    patience: Positive | None = Field(description="Stop after so many epochs without a better validation SRCC.")
     auxiliary_weight: Annotated[float, Field(ge=0)] = Field(description="Of the auxiliary task's loss.")
     ranking_weight: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="Of 1 - Pearson's correlation of a batch's main scores with its targets."
+        default=0.0,
+        description="Of 1 - Pearson's correlation of a batch's main scores with its targets, a further loss.",
     )
     windows: Positive = Field(
         default=1, description="Random crops of an image a step; their scores are averaged before the loss."
@@ -276,8 +280,10 @@ class Train(Section):
     flip: bool = Field(description="Mirror half of the crops.")
     seed: NonNegative = Field(description="Of prompts, order and crops.")
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto: a GPU if there is one.")
-    amp: Literal["auto", "off"] = Field(description="auto: bfloat16 on GPUs; float32 on CPUs either way.")
-    compile: Literal["auto", "off"] = Field(description="auto: torch.compile on GPUs, at a minute's start.")
+    amp: Literal["auto", "off"] = Field(description="bfloat16 on GPUs; float32 on CPU either way.")
+    compile: Literal["auto", "off"] = Field(
+        description="auto: torch.compile on GPUs; each training pays a minute for it at its start."
+    )
     threads: Positive | None = Field(description="Of the CPU; null: all.")
     select_on: Literal["validation", "test"] = Field(
         description="test reproduces a common published habit and is labelled as leaking."
@@ -323,7 +329,7 @@ class LinearProbe(Section):
         description="Penalties to choose from on the validation images."
     )
     features: Literal["mean", "mean_and_deviation"] = Field(
-        default="mean", description="Over an image's windows: the mean alone, or with the standard deviation."
+        default="mean", description="Over an image's windows; mean_and_deviation adds their standard deviation."
     )
 
 
@@ -356,8 +362,8 @@ class Params(Section):
     """All of params.yaml."""
 
     study: Study = Field(description="What is run.")
-    datasets: dict[Name, Dataset] = Field(description="Data sets to choose from, by name.")
-    demo: Demo = Field(description="The embedded data set.")
+    datasets: dict[Name, Dataset] = Field(description="`reader: folder` takes a data set of your own: see the README.")
+    demo: Demo = Field(description="The generator of the embedded data set.")
     split: Split = Field(description="Who trains and who tests.")
     backbone: Backbone = Field(description="The frozen towers.")
     model: Model = Field(description="What is learned.")
@@ -365,7 +371,7 @@ class Params(Section):
     targets: Targets = Field(description="The scores to learn.")
     train: Train = Field(description="How to learn.")
     validation: Validation = Field(description="The look at held-out images after each epoch.")
-    variants: dict[Name, Variant] = Field(description="Models to choose from, by name.")
+    variants: dict[Name, Variant] = Field(description="One model, switched.")
     baselines: Baselines = Field(description="Methods without prompts.")
     evaluate: Evaluate = Field(description="Numbers on the test images.")
 

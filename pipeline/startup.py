@@ -7,6 +7,7 @@ import sys
 from types import TracebackType
 
 from pipeline.errors import AgiqaError
+from pipeline.extras import advice
 
 ALLOCATIONS = 20_000  # containers made between two searches for unreachable cycles; Python's own is 700
 
@@ -37,8 +38,9 @@ def tell_mistakes_in_a_line() -> None:
     ordinary = sys.excepthook
 
     def told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if isinstance(error, AgiqaError | OSError):
-            sys.stderr.write(f"error: {error}\n")
+        missing = advice(error) if isinstance(error, ImportError) else None
+        if missing or isinstance(error, AgiqaError | OSError):
+            sys.stderr.write(f"error: {missing or error}\n")
         else:
             ordinary(kind, error, trace)
 

@@ -120,6 +120,7 @@ def command(checkpoint: Path, *arguments: object) -> list[str]:
     return [sys.executable, "-m", "pipeline.cli", *rest]
 
 
+@pytest.mark.slow
 def test_killed_half_way_it_ends_with_the_same_file(
     agiqa: Run, crowd: Path, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
@@ -435,7 +436,8 @@ def test_help_costs_nothing_that_is_slow_to_import(arguments: list[str]) -> None
     imported = done.stdout.splitlines()[-1].split()
     assert imported[0] == "imported"
     assert not HEAVY & set(imported)
-    assert {name for name in imported if name.startswith("pipeline.")} == {"pipeline.errors", "pipeline.startup"}
+    ours = {f"pipeline.{name}" for name in ("arguments", "errors", "extras", "startup")}
+    assert {name for name in imported if name.startswith("pipeline.")} == ours
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """What a reader of labels hands on: one table of labelled images, its problems and its notes."""
 
+import re
+import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +20,12 @@ COLUMNS = [
     *(column for attribute in ATTRIBUTES for column in (attribute, f"{attribute}_std")),
     "mos_low", "mos_high", "raters",
 ]  # fmt: skip
+
+
+def normalise_prompt(text: str) -> str:
+    """Return a generation prompt without what does not make it another one: case, spacing, width forms, edge marks."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return re.sub(r"\s+", " ", plain).strip(" .,;:!?\"'")
 
 
 class DatasetError(AgiqaError):

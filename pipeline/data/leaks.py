@@ -1,6 +1,6 @@
 """What the test part of a split that others made shares with its training part: `agiqa audit-split`.
 
-Prompts are compared as this project's own splits compare them (`pipeline.data.splits.normalise_prompt`), images by name
+Prompts are compared as this project's own splits compare them (`pipeline.data.labels.normalise_prompt`), images by name
 and, where the files are at hand, by bytes, pixels and look (`pipeline.data.likeness`). Whether two prompts in other
 words mean the same is not judged.
 """
@@ -17,10 +17,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from pipeline.data.decoding import ImageError, printable
+from pipeline.data.labels import normalise_prompt
 from pipeline.data.likeness import BITS, NEAR, Fingerprint, distances, fingerprint
 from pipeline.data.parts import SplitTableError, find_files, find_pairs, name_images, read_part
 from pipeline.data.places import nearest, shortened
-from pipeline.data.splits import normalise_prompt
 from pipeline.files import write_atomically, write_json
 
 # What a leak is, and how a count of them reads; files in the order from the surest to the least sure.

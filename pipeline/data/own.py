@@ -10,22 +10,8 @@ import pandas as pd
 
 from pipeline.data.labels import ATTRIBUTES, IMAGE_SUFFIXES, DatasetError, Labels, Problem
 from pipeline.data.places import find, is_side_file, nearest, plain_files, shortened
-from pipeline.data.tables import IMAGE_COLUMNS, TABLE_SUFFIXES, read_cells
+from pipeline.data.tables import OWN_COLUMNS, TABLE_SUFFIXES, read_table
 
-# Columns of the reader `folder`, and the names under which they may stand.
-OWN_COLUMNS = {
-    "image": IMAGE_COLUMNS,
-    "quality": ("mos", "quality", "mos_quality"),
-    "quality_std": ("std", "quality_std", "mos_std", "std_quality"),
-    "alignment": ("alignment", "mos_align"),
-    "alignment_std": ("alignment_std", "std_align"),
-    "authenticity": ("authenticity",),
-    "authenticity_std": ("authenticity_std",),
-    "generation_prompt": ("prompt", "generation_prompt"),
-    "generator": ("generator", "model"),
-    "mos_low": ("mos_low",),
-    "mos_high": ("mos_high",),
-}
 # What people write for numbers, and what to do about it.
 _NUMBER_HINTS = {
     r"[-+]?\d+,\d+": ": write a point for the comma",
@@ -39,7 +25,7 @@ _OWN_TEXTS, _SCALE = ("image", "generation_prompt", "generator"), ("mos_low", "m
 def read_folder(folder: Path, labels_file: str | None, scale: tuple[float, float] | None) -> Labels:
     """Read a data set of one's own: images at any depth, and a CSV whose first row names OWN_COLUMNS."""
     path = _own_table(folder, labels_file)
-    table = read_cells(path)
+    table = read_table(path)
     separator = table.attrs["separator"]
     columns, notes = own_columns(path, list(table.columns))
     table = pd.DataFrame({ours: table[theirs] for ours, theirs in columns.items()})

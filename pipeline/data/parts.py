@@ -9,9 +9,8 @@ import pandas as pd
 
 from pipeline.data.decoding import printable
 from pipeline.data.labels import IMAGE_SUFFIXES
-from pipeline.data.own import OWN_COLUMNS
 from pipeline.data.places import find, nearest, plain_files
-from pipeline.data.tables import IMAGE_COLUMNS, TABLE_SUFFIXES, column_of, near_column, read_cells
+from pipeline.data.tables import IMAGE_COLUMNS, OWN_COLUMNS, TABLE_SUFFIXES, column_of, near_column, read_table
 from pipeline.errors import AgiqaError
 
 # What published splits call their columns beyond what a data set of one's own may.
@@ -78,7 +77,7 @@ def read_part(path: Path, prompt_column: str | None = None, image_column: str | 
     """
     if not path.is_file():
         raise SplitTableError(f"{path} does not exist{nearest(path)}")
-    table = read_cells(path)
+    table = read_table(path)
     nameless = any(name.lower().endswith(IMAGE_SUFFIXES) for name in table.columns)
     if nameless:
         first = pd.DataFrame([list(table.columns)], index=[table.index[0] - 1])

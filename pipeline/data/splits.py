@@ -1,8 +1,6 @@
 """The split rule: no generation prompt and no identical image may stand in two subsets."""
 
 import hashlib
-import re
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +9,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from pipeline.data.labels import normalise_prompt
 from pipeline.errors import AgiqaError
 from pipeline.layout import SUBSETS
 
@@ -19,12 +18,6 @@ LEAST = {"train": 8, "validation": 3, "test": 4}  # images, below which a correl
 
 class SplitError(AgiqaError):
     """A data set that cannot be split as asked."""
-
-
-def normalise_prompt(text: str) -> str:
-    """Return a generation prompt without what does not make it another one: case, spacing, width forms, edge marks."""
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    return re.sub(r"\s+", " ", plain).strip(" .,;:!?\"'")
 
 
 def find_groups(manifest: pd.DataFrame) -> pd.Series:

@@ -12,7 +12,7 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.data.labels import DatasetError
 
@@ -23,6 +23,20 @@ TABLE_SUFFIXES = (".csv", ".tsv")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 # What a column of image files may be called, the usual first, in small letters.
 IMAGE_COLUMNS = ("image", "path", "file", "filename", "name", "image_path")
+# Columns of a data set of one's own, and the names under which they may stand.
+OWN_COLUMNS = {
+    "image": IMAGE_COLUMNS,
+    "quality": ("mos", "quality", "mos_quality"),
+    "quality_std": ("std", "quality_std", "mos_std", "std_quality"),
+    "alignment": ("alignment", "mos_align"),
+    "alignment_std": ("alignment_std", "std_align"),
+    "authenticity": ("authenticity",),
+    "authenticity_std": ("authenticity_std",),
+    "generation_prompt": ("prompt", "generation_prompt"),
+    "generator": ("generator", "model"),
+    "mos_low": ("mos_low",),
+    "mos_high": ("mos_high",),
+}
 # Names that tell a row of column names, and with it the separator.
 _KNOWN = {
     *IMAGE_COLUMNS, "mos", "quality", "prompt", "generator", "model", "std", "alignment", "authenticity", "mos_low",
@@ -39,19 +53,45 @@ _PROBED = 50  # rows that tell the separator
 _MOST_CELL = 1 << 20  # letters
 
 
-def read_cells(path: Path) -> "pd.DataFrame":
-    """Return a table's cells as text, without blanks around them; missing ones are empty.
+class Cells(NamedTuple):
+    """A table's cells as text, without blanks around them; missing ones are empty.
 
-    Returns:
-        A column a name, a row a row that is not empty; the index is the row's number as a spreadsheet counts, so 2 is
-        the first below the names. `attrs["separator"]` is what stands between cells. Left out are comments (`# ...`
-        above the names, or alone in a row), a line `sep=;`, and columns without name and cells.
+    Left out are comments (`# ...` above the names, or alone in a row), a line `sep=;`, and columns without name and
+    cells.
+
+    Attributes:
+        columns: Their names.
+        rows: Of every row that is not empty, a cell a column.
+        numbers: Of the rows, as a spreadsheet counts: 2 is the first below the names.
+        separator: What stands between cells.
+    """
+
+    columns: list[str]
+    rows: list[list[str]]
+    numbers: list[int]
+    separator: str
+
+
+def read_table(path: Path) -> "pd.DataFrame":
+    """Return `read_cells` as a table of text whose index is the rows' numbers; `attrs["separator"]` is the separator.
+
+    Raises:
+        DatasetError: As `read_cells`.
+    """
+    import pandas as pd  # imported here: a list of images to score needs none of it, and may lack it
+
+    cells = read_cells(path)
+    table = pd.DataFrame(cells.rows, columns=cells.columns, index=cells.numbers, dtype=str)
+    table.attrs["separator"] = cells.separator
+    return table
+
+
+def read_cells(path: Path) -> Cells:
+    """Return the cells of a table that someone hands in.
 
     Raises:
         DatasetError: If the file is no table; names the file, and the row.
     """
-    import pandas as pd  # imported here: costs half a second, which images without a table need not pay
-
     text = _text(path)
     if "\0" in text:
         place = text.index("\0")
@@ -76,12 +116,9 @@ def read_cells(path: Path) -> "pd.DataFrame":
         numbers.append(number)
     if not rows:
         raise DatasetError(f"{path} has no row below its column names")
-    table = pd.DataFrame(rows, columns=names, index=numbers, dtype=str)
-    nameless = [name for name in names if not name.strip()]
-    table = table.rename(columns={name: f"column {len(name) + 1}" for name in nameless if (table[name] != "").any()})
-    table = table.drop(columns=[name for name in nameless if name in table])
-    table.attrs["separator"] = separator
-    return table
+    kept = [place for place, name in enumerate(names) if name.strip() or any(cells[place] for cells in rows)]
+    columns = [names[place] if names[place].strip() else f"column {place + 1}" for place in kept]
+    return Cells(columns, [[cells[place] for place in kept] for cells in rows], numbers, separator)
 
 
 def column_of(table_columns: Iterable[str], wanted: Sequence[str]) -> str | None:

@@ -205,7 +205,8 @@ def _in_table(path: Path, column: str | None) -> list[Item]:
             f"{near_column(wanted[0], table.columns)}: name the column of the paths with --column"
         )
     items = []
-    for number, row in zip(table.index, table.to_dict("records"), strict=True):
+    for number, cells in zip(table.numbers, table.rows, strict=True):
+        row = dict(zip(table.columns, cells, strict=True))
         if name := row[chosen]:
             items.append(Item(_place(path.parent, name), cells=row))
         else:

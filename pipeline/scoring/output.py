@@ -36,6 +36,7 @@ def check_target(out: Path, inputs: Sequence[str]) -> None:
 
     Raises:
         OutputError: Says what would be right.
+        ImportError: If a package that writes Parquet is missing.
     """
     if out.suffix.lower() not in SUFFIXES:
         raise OutputError(f"--out is {out}: its name must end in {', '.join(SUFFIXES)}, which says the kind of file")
@@ -43,6 +44,9 @@ def check_target(out: Path, inputs: Sequence[str]) -> None:
         raise OutputError(f"--out is {out}, which is also an input: it would be overwritten")
     if out.is_dir():
         raise OutputError(f"--out is {out}, which is a folder: name a file")
+    if out.suffix.lower() == ".parquet":
+        import pandas  # noqa: F401 (these two come with an extra, and are missed before anything is scored)
+        import pyarrow  # noqa: F401
 
 
 def describe(scorer: "Scorer") -> str:
@@ -263,33 +267,35 @@ def _write(
     if kind == "json":
         document = {"checkpoint": about(scorer), key: list(records)}
         data = (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+    elif kind == "csv":
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(records[0]) if records else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        data = text.getvalue().encode()
     else:
-        import pandas as pd  # imported here: costs half a second
-
-        frame = pd.DataFrame(list(records))
-        for name, kind_of_column in (
-            ("width", "Int64"),
-            ("height", "Int64"),
-            ("level", "Int64"),
-            ("generators", "Int64"),
-            ("unfamiliar", "boolean"),
-            *((name, "float64") for name in ("low", "high", "margin", "generator_error")),
-        ):
-            if name in frame:
-                frame[name] = frame[name].astype(kind_of_column)
-        if kind == "parquet":
-            for name in ("error", "quality_map"):
-                if name in frame:
-                    frame[name] = frame[name].astype("string")
-            buffer = io.BytesIO()
-            frame.to_parquet(buffer, index=False)
-            data = buffer.getvalue()
-        else:
-            data = frame.to_csv(index=False, lineterminator="\n").encode()
+        data = _parquet(records)
     if out is None:
         sys.stdout.write(data.decode())
     else:
         write_atomically(out, data)
+
+
+def _parquet(records: Sequence[dict[str, Any]]) -> bytes:
+    """Return rows as a Parquet file whose columns have the same types whatever is missing."""
+    import pandas as pd  # imported here: costs half a second, and comes with an extra
+
+    frame = pd.DataFrame(list(records))
+    kinds = {
+        **dict.fromkeys(("width", "height", "level", "generators"), "Int64"),
+        "unfamiliar": "boolean",
+        **dict.fromkeys(("low", "high", "margin", "generator_error"), "float64"),
+        **dict.fromkeys(("error", "quality_map"), "string"),
+    }
+    frame = frame.astype({name: kind for name, kind in kinds.items() if name in frame})
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    return buffer.getvalue()
 
 
 def summary(rows: Sequence[Row], scorer: "Scorer") -> str:

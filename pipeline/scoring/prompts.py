@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.data.own import OWN_COLUMNS
-from pipeline.data.splits import normalise_prompt
-from pipeline.data.tables import column_of
+from pipeline.data.labels import normalise_prompt
+from pipeline.data.tables import OWN_COLUMNS, column_of
 from pipeline.scoring.gather import InputError, Item, values_of
 
 

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageError", "Scorer", "Scores", "ScoringError", "find_checkpoint", "load_scorer", "open_image"]
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+# Where models/ and backbones/ lie: in the clone that this code is of, or with the package that was installed from one.
+_PACKAGE = Path(__file__).resolve().parents[1]
+INSTALLED = (_PACKAGE / "shipped").is_dir()
+HOME = _PACKAGE / "shipped" if INSTALLED else _PACKAGE.parent
 Source = Union[str, Path, bytes, IO[bytes], Image.Image, np.ndarray, "Tensor"]
 
 
@@ -314,8 +317,8 @@ def load_scorer(
             several data sets, or `auto:<data set>:<method>` for the best of one method.
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
         backbone_file: The towers' weights, where they lie elsewhere than the checkpoint says.
-        root: Of a repository, with `runs/` and MLflow's store; None takes the working folder, or the repository that
-            this code lies in if the working folder has neither.
+        root: Of a repository, with `runs/` and MLflow's store; None takes the working folder, or the clone that
+            this code lies in, if it lies in one and the working folder has neither.
         bfloat16: Run the image tower in bfloat16: faster on GPUs, and scores drift in the third decimal.
         int8: Run the image tower in int8: faster on CPUs with int8 units, and scores drift in the third decimal; they
             depend a little on what is scored in the same forward pass, too.
@@ -346,7 +349,7 @@ def load_scorer(
     from pipeline.model.folded import quantise
     from pipeline.model.loading import rebuild_backbone
 
-    folders = list(dict.fromkeys([base, REPOSITORY, path.resolve().parent]))
+    folders = list(dict.fromkeys([base, HOME, path.resolve().parent]))
     backbone = rebuild_backbone(record["backbone"], file=backbone_file, folders=folders).to(chosen)
     folded, rule, record = load_checkpoint(path, backbone)
     folded = quantise(folded) if int8 else folded
@@ -376,7 +379,7 @@ def find_checkpoint(checkpoint: str | Path, root: str | Path | None = None) -> P
         try:
             return find_champion(base, dataset or None, method=method or None)
         except ChampionError:
-            for folder in (base, REPOSITORY):
+            for folder in (base, HOME):
                 if (shipped := find_shipped(folder, dataset or None, method or None)) is not None:
                     return shipped
             raise
@@ -394,7 +397,7 @@ def _root(root: str | Path | None) -> Path:
     if root is not None:
         return Path(root).resolve()
     here = repository_root()
-    return here if (here / "runs").is_dir() or (here / "mlflow.db").is_file() else REPOSITORY
+    return here if INSTALLED or (here / "runs").is_dir() or (here / "mlflow.db").is_file() else HOME
 
 
 def _lacks_memory(error: Exception) -> bool:

@@ -384,6 +384,8 @@ def _positive(text: str) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do `agiqa serve` and return its exit status; errors are raised."""
+    import uvicorn  # noqa: F401 (comes with an extra, and is missed before a model is loaded)
+
     from pipeline.scoring.scorer import load_scorer
 
     serve(

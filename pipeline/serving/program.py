@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import AgiqaError
+from pipeline.extras import advice
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -180,7 +181,7 @@ def _onnx_bytes(module: "nn.Module", windows: "Tensor", record: str) -> tuple[by
         import onnxruntime
         import onnxscript  # noqa: F401 (torch's exporter needs it, and would say so less clearly)
     except ImportError as error:
-        raise ExportError(f"ONNX needs a package that is missing ({error.name}): pip install '.[export]'") from None
+        raise ExportError(advice(error) or f"ONNX needs a package that is missing: {error}") from None
     program = torch.onnx.export(
         module, (windows[:3],), dynamo=True, opset_version=OPSET, verbose=False, input_names=["windows"],
         output_names=["scores", "features"], dynamic_shapes={"windows": {0: torch.export.Dim("batch")}},

@@ -7,9 +7,9 @@ import pytest
 
 from pipeline.data.datasets import read_labels
 from pipeline.data.labels import COLUMNS, DatasetError
-from pipeline.data.own import OWN_COLUMNS, read_folder
+from pipeline.data.own import read_folder
 from pipeline.data.places import shortened
-from pipeline.data.tables import read_cells
+from pipeline.data.tables import OWN_COLUMNS, read_table
 
 
 def own(folder: Path, text: str, names: list[str] | None = None) -> Path:
@@ -132,7 +132,7 @@ def test_every_column_has_its_names(tmp_path: Path, ours: str, alias: str) -> No
 
 def test_cells_are_text_without_blanks_at_their_ends(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("\ufeffimage; mos\r\n a.png ;01\r\nNA;\r\n".encode())
-    table = read_cells(tmp_path / "a.csv")
+    table = read_table(tmp_path / "a.csv")
     assert table.columns.tolist() == ["image", "mos"]
     assert table.to_numpy().tolist() == [["a.png", "01"], ["NA", ""]]
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.splits import SplitError, audit, audit_rounds, find_groups, normalise_prompt, split_round
+from pipeline.data.labels import normalise_prompt
+from pipeline.data.splits import SplitError, audit, audit_rounds, find_groups, split_round
 
 SETTINGS = {"test_fraction": 0.2, "validation_fraction": 0.1, "seed": 0}
 
@@ -23,12 +24,6 @@ def manifest() -> pd.DataFrame:
     for one, other in ((0, 4), (5, 8), (28, 32)):
         bytes_[other] = bytes_[one]
     return pd.DataFrame({"image_id": names, "generation_prompt": prompts, "prompt_group": prompts, "sha256": bytes_})
-
-
-def test_prompts_that_differ_in_writing_only_are_one() -> None:
-    assert normalise_prompt("  A  Cat,\tsitting. ") == normalise_prompt("a cat, SITTING")
-    assert normalise_prompt("a cat") != normalise_prompt("a cats")
-    assert normalise_prompt("\uff21 cat") == "a cat"  # full-width letter
 
 
 def test_groups_are_connected_components(manifest: pd.DataFrame) -> None:

@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.labels import DatasetError
-from pipeline.data.tables import column_of, near_column, read_cells
+from pipeline.data.tables import column_of, near_column, read_cells, read_table
 
 
 def read(folder: Path, content: str | bytes) -> tuple[list[str], dict[int, list[str]]]:
     path = folder / "t.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    table = read_cells(path)
-    return table.columns.tolist(), dict(zip(table.index.tolist(), table.to_numpy().tolist(), strict=True))
+    cells = read_cells(path)
+    return cells.columns, dict(zip(cells.numbers, cells.rows, strict=True))
 
 
 PLAIN = (["image", "mos"], {2: ["a.png", "1.5"], 3: ["b c.png", "2"]})
@@ -144,3 +144,13 @@ def test_any_table_of_any_dialect_is_read_back(
     assert found_names == names
     assert list(found.values()) == rows
     assert list(found) == list(range(2, len(rows) + 2))
+
+
+def test_a_table_of_text_holds_the_same_cells(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("image;mos;;\n\na.png;1,5;;x\n# a note\nb.png;;;\n")
+    table = read_table(path)
+    assert table.columns.tolist() == read_cells(path).columns == ["image", "mos", "column 4"]
+    assert table.index.tolist() == [3, 5]
+    assert table.to_numpy().tolist() == [["a.png", "1,5", "x"], ["b.png", "", ""]]
+    assert table.attrs["separator"] == ";"

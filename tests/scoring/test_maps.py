@@ -3,9 +3,10 @@
 import io
 
 import numpy as np
+from matplotlib import colormaps
 from PIL import Image
 
-from pipeline.scoring.maps import draw_map
+from pipeline.scoring.maps import VIRIDIS, draw_map
 
 
 def to_mos(raw: np.ndarray) -> np.ndarray:
@@ -37,3 +38,7 @@ def test_the_image_shows_through_the_colours() -> None:
     pixels[:, 150:] = 200
     whole = np.asarray(Image.open(io.BytesIO(draw_map(pixels, np.full((20, 300), 0.5, np.float32), to_mos))))
     assert (whole[5, 200].astype(int) - whole[5, 50] == 90).all()  # 0.45 of the grey's difference
+
+
+def test_the_colours_are_matplotlibs() -> None:
+    assert (colormaps["viridis"](np.arange(256), bytes=True)[:, :3] == VIRIDIS).all()

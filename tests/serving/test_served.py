@@ -194,6 +194,7 @@ def test_the_registry_says_what_the_champion_is_worth(study: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_mlflow_serves_it_outside_the_repository(
     study: Path, demo_scorer: Scorer, pictures: list[Path], tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 from conftest import ROOT
 from made_runs import STUDY, client_of, experiment_of
@@ -101,6 +102,7 @@ class Workspace:
         return find_champion(self.folder).read_text()
 
 
+@pytest.mark.slow
 def test_the_champion_follows_the_finished_study_and_no_experiment_beside_it(
     make_root: Callable[[str], Path],
 ) -> None:
@@ -141,6 +143,7 @@ def test_the_champion_follows_the_finished_study_and_no_experiment_beside_it(
     assert there.champion() == there.auto() == "learned at 0.1"
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_does_not_fail_the_study(root: Path) -> None:
     here = Workspace(root)
     (root / "mlflow.db").write_text("no database")

@@ -188,6 +188,7 @@ def test_a_folder_may_have_any_name(make_root: Callable[[str], Path], name: str)
     assert held == [".work", "mlartifacts", "mlflow.db", "runs", "work"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.prefix == sys.base_prefix, reason="needs a virtual environment")
 def test_mlflow_may_be_installed_in_a_folder_with_a_percent_sign(tmp_path: Path) -> None:
     root = tmp_path / "feature%2Fx"
