@@ -50,6 +50,7 @@ Where there is none, the model that comes with the repository does.
 ELSEWHERE = {
     "serve": ("pipeline.serving.http", "score over HTTP, with a web page"),
     "export": ("pipeline.serving.program", "write a scorer as ONNX or torch.export, to run without this project"),
+    "push": ("pipeline.study.push", "push a verified model to the Hugging Face Hub, with a card"),
     "publish": ("pipeline.study.publish", "write a finished study's models with a card, ready to give away"),
     "audit-split": ("pipeline.data.leaks", "say which prompts and images a published split shares between its parts"),
 }
@@ -236,8 +237,9 @@ def _add_scorer(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         default="auto",
         metavar="WHICH",
-        help="a checkpoint file; an MLflow URI (models:/..., runs:/...); auto, the study's champion, or else the model "
-        "that comes with the repository; auto:DATASET; or auto:DATASET:METHOD, the best of a method",
+        help="a checkpoint file; a model on the Hugging Face Hub (hf:OWNER/NAME[@REVISION]); an MLflow URI "
+        "(models:/..., runs:/...); auto, the study's champion, or else the model that comes with the repository; "
+        "auto:DATASET; or auto:DATASET:METHOD, the best of a method",
     )
     group.add_argument("--backbone-file", type=Path, metavar="FILE", help="the towers' weights, if they lie elsewhere")
     group.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")

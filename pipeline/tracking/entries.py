@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import layout
 from pipeline.errors import AgiqaError
+from pipeline.files import file_sha256
 from pipeline.tracking import sections, view
 from pipeline.tracking.store import tracking_uri
 
@@ -387,12 +388,6 @@ def shortened(text: str, limit: int) -> str:
 def as_text(value: object) -> str:
     """Return a value as a param or a tag holds it."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-
-
-def file_sha256(path: Path) -> str:
-    """Return a file's sha256."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def md5_of(data: bytes) -> str:
