@@ -1,4 +1,4 @@
-"""A Hugging Face Hub of a few routes, in memory on this machine: what huggingface_hub asks when it pushes and fetches."""
+"""A Hugging Face Hub of a few routes, in memory: what huggingface_hub asks when it pushes and when it fetches."""
 
 import base64
 import hashlib
@@ -47,6 +47,7 @@ class Hub:
         self.repos: dict[str, Repo] = {}
         self.objects: dict[str, bytes] = {}  # of LFS, by sha256
         self.asked: list[str] = []
+        self.refuses_objects = False
         hub = self
 
         class Handler(_Handler):
@@ -73,7 +74,7 @@ class Hub:
         return held.commits[held.refs.get(revision, revision)]
 
 
-class _Refusal(Exception):
+class _RefusalError(Exception):
     def __init__(self, status: int, code: str | None = None, message: str = "") -> None:
         self.status, self.code, self.message = status, code, message
 
@@ -88,7 +89,6 @@ def _is_large(name: str) -> bool:
 
 class _Handler(BaseHTTPRequestHandler):
     made: Hub
-    protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
         pass
@@ -96,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer()
 
-    do_GET = do_POST = do_PUT = do_HEAD
+    do_GET = do_POST = do_PUT = do_HEAD  # noqa: N815
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.made.asked.append(f"{self.command} {path}")
         try:
             status, headers, content = self._route(path, parse_qs(address.query), body)
-        except _Refusal as refusal:
+        except _RefusalError as refusal:
             status, headers, content = refusal.status, {}, json.dumps({"error": refusal.message}).encode()
             headers |= {"X-Error-Code": refusal.code} if refusal.code else {}
             headers |= {"X-Error-Message": refusal.message} if refusal.message else {}
@@ -118,6 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self, path: str, query: dict[str, list[str]], body: bytes) -> tuple[int, dict[str, str], bytes]:
         if match := re.fullmatch(r"/lfs/([0-9a-f]{64})", path):
+            if self.made.refuses_objects:
+                raise _RefusalError(403, None, "storage is full")
             assert hashlib.sha256(body).hexdigest() == match[1]
             self.made.objects[match[1]] = body
             return 200, {}, b""
@@ -131,7 +133,11 @@ class _Handler(BaseHTTPRequestHandler):
             asked = json.loads(body)
             name = f"{asked['organization']}/{asked['name']}"
             if name in self.made.repos:
-                raise _Refusal(409, None, "You already created this model repo")
+                return (
+                    409,
+                    {},
+                    json.dumps({"error": "You already created it", "url": f"{self.made.url}/{name}"}).encode(),
+                )
             repo = self.made.repos[name] = Repo(private=asked.get("visibility") == "private")
             repo.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
             return _json({"url": f"{self.made.url}/{name}"})
@@ -146,28 +152,28 @@ class _Handler(BaseHTTPRequestHandler):
             return _json({"transfer": "basic", "objects": objects})
         if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._file(match[1], unquote(match[2]), unquote(match[3]))
-        raise _Refusal(404, None, f"the made hub knows no {self.command} {path}")
+        raise _RefusalError(404, None, f"the made hub knows no {self.command} {path}")
 
     def _has_token(self) -> bool:
         given = self.headers.get("Authorization")
         if given not in (None, f"Bearer {TOKEN}"):
-            raise _Refusal(401, None, "Invalid credentials in Authorization header")
+            raise _RefusalError(401, None, "Invalid credentials in Authorization header")
         return given is not None
 
     def _must_write(self) -> None:
         if not self._has_token():
-            raise _Refusal(401, None, "Invalid username or password.")
+            raise _RefusalError(401, None, "Invalid username or password.")
 
     def _repo(self, name: str) -> Repo:
         known, repo = self._has_token(), self.made.repos.get(name)
         if repo is None or (repo.private and not known):
-            raise _Refusal(404 if known else 401, "RepoNotFound", "Repository not found")
+            raise _RefusalError(404 if known else 401, "RepoNotFound", "Repository not found")
         return repo
 
     def _commit_of(self, repo: Repo, revision: str) -> str:
         found = repo.refs.get(revision, revision)
         if found not in repo.commits:
-            raise _Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            raise _RefusalError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return found
 
     def _model(self, name: str, what: str | None, rest: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -184,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
             return _json({"files": [self._mode(file["path"], held) for file in asked["files"]]})
         if what == "branch":
             if rest in repo.refs:
-                raise _Refusal(409, None, "Reference already exists")
+                raise _RefusalError(409, None, "Reference already exists")
             repo.refs[rest] = repo.refs["main"]
             return _json({})
         if what == "tag":
@@ -218,12 +224,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, name: str, revision: str, path: str) -> tuple[int, dict[str, str], bytes]:
         repo = self._repo(name)
         if repo.gated and not self._has_token():
-            raise _Refusal(401, "GatedRepo", "Access to model is restricted")
+            raise _RefusalError(401, "GatedRepo", "Access to model is restricted")
         commit = self._commit_of(repo, revision)
         headers = {"X-Repo-Commit": commit}
         content = repo.commits[commit].get(path)
         if content is None:
-            raise _Refusal(404, "EntryNotFound", "Entry not found")
+            raise _RefusalError(404, "EntryNotFound", "Entry not found")
         if _is_large(path):
             oid = hashlib.sha256(content).hexdigest()
             headers |= {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(content))}

@@ -168,9 +168,7 @@ def send(parcel: Parcel, place: Place, *, private: bool, tag: str | None, messag
     with hub.explained(place, writing=True):
         client.create_repo(place.repo, private=private or None, exist_ok=True)
         if private and not client.repo_info(place.repo).private:
-            raise HubError(
-                f"{place.repo} is there and is public: make it private in its settings, or leave out --private"
-            )
+            raise HubError(f"{place.repo} is there and public: make it private in its settings, or leave out --private")
         if place.revision is not None:
             client.create_branch(place.repo, branch=place.revision, exist_ok=True)
         held = set(client.list_repo_files(place.repo, revision=place.revision))
@@ -183,6 +181,10 @@ def send(parcel: Parcel, place: Place, *, private: bool, tag: str | None, messag
             if "Invalid metadata in README.md" not in str(error):
                 raise
             raise HubError(f"the Hub refuses the card: {' '.join(str(error).split())}") from error
+        except RuntimeError as error:  # around what went wrong with one of several large files
+            if error.__cause__ is None:
+                raise
+            raise error.__cause__ from error
         if tag is not None:
             client.create_tag(place.repo, tag=tag, revision=commit.oid)
     return str(commit.commit_url)
