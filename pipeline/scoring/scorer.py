@@ -335,6 +335,11 @@ def load_scorer(
     base = _root(root)
     path = find_checkpoint(checkpoint, base)
     record, arrays = read_checkpoint(path)
+    if record.get("metric") is not None:
+        raise ScoringError(
+            f"{path} is the metric {record['metric']['name']} of {record['metric']['package']}, which a study compares "
+            "with and which is no model of its own: score with that package"
+        )
     # Statistics are computed on any CPU, so there torch need not say whether it sees a GPU.
     chosen = _device("cpu" if record["backbone"] is None and device == "auto" else device)
     if int8 and (bfloat16 or chosen != "cpu"):

@@ -235,7 +235,10 @@ def _description(record: Mapping[str, Any], about: Mapping[str, Any]) -> dict[st
     if about.get("git_commit"):
         values["mlflow.source.git.commit"] = about["git_commit"]
     note = f"Data set {record['dataset']}, rated by {layout.rated_by(record)}. " if "dataset" in record else ""
-    note += f"Backbone {backbone.get('name')} with {backbone.get('origin')} weights."
+    if metric := record.get("metric"):
+        note += f"The metric {metric['name']} of {metric['package']}."
+    else:
+        note += f"Backbone {backbone.get('name')} with {backbone.get('origin')} weights."
     note += f" LEAKS: {values['leaks']}." if leaks else ""
     note += " Trained on shuffled labels, as a control." if record.get("shuffled_labels") else ""
     values["mlflow.note.content"] = note
