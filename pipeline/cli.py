@@ -40,6 +40,7 @@ EPILOG = """examples:
   agiqa rank samples/ --top 3                     the best of each folder
   agiqa compare model_a/ model_b/                 which of two generators is better, and how surely
   agiqa check my_data/ --scale 1 5                what is wrong with a data set of your own, row by row
+  agiqa push hf:me/my-model                       the study's champion to the Hugging Face Hub, with a card
   agiqa audit-split --train a.csv --test b.csv    what a split that others published shares
 
 Without --checkpoint, the champion of the study in this folder scores: the method with the best validation SRCC.

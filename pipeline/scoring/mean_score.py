@@ -64,7 +64,6 @@ class MeanScore(Metric):
             raise ScoringError(
                 f"{self.scorer.path} was never calibrated, so a mean of its scores is no MOS: choose another model"
             )
-        self.plot_lower_bound, self.plot_upper_bound = self.scorer.mos_low, self.scorer.mos_high
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 

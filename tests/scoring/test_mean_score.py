@@ -85,7 +85,6 @@ def test_reset_forgets(quick: Scorer, images: torch.Tensor, scores: np.ndarray) 
 def test_what_torchmetrics_asks_of_it_is_said(quick: Scorer) -> None:
     metric = MeanScore(quick)
     assert (metric.higher_is_better, metric.is_differentiable, metric.full_state_update) == (True, False, False)
-    assert (metric.plot_lower_bound, metric.plot_upper_bound) == (0, 5)
     assert metric._reductions["total"] is metric._reductions["count"]
     assert list(metric.state_dict()) == []  # states of a metric are no weights, unless they are made persistent
 
