@@ -4,7 +4,7 @@ To score images of your own:
 
     from pipeline import load_scorer
 
-    scorer = load_scorer()  # the champion of this study; or a checkpoint file, or an MLflow URI
+    scorer = load_scorer()  # the champion of this study; or a checkpoint file, hf:owner/name, or an MLflow URI
     scores = scorer.score(["one.png", "two.jpg"])
     scores.mos  # on the data set's MOS scale; scores.raw is in 0..1
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.data.decoding import ImageError as ImageError
     from pipeline.data.decoding import open_image as open_image
+    from pipeline.scoring.mean_score import MeanScore as MeanScore
     from pipeline.scoring.scorer import Scorer as Scorer
     from pipeline.scoring.scorer import Scores as Scores
     from pipeline.scoring.scorer import load_scorer as load_scorer
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # Where each public name lives; as text, since what stands here as an import would count as code of every stage.
 _PUBLIC = {
     "ImageError": "pipeline.data.decoding",
+    "MeanScore": "pipeline.scoring.mean_score",
     "Scorer": "pipeline.scoring.scorer",
     "Scores": "pipeline.scoring.scorer",
     "load_scorer": "pipeline.scoring.scorer",

@@ -40,6 +40,7 @@ EPILOG = """examples:
   agiqa rank samples/ --top 3                     the best of each folder
   agiqa compare model_a/ model_b/                 which of two generators is better, and how surely
   agiqa init-data my_data/                        your images and tables become a data set of the study
+  agiqa push hf:me/my-model                       the study's champion to the Hugging Face Hub, with a card
   agiqa audit-split --train a.csv --test b.csv    what a split that others published shares
 
 Without --checkpoint, the champion of the study in this folder scores: the method with the best validation SRCC.
@@ -50,6 +51,7 @@ Where there is none, the model that comes with the repository does.
 ELSEWHERE = {
     "serve": ("pipeline.serving.http", "score over HTTP, with a web page"),
     "export": ("pipeline.serving.program", "write a scorer as ONNX or torch.export, to run without this project"),
+    "push": ("pipeline.study.push", "push a verified model to the Hugging Face Hub, with a card"),
     "publish": ("pipeline.study.publish", "write a finished study's models with a card, ready to give away"),
     "init-data": ("pipeline.data.init_data", "make a data set of your own ready for the study: its CSV, its params"),
     "plan": ("pipeline.study.forecast", "say what the study in this folder will run, and about how long"),
@@ -211,8 +213,9 @@ def _add_scorer(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         default="auto",
         metavar="WHICH",
-        help="a checkpoint file; an MLflow URI (models:/..., runs:/...); auto, the study's champion, or else the model "
-        "that comes with the repository; auto:DATASET; or auto:DATASET:METHOD, the best of a method",
+        help="a checkpoint file; a model on the Hugging Face Hub (hf:OWNER/NAME[@REVISION]); an MLflow URI "
+        "(models:/..., runs:/...); auto, the study's champion, or else the model that comes with the repository; "
+        "auto:DATASET; or auto:DATASET:METHOD, the best of a method",
     )
     group.add_argument("--backbone-file", type=Path, metavar="FILE", help="the towers' weights, if they lie elsewhere")
     group.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")

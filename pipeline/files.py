@@ -72,3 +72,9 @@ def file_md5(path: str | Path) -> str:
     """Return a file's md5, the name that DVC gives it."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return a file's sha256, which nobody can give another file as well."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

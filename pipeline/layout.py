@@ -30,6 +30,8 @@ CHECKPOINTS = "checkpoints"  # a baseline has one, of epoch 0
 # In EVALUATE and AUDIT: numbers, and a row an image.
 METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
 
+PYIQA = "pyiqa_"  # what the name of a baseline begins with that is a metric of pyiqa's, whose name follows
+
 # Who gave the scores of a data set, by what its manifest, card and records say; and what every text calls them.
 Raters = Literal["people", "simulated"]  # simulated: a formula in the place of people
 RATERS: dict[str, str] = {"people": "people", "simulated": "simulated raters"}
@@ -105,6 +107,13 @@ def backbone_label(backbone: Mapping[str, Any]) -> str:
     return f"{backbone['name']} ({published or backbone['origin']} weights)"
 
 
+def made_with(record: Mapping[str, Any]) -> str:
+    """Return what a figure says that a run's scores are made with: the backbone, or the package of a metric."""
+    if record.get("metric"):
+        return str(record["metric"]["package"])
+    return f"backbone {backbone_label(record['backbone'])}"
+
+
 def rated_by(about: Mapping[str, Any]) -> str:
     """Return in words who rated a data set, `people` or `simulated raters`: what may stand beside its scores.
 
@@ -118,6 +127,11 @@ def rated_by(about: Mapping[str, Any]) -> str:
 def mos_label(target: str, about: Mapping[str, Any]) -> str:
     """Return what a figure calls the MOS, and whose it is where no people gave it; `about` as `rated_by`."""
     return f"{target} MOS" + ("" if rated_by(about) == "people" else f" of {rated_by(about)}")
+
+
+def pyiqa_metric(method: str) -> str | None:
+    """Return the name that pyiqa gives a baseline of its metrics; None for any other method."""
+    return method.removeprefix(PYIQA) if method.startswith(PYIQA) else None
 
 
 def run_folder(dataset: str, method: str, round_index: int, split: str = "round") -> Path:
@@ -138,7 +152,8 @@ def leaks(split_rule: str, select_on: str | None) -> list[str]:
 
 def bars_champion(record: Mapping[str, Any]) -> list[str]:
     """Return in words what keeps a run from being its data set's champion, by its record; empty if nothing does."""
-    return list(record["leaks"]) + (["shuffled labels"] if record["shuffled_labels"] else [])
+    barred = list(record["leaks"]) + (["shuffled labels"] if record["shuffled_labels"] else [])
+    return barred + ([f"a metric of {record['metric']['package']}, others' work"] if record.get("metric") else [])
 
 
 def checkpoint_name(epoch: int) -> str:

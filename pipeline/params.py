@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
-from pipeline.layout import Raters
+from pipeline.layout import PYIQA, Raters
 from pipeline.yaml_file import ParamsError, read_yaml
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -39,11 +39,30 @@ def plain_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(plain_name)]
 Attribute = Literal["quality", "alignment", "authenticity"]
 Reader = Literal["demo", "agiqa3k", "agiqa1k", "aigciqa2023", "folder"]
-BaselineName = Literal["clip_iqa", "linear_probe", "handcrafted"]
+OwnBaseline = Literal["clip_iqa", "linear_probe", "handcrafted"]
 ProblemKind = Literal[
     "missing", "unlabelled", "unreadable", "duplicate_name", "duplicate_image", "bad_label", "no_spread"
 ]
-BASELINES: tuple[str, ...] = get_args(BaselineName)
+BASELINES: tuple[str, ...] = get_args(OwnBaseline)
+METRIC = rf"{PYIQA}[A-Za-z0-9][A-Za-z0-9_+-]{{0,63}}"
+
+
+def _baseline(name: str) -> str:
+    """Return the name of a baseline: one of ours, or `pyiqa_` and a metric of pyiqa's, which its stage looks up."""
+    if name not in BASELINES and not re.fullmatch(METRIC, name):
+        near = difflib.get_close_matches(name, BASELINES, n=1)
+        raise ValueError(
+            f"known are {', '.join(BASELINES)}, and {PYIQA}NAME for the no-reference metric NAME of pyiqa, such as "
+            f"{PYIQA}piqe" + (f"; did you mean {near[0]!r}?" if near else "")
+        )
+    return name
+
+
+BaselineName = Annotated[
+    str,
+    AfterValidator(_baseline),
+    WithJsonSchema({"anyOf": [{"enum": list(BASELINES)}, {"type": "string", "pattern": f"^{METRIC}$"}]}),
+]
 # Keys of earlier versions: section, key, and why it does nothing. A params file that has them still loads.
 RETIRED = (
     ("evaluate", "bootstrap", "since intervals are no longer drawn at random"),
@@ -66,7 +85,9 @@ class Study(Section):
     )
     datasets: Annotated[list[Name], Field(min_length=1)] = Field(description="Entries of `datasets` to study.")
     variants: list[Name] = Field(description="Entries of `variants` to train.")
-    baselines: list[BaselineName] = Field(description="Methods that train no prompts, to compare with.")
+    baselines: list[BaselineName] = Field(
+        description="Methods that train no prompts, to compare with; pyiqa_NAME is a no-reference metric of pyiqa's."
+    )
     rounds: Annotated[list[NonNegative], Field(min_length=1)] = Field(
         description="Numbers of the rounds; each has a split and seeds of its own."
     )
@@ -486,7 +507,7 @@ def _cross_faults(params: Params) -> list[str]:
         if name not in section
     ]
     for name, variant in params.variants.items():
-        if name in BASELINES:
+        if name in BASELINES or name.startswith(PYIQA):
             faults.append(f"variants.{name} carries a baseline's name: choose another")
         for key in variant.train:
             if key not in Train.model_fields:

@@ -16,17 +16,23 @@ from pipeline.metrics import correlations
 from pipeline.params import load_params
 from pipeline.study import runs, subsets
 from pipeline.study.baselines import BaselinePlan, plan_baseline
+from pipeline.study.metric_scores import metric_scores
 from pipeline.training import baselines
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", required=True)
-    parser.add_argument("--baseline", required=True, choices=list(baselines.READS))
+    parser.add_argument("--baseline", required=True)
     parser.add_argument("--params", default="params.yaml")
     arguments = parser.parse_args(argv)
     params, dataset, method = load_params(arguments.params), arguments.dataset, arguments.baseline
-    features = subsets.feature_times(dataset)[baselines.MADE_BY[method]]
+    if (metric := layout.pyiqa_metric(method)) is not None:
+        features = metric_scores(params, dataset, metric).cost
+    elif method in baselines.MADE_BY:
+        features = subsets.feature_times(dataset)[baselines.MADE_BY[method]]
+    else:
+        parser.error(f"--baseline is {method!r}; known: {', '.join(baselines.MADE_BY)}, {layout.PYIQA}NAME")
     for number in tqdm(params.study.rounds, f"{dataset}/{method}", unit="round", dynamic_ncols=True):
         plan = plan_baseline(params, dataset, method, number)
         with replaced_folder(layout.run_folder(dataset, method, number) / layout.TRAIN) as folder:
@@ -51,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _fit(method: str, plan: BaselinePlan, section: object) -> dict[str, object]:
-    if method == "clip_iqa":
+    if baselines.learns_nothing(method):
         return {}
     train, validation = (
         (baselines.reads(method, plan.features(name), section.linear_probe.features), plan.targets[name])

@@ -52,7 +52,7 @@ def _evaluate(params: Params, dataset: str, method: str, number: int, split: str
                 predictions.to_csv(out / layout.PREDICTIONS, index=False)
                 found["test"] = evaluation.evaluate(predictions)
                 found["generator"] = evaluation.by_generator(predictions)
-                title = f"{dataset}: {method}, {split} {number}\nbackbone {layout.backbone_label(record['backbone'])}"
+                title = f"{dataset}: {method}, {split} {number}\n{layout.made_with(record)}"
                 evaluation.scatter(predictions, out / "scatter.png", title, layout.mos_label(target, record))
                 entrant.show(out / "gallery", predictions)
             else:  # its MOS may be on another scale, of which the calibration knows nothing

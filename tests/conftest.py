@@ -197,3 +197,28 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         options = {"exif": turned} if name == "turned.jpg" else {"lossless": True} if name == "noise.webp" else {}
         image.save(folder / name, **options)
     return [folder / name for name in images]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """Return a made-up Hugging Face Hub that huggingface_hub talks to, with a token and an empty cache.
+
+    Processes of their own find it by their environment, this one by the constants that were read from it.
+    """
+    from huggingface_hub import constants
+    from made_hub import TOKEN, Hub
+
+    with Hub() as made:
+        for name, value in {
+            "HF_ENDPOINT": made.url, "HF_HUB_CACHE": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN,
+            "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf-home"),
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(constants, "ENDPOINT", made.url)
+        template = made.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        yield made

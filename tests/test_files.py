@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.files import expanded, file_md5, replaced_folder, sweep, write_atomically, write_json
+from pipeline.files import expanded, file_md5, file_sha256, replaced_folder, sweep, write_atomically, write_json
 
 
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,9 +49,10 @@ def test_json_is_strict_and_equal_for_equal_values(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
-def test_md5_is_md5(tmp_path: Path) -> None:
+def test_hashes_are_what_they_are_called(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x" * 3_000_000)
     assert file_md5(tmp_path / "f") == hashlib.md5(b"x" * 3_000_000, usedforsecurity=False).hexdigest()
+    assert file_sha256(tmp_path / "f") == hashlib.sha256(b"x" * 3_000_000).hexdigest()
 
 
 def test_a_home_folder_is_found_and_nobodys_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,6 +249,34 @@ def test_params_of_earlier_versions_load_and_say_what_does_nothing(
     assert raw["evaluate"]["bootstrap"] == 1000  # the caller's own mapping is left alone
 
 
+def test_a_baseline_is_one_of_ours_or_a_metric_of_pyiqas(raw: dict[str, Any]) -> None:
+    names = ["handcrafted", "pyiqa_piqe", "pyiqa_clipiqa+_vitL14_512", "pyiqa_musiq-ava"]
+    put(raw, "study.baselines", names)
+    assert parse_params(raw).study.baselines == names
+    assert (
+        "photos/pyiqa_piqe/round-0"
+        in parse_params(raw).study.model_copy(update={"datasets": ["photos"], "rounds": [0]}).run_names()
+    )
+
+
+@pytest.mark.parametrize("name", ["niqe", "pyiqa:niqe", "pyiqa_", "pyiqa_a/b", "pyiqa_a b", "handcraftd"])
+def test_another_baseline_is_told_what_there_is(raw: dict[str, Any], name: str) -> None:
+    put(raw, "study.baselines", ["clip_iqa", name])
+    hint = "; did you mean 'handcrafted'?" if name == "handcraftd" else ""
+    with pytest.raises(ParamsError) as error:
+        parse_params(raw)
+    assert str(error.value) == (
+        f"params.yaml: study.baselines.1 = {name!r}: known are clip_iqa, linear_probe, handcrafted, and pyiqa_NAME for "
+        f"the no-reference metric NAME of pyiqa, such as pyiqa_piqe{hint}"
+    )
+
+
+def test_a_variant_has_a_name_of_its_own(raw: dict[str, Any]) -> None:
+    raw["variants"]["pyiqa_piqe"] = raw["variants"]["dcmpln"]
+    with pytest.raises(ParamsError, match=r"variants\.pyiqa_piqe carries a baseline's name: choose another"):
+        parse_params(raw)
+
+
 # Keys that came after the first version: a file without them loads, and means what it meant.
 LATER = {
     "train.windows": 1, "train.map_rate": 1.0, "train.ranking_weight": 0.0, "model.mpa.start": "random",

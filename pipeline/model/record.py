@@ -182,11 +182,19 @@ class CalibrationRecord(_Strict):
     groups: Annotated[int, Field(ge=1)]
 
 
+class MetricRecord(_Strict):
+    """Which metric of another package a baseline is; the package is never asked to make it by a checkpoint."""
+
+    name: Text
+    package: Text
+    lower_better: bool
+
+
 class Record(BaseModel):
     """The whole record. What else it holds describes the run to people, and reaches nothing but their eyes.
 
     A method that reads no backbone, as the hand-crafted statistics, has neither `backbone` nor `windows`, and names the
-    statistics that it reads; `texts` are of the methods that compare with texts.
+    statistics that it reads, or the `metric` that it is; `texts` are of the methods that compare with texts.
     """
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -206,6 +214,7 @@ class Record(BaseModel):
     leaks: list[Text] = Field(default_factory=list)
     raters: Raters = "people"  # of the data set's scores; earlier versions did not say
     statistics: Annotated[list[Text], Field(max_length=1000)] | None = None
+    metric: MetricRecord | None = None
     calibration: CalibrationRecord | None = None
     unfamiliar_beyond: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     # How far off a generator's mean score typically was on test images, in MOS, and of how many generators
@@ -226,8 +235,9 @@ class Record(BaseModel):
             raise ValueError("it compares with one text: two are needed, the better first, or none")
         if (self.prompt_depth == 0) != (self.prompt_length == 0):
             raise ValueError(f"prompt_depth is {self.prompt_depth} and prompt_length {self.prompt_length}: one alone")
-        if (self.backbone is None) != (self.windows is None) or (self.backbone is None) == (self.statistics is None):
-            raise ValueError("it reads a backbone, with windows, or statistics, without: one of both")
+        reads = sum(part is not None for part in (self.backbone, self.statistics, self.metric))
+        if (self.backbone is None) != (self.windows is None) or reads != 1:
+            raise ValueError("it reads a backbone, with windows, or statistics, without, or is a metric: one of these")
         return self
 
 

@@ -270,6 +270,8 @@ def _run_row(
         if origin not in ORIGINS:
             raise StudyError(f"{path}: backbone.origin is {origin!r}; known are {', '.join(ORIGINS)}")
         name = backbone_label({key: _get(backbone, path, key) for key in ("name", "origin", "pretrained")})
+    elif record.get("metric"):
+        name = _get(record["metric"], path, "package")
     leaks = list(_get(record, path, "leaks"))
     # The split audit counts what the record only claims.
     if any(shared(split_audit, record["round"])) and not any("split" in leak for leak in leaks):

@@ -294,7 +294,7 @@ def _rerun(results: Results, lock: str | None, citation: str | None, settings: T
 def _facts(results: Results, lock: str | None) -> list[tuple[str, str]]:
     """What the runs were made from, by commit and hash."""
     runs, costs = results.runs, results.costs
-    weights = runs[runs["backbone"] != "none"].drop_duplicates(["backbone", "backbone_sha256"])
+    weights = runs[runs["backbone_origin"] != "none"].drop_duplicates(["backbone", "backbone_sha256"])
     several = len(weights) > 1
     hashes = [
         (f"{row['backbone']}, " * several)

@@ -12,7 +12,6 @@ What a method does without is not imported for it: torch and the towers for one 
 statistics for one with towers, MLflow's rooms for a file.
 """
 
-import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from pipeline.calibration import Calibration
 from pipeline.data.decoding import MOST_PIXELS, ImageError, open_image
 from pipeline.errors import AgiqaError
 from pipeline.familiarity import Familiarity
-from pipeline.files import expanded
+from pipeline.files import expanded, file_sha256
 from pipeline.layout import LEVEL, PERCENTS, repository_root
 from pipeline.model.checkpoint_file import CheckpointError, calibration_of, familiarity_of, read_checkpoint, trees_of
 from pipeline.model.windows import WindowRule, resized_sides, window_origins
@@ -312,11 +311,13 @@ def load_scorer(
     """Load a scorer.
 
     Args:
-        checkpoint: A checkpoint file; an MLflow URI (`models:/...` or `runs:/...`); `auto` for the champion among the
-            runs under `root`, or else the model that comes with the repository; `auto:<data set>` where they are of
-            several data sets, or `auto:<data set>:<method>` for the best of one method.
+        checkpoint: A checkpoint file; a model on the Hugging Face Hub (`hf:owner/name`, or with `@` and a branch, tag
+            or commit); an MLflow URI (`models:/...` or `runs:/...`); `auto` for the champion among the runs under
+            `root`, or else the model that comes with the repository; `auto:<data set>` where they are of several data
+            sets, or `auto:<data set>:<method>` for the best of one method.
         device: `auto` (a GPU where there is one), `cpu` or `cuda`.
-        backbone_file: The towers' weights, where they lie elsewhere than the checkpoint says.
+        backbone_file: The towers' weights, where they lie elsewhere than the checkpoint says; None takes those that lie
+            beside a checkpoint from the Hub.
         root: Of a repository, with `runs/` and MLflow's store; None takes the working folder, or the clone that
             this code lies in, if it lies in one and the working folder has neither.
         bfloat16: Run the image tower in bfloat16: faster on GPUs, and scores drift in the third decimal.
@@ -327,6 +328,7 @@ def load_scorer(
     Raises:
         ChampionError: If `auto` finds no champion.
         CheckpointError: If the checkpoint is missing, damaged or of another kind.
+        HubError: If a model on the Hub cannot be had, or is not what it says.
         BackboneError: If the towers' weights are missing, or others than the checkpoint was trained with.
         ScoringError: If the level is none of `layout.PERCENTS`, the device is unknown or not there, an MLflow URI leads
             to no checkpoint, or int8 is asked for on a GPU or beside bfloat16.
@@ -336,21 +338,27 @@ def load_scorer(
     base = _root(root)
     path = find_checkpoint(checkpoint, base)
     record, arrays = read_checkpoint(path)
+    if record.get("metric") is not None:
+        raise ScoringError(
+            f"{path} is the metric {record['metric']['name']} of {record['metric']['package']}, which a study compares "
+            "with and which is no model of its own: score with that package"
+        )
     # Statistics are computed on any CPU, so there torch need not say whether it sees a GPU.
     chosen = _device("cpu" if record["backbone"] is None and device == "auto" else device)
     if int8 and (bfloat16 or chosen != "cpu"):
         raise ScoringError(f"int8 is for CPUs and goes without bfloat16; the device is {chosen}, bfloat16 {bfloat16}")
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    sha256 = file_sha256(path)
     if record["backbone"] is None:
         return _of_statistics(path, record, arrays, sha256, level)
 
     from pipeline.model.checkpoint import load_checkpoint
     from pipeline.model.folded import quantise
+    from pipeline.model.hub import weights_beside
     from pipeline.model.loading import rebuild_backbone
 
     folders = list(dict.fromkeys([base, HOME, path.resolve().parent]))
-    backbone = rebuild_backbone(record["backbone"], file=backbone_file, folders=folders).to(chosen)
+    given = weights_beside(path) if backbone_file is None else backbone_file
+    backbone = rebuild_backbone(record["backbone"], file=given, folders=folders).to(chosen)
     folded, rule, record = load_checkpoint(path, backbone)
     folded = quantise(folded) if int8 else folded
     backbone.fast_tower()  # made now, so that no thread finds it half made
@@ -383,6 +391,10 @@ def find_checkpoint(checkpoint: str | Path, root: str | Path | None = None) -> P
                 if (shipped := find_shipped(folder, dataset or None, method or None)) is not None:
                     return shipped
             raise
+    if text.startswith("hf:"):
+        from pipeline.model.hub import fetch
+
+        return fetch(text)
     if text.startswith(("models:/", "runs:/")):
         from pipeline.tracking.models import fetch_checkpoint
 

@@ -322,7 +322,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         default="auto",
         metavar="WHICH",
-        help="a file, an MLflow URI, auto (default), auto:DATASET[:METHOD]",
+        help="a file, hf:OWNER/NAME, an MLflow URI, auto (default), auto:DATASET[:METHOD]",
     )
     add("--backbone-file", type=Path, metavar="FILE", help="the towers' weights, if they lie elsewhere")
     add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")

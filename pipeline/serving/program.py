@@ -218,7 +218,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         default="auto",
         metavar="WHICH",
-        help="a file, an MLflow URI, auto (default), auto:DATASET[:METHOD]",
+        help="a file, hf:OWNER/NAME, an MLflow URI, auto (default), auto:DATASET[:METHOD]",
     )
     parser.add_argument("--backbone-file", type=Path, metavar="FILE", help="the towers' weights, if they lie elsewhere")
 

@@ -10,9 +10,10 @@ import pandas as pd
 from pipeline.calibration import calibrate
 from pipeline.familiarity import familiarise
 from pipeline.files import file_md5
-from pipeline.layout import SUBSETS, input_paths, leaks
+from pipeline.layout import SUBSETS, input_paths, leaks, pyiqa_metric
 from pipeline.model.checkpoint_file import write_checkpoint
 from pipeline.params import Params
+from pipeline.study.metric_scores import metric_scores
 from pipeline.study.runs import agreement, used_params
 from pipeline.study.subsets import (
     FeaturesAbout,
@@ -39,7 +40,7 @@ class BaselinePlan:
         record: record.json as far as it is known before the fit.
         targets: Main target scaled to 0..1, shape (N,), of the train and validation images.
         rows: Manifest rows of those images, each (N,).
-        columns: What the features stage computed, a row an image of the manifest.
+        columns: What the features stage computed, a row an image of the manifest; of a metric of pyiqa's its scores.
         about: How it did.
         validation_groups: Prompt group of each validation image, shape (M,).
         checkpoint_record: What the checkpoint says of itself.
@@ -62,7 +63,7 @@ class BaselinePlan:
 
         Args:
             checkpoint: The file to write.
-            model: From the fit; empty for clip_iqa.
+            model: From the fit; empty for clip_iqa and pyiqa's.
         """
         method, stored = self.record["method"], self.checkpoint_record
         write_checkpoint(checkpoint, arrays := baselines.arrays(method, model, self.about.text_features), stored)
@@ -70,8 +71,9 @@ class BaselinePlan:
         low, high = stored["mos_low"], stored["mos_high"]
         mos = unscaled_mos(self.targets["validation"], low, high)
         calibration = calibrate(raw, mos, self.validation_groups, low, high)
-        seen = baselines.SEES[method]
-        familiarity = familiarise(*(self.features(subset)[seen] for subset in ("train", "validation")))
+        seen = baselines.SEES.get(method)
+        subsets = () if seen is None else ("train", "validation")
+        familiarity = familiarise(*(self.features(subset)[seen] for subset in subsets)) if subsets else None
         write_checkpoint(checkpoint, arrays, stored, calibration, familiarity)
 
     def finished_record(self, checkpoint: Path) -> dict[str, Any]:
@@ -91,7 +93,8 @@ def plan_baseline(params: Params, dataset: str, method: str, round_index: int) -
     manifest_path, split_path = input_paths(dataset, round_index)
     manifest = pd.read_parquet(manifest_path)
     rows, groups = open_split(split_path, manifest)
-    about = features_about(dataset)
+    about, name = features_about(dataset), pyiqa_metric(method)
+    metric = None if name is None else metric_scores(params, dataset, name)
     main = scaled_mos(manifest, params.targets.main)
     targets = {name: main[rows[name]] for name in SUBSETS[:2]}
     for name, values in targets.items():
@@ -109,13 +112,14 @@ def plan_baseline(params: Params, dataset: str, method: str, round_index: int) -
         "target": params.targets.main,
         "auxiliary_target": None,
         "raters": raters_of(manifest),
-        "backbone": about.backbone,
+        "backbone": about.backbone if metric is None else None,
+        **({} if metric is None else {"metric": metric.about}),
         "trainable_parameters": None,
         "params": used_params(params.model_dump(), BASELINE_KEYS),
         "inputs": {"manifest_md5": file_md5(manifest_path), "splits_md5": file_md5(split_path)},
         "images": {name: len(indices) for name, indices in rows.items()},
     }
-    reads_network = method != "handcrafted"
+    reads_network = method != "handcrafted" and metric is None
     checkpoint_record = {
         "dataset": dataset,
         "method": method,
@@ -127,7 +131,8 @@ def plan_baseline(params: Params, dataset: str, method: str, round_index: int) -
         "texts": list(params.baselines.clip_iqa_texts) if method == "clip_iqa" else [],
         "backbone": about.backbone if reads_network else None,
         "windows": about.windows if reads_network else None,
-        "statistics": None if reads_network else about.statistics,
+        "statistics": about.statistics if method == "handcrafted" else None,
+        **({} if metric is None else {"metric": metric.about}),
         "prompt_depth": 0,
         "prompt_length": 0,
         "residual_ratio": None,
@@ -135,6 +140,7 @@ def plan_baseline(params: Params, dataset: str, method: str, round_index: int) -
         "mos_high": float(manifest["mos_high"].iloc[0]),
     }
     return BaselinePlan(
-        record, targets, {name: rows[name] for name in targets}, read_features(dataset, manifest), about,
+        record, targets, {name: rows[name] for name in targets},
+        read_features(dataset, manifest) if metric is None else {baselines.METRIC: metric.values}, about,
         groups.iloc[rows["validation"]].to_numpy(), checkpoint_record,
     )  # fmt: skip

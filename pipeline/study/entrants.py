@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from pipeline.calibration import Calibration
-from pipeline.layout import RECORD, checkpoint_path, input_paths
+from pipeline.layout import RECORD, checkpoint_path, input_paths, pyiqa_metric
 from pipeline.model.checkpoint_file import calibration_of, familiarity_of, read_checkpoint
 from pipeline.params import Params
 from pipeline.study import gallery, subsets
+from pipeline.study.metric_scores import metric_scores
 from pipeline.training import baselines
 
 
@@ -68,6 +69,15 @@ def enter(params: Params, train_folder: Path) -> Entrant:
             gallery.write_gallery(folder, table, params.evaluate.gallery, judging.images(), judging.quality_maps())
 
         return Entrant(record, judging.scored, show, judging.on_cpu, None, checkpoint, calibration)
+
+    if (metric := pyiqa_metric(record["method"])) is not None:
+
+        def from_metric(dataset: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            found = metric_scores(params, dataset, metric).values[rows]
+            return baselines.predict(checkpoint, {baselines.METRIC: found}), found[:, None]
+
+        cost = metric_scores(params, record["dataset"], metric).cost
+        return Entrant(record, from_metric, lambda folder, table: None, True, cost, checkpoint, calibration)
 
     def from_features(dataset: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         manifest = pd.read_parquet(input_paths(dataset, record["round"])[0])

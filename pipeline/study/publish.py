@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.files import file_md5, replaced_folder, write_atomically, write_json
 from pipeline.layout import (
@@ -36,8 +36,6 @@ from pipeline.layout import (
 )
 from pipeline.model.checkpoint_file import calibration_of, familiarity_of, read_checkpoint, write_checkpoint
 from pipeline.study.generators import error_of
-
-TEMPLATE = Path(__file__).with_name("card.md.j2")
 
 
 def publish(root: Path, dataset: str, methods: Sequence[str], round_index: int, out: Path) -> dict[str, Any]:
@@ -77,15 +75,25 @@ def publish(root: Path, dataset: str, methods: Sequence[str], round_index: int, 
 
 def card_text(card: Mapping[str, Any]) -> str:
     """Return the card for people, as Markdown."""
+    return render("card.md.j2", card=card, best=best_of(card))
+
+
+def best_of(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a card says of its best model by SRCC on validation images, the first of equals."""
+    return max(card["models"], key=lambda model: model["validation"]["srcc"])
+
+
+def render(template: str, **values: Any) -> str:
+    """Return one of the templates beside this module, filled in."""
     environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
     environment.filters |= {
         "number": _number,
         "percent": lambda share: "-" if share is None else f"{100 * share:.0f} %",
     }
-    best = max(card["models"], key=lambda model: model["validation"]["srcc"])
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(card=card, best=best)
+    return environment.get_template(template).render(**values)
 
 
 def _number(value: float | None, digits: int = 3) -> str:

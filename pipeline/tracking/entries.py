@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import layout
 from pipeline.errors import AgiqaError
+from pipeline.files import file_sha256
 from pipeline.tracking import sections, view
 from pipeline.tracking.store import tracking_uri
 
@@ -234,7 +235,10 @@ def _description(record: Mapping[str, Any], about: Mapping[str, Any]) -> dict[st
     if about.get("git_commit"):
         values["mlflow.source.git.commit"] = about["git_commit"]
     note = f"Data set {record['dataset']}, rated by {layout.rated_by(record)}. " if "dataset" in record else ""
-    note += f"Backbone {backbone.get('name')} with {backbone.get('origin')} weights."
+    if metric := record.get("metric"):
+        note += f"The metric {metric['name']} of {metric['package']}."
+    else:
+        note += f"Backbone {backbone.get('name')} with {backbone.get('origin')} weights."
     note += f" LEAKS: {values['leaks']}." if leaks else ""
     note += " Trained on shuffled labels, as a control." if record.get("shuffled_labels") else ""
     values["mlflow.note.content"] = note
@@ -387,12 +391,6 @@ def shortened(text: str, limit: int) -> str:
 def as_text(value: object) -> str:
     """Return a value as a param or a tag holds it."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
-
-
-def file_sha256(path: Path) -> str:
-    """Return a file's sha256."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def md5_of(data: bytes) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import layout
 from pipeline.errors import AgiqaError
+from pipeline.files import file_sha256
 from pipeline.tracking import entries
 from pipeline.tracking.store import PATIENCE, client_of, first_line, open_store, shown, tracking_uri
 
@@ -131,7 +132,7 @@ def log_champion(
     checkpoint = layout.checkpoint_path(train_dir, record["selected_epoch"])
     if not checkpoint.is_file():
         raise AgiqaError(f"checkpoint {checkpoint} of the selected epoch does not exist: run `dvc repro`")
-    name, sha256 = f"agiqa-{record['dataset']}", entries.file_sha256(checkpoint)
+    name, sha256 = f"agiqa-{record['dataset']}", file_sha256(checkpoint)
     srcc = layout.validation_numbers(train_dir, record["selected_epoch"]).get("srcc")
     worth = "none" if srcc is None else f"{srcc:.4f}"
     about_it = (

@@ -1,7 +1,8 @@
 """The baselines: what the same images, splits and labels give without prompt learning.
 
 `clip_iqa` is zero-shot and learns nothing; `linear_probe` is ridge regression on frozen image features; `handcrafted`
-is gradient boosting on image statistics without any network.
+is gradient boosting on image statistics without any network. `pyiqa_NAME` is a metric of pyiqa's, which learns nothing
+here: see `pipeline.training.no_reference`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import AgiqaError
+from pipeline.layout import pyiqa_metric
 from pipeline.model.checkpoint_file import TREES, read_checkpoint, trees_of
 
 # The columns of the features file that each baseline reads.
 READS = {"clip_iqa": "clip_iqa", "linear_probe": "image_features", "handcrafted": "handcrafted"}
-# Those by which it tells what is unfamiliar.
+METRIC = "metric"  # what stands in their place for a metric of pyiqa's: its scores, higher is better
+# Those by which it tells what is unfamiliar; a metric of pyiqa's cannot.
 SEES = {"clip_iqa": "image_features", "linear_probe": "image_features", "handcrafted": "handcrafted"}
 # The pass of the features stage that makes what each baseline reads, by the name that its cost is kept under.
 MADE_BY = {"clip_iqa": "tower", "linear_probe": "tower", "handcrafted": "statistics"}
@@ -25,13 +28,15 @@ def reads(method: str, features: Mapping[str, np.ndarray], probe: str = "mean") 
     """Return what a baseline reads of the features file, shape (n,) or (n, K), float64.
 
     Args:
-        method: clip_iqa, linear_probe or handcrafted.
-        features: Columns of the features file, each (n, ...).
+        method: clip_iqa, linear_probe, handcrafted, or one of pyiqa's.
+        features: Columns of the features file, each (n, ...), or of a metric of pyiqa's `METRIC`.
         probe: What linear_probe reads: `mean` over an image's windows, or `mean_and_deviation`.
 
     Raises:
         AgiqaError: If the method is unknown, or its column is not there.
     """
+    if pyiqa_metric(method) is not None:
+        return np.asarray(features[METRIC], dtype=np.float64)
     if method not in READS:
         raise AgiqaError(f"baseline is {method!r}; known: {', '.join(READS)}")
     if READS[method] not in features:
@@ -40,6 +45,11 @@ def reads(method: str, features: Mapping[str, np.ndarray], probe: str = "mean") 
     if method != "linear_probe" or probe == "mean":
         return column
     return np.concatenate([column, np.asarray(features[DEVIATION], dtype=np.float64)], axis=1)
+
+
+def learns_nothing(method: str) -> bool:
+    """Return whether a baseline is taken as it is, zero-shot or another's metric."""
+    return method == "clip_iqa" or pyiqa_metric(method) is not None
 
 
 def fit_linear_probe(
@@ -143,10 +153,12 @@ def arrays(method: str, model: Mapping[str, np.ndarray], text_features: np.ndarr
     """Return what a checkpoint stores of a fitted baseline; see `pipeline.model.checkpoint_file`.
 
     Args:
-        method: clip_iqa, linear_probe or handcrafted.
-        model: From its fit; empty for clip_iqa.
+        method: As `reads`.
+        model: From its fit; empty for clip_iqa and pyiqa's.
         text_features: Of the zero-shot texts, the better first, shape (2, E).
     """
+    if pyiqa_metric(method) is not None:
+        return {}
     if method == "clip_iqa":
         return {"text_features": np.asarray(text_features, dtype=np.float32)}
     if method == "linear_probe":
@@ -160,8 +172,8 @@ def scores(
     """Return a fitted baseline's scores, shape (n,), higher is better.
 
     Args:
-        method: clip_iqa, linear_probe or handcrafted.
-        model: From its fit; empty for clip_iqa.
+        method: As `reads`.
+        model: From its fit; empty for clip_iqa and pyiqa's.
         features: Columns of the features file, each (n, ...).
         probe: As `reads`.
 
@@ -169,7 +181,7 @@ def scores(
         AgiqaError: If the method is unknown.
     """
     column = reads(method, features, probe)
-    if method == "clip_iqa":
+    if learns_nothing(method):
         return column
     return _linear(model, column) if method == "linear_probe" else tree_scores(model, column)
 
@@ -187,7 +199,7 @@ def predict(checkpoint: Path, features: Mapping[str, np.ndarray]) -> np.ndarray:
     """
     record, stored = read_checkpoint(checkpoint)
     method = record["method"]
-    if method == "clip_iqa":
+    if learns_nothing(method):
         return scores(method, {}, features)
     if method == "handcrafted":
         width = reads(method, features).shape[1]
