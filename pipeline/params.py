@@ -269,7 +269,10 @@ class Train(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(description="auto: a GPU if there is one.")
     amp: Literal["auto", "off"] = Field(description="auto: bfloat16 on GPUs; float32 on CPUs either way.")
     compile: Literal["auto", "off"] = Field(description="auto: torch.compile on GPUs, at a minute's start.")
-    threads: Positive | None = Field(description="Of the CPU; null: all.")
+    processes: Literal["auto"] | Positive = Field(
+        default=1, description="That share one training; auto: one a GPU, and one where there is none."
+    )
+    threads: Positive | None = Field(description="Of the CPU, a process; null: all, shared among the processes.")
     select_on: Literal["validation", "test"] = Field(
         description="test reproduces a common published habit and is labelled as leaking."
     )
