@@ -1,4 +1,4 @@
-"""What one of several processes does in a test, `python -m made_ranks JOB FOLDER CONFIG`, started as by torch's launcher.
+"""One of several processes of a test: `python -m made_ranks JOB FOLDER CONFIG`, started as by torch's launcher.
 
 `launched JOB ...` starts two such processes through `pipeline.training.launch`, as a stage does.
 """
