@@ -196,9 +196,11 @@ def _answered(count: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0][:300]
+        reason = re.sub(r"^\[\S+:\d+\] ", "", str(error).splitlines()[0])[
+            :300
+        ]  # without the place in torch's own source
         if re.search(r"time[d ]?-?\s?out", reason, re.IGNORECASE):
-            waited = f"{PATIENCE.total_seconds() / 60:g} minutes"
+            waited = f"{PATIENCE.seconds} s"
             raise RankError(
                 f"another of the {count} processes of this training has not answered for {waited}: it hangs ({reason})"
             ) from error
