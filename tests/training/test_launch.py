@@ -65,7 +65,7 @@ def test_more_processes_than_gpus_are_a_mistake(monkeypatch: pytest.MonkeyPatch)
             "error: process 2 of 2 of this training was ended by SIGKILL (out of memory?), and the others with it: run "
             "the same command again, and it goes on after the last finished epoch\n",
         ),
-        ("hang", "error: another of the 2 processes of this training has not answered for 0.0833333 minutes: it hangs"),
+        ("hang", "error: another of the 2 processes of this training has not answered for 5 s: it hangs (Timed out"),
         ("bug", "Traceback (most recent call last):\n"),
     ],
 )

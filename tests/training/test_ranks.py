@@ -83,12 +83,16 @@ def test_a_gpu_has_one_process() -> None:
 def test_processes_without_an_answer_are_told_apart() -> None:
     """By what gloo and NCCL say."""
     for said, kind, told in (
-        ("[unbound_buffer.cc:83] Timed out waiting 600000ms for recv", RankError, "has not answered for 10 minutes"),
-        ("Watchdog caught collective operation timeout: WorkNCCL", RankError, "has not answered for 10 minutes"),
+        (
+            "[unbound_buffer.cc:83] Timed out waiting 600000ms for recv",
+            RankError,
+            "not answered for 600 s: it hangs .Timed",
+        ),
+        ("Watchdog caught collective operation timeout: WorkNCCL", RankError, "has not answered for 600 s"),
         (
             "[pair.cc:553] Connection closed by peer [127.0.0.1]:1\nmore",
             ranks.LostError,
-            "3 processes of this training",
+            "3 processes of this .* .Connection",
         ),
     ):
         with pytest.raises(RankError, match=told) as caught, ranks._answered(3):
