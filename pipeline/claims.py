@@ -1,4 +1,4 @@
-"""One writer an output at a time, and none that outlives the `dvc repro` that started it.
+"""One writer an output at a time, and none that outlives the `dvc repro` or the launcher that started it.
 
 A repro that is killed can leave its stage at work. Such an orphan would end after the next repro's stage, put an old
 result in the place of the new one, and nobody would see it. So a stage ends when its DVC is gone, and whoever writes an
@@ -68,14 +68,17 @@ def alone(lock_file: Path, what: object) -> Iterator[None]:
         lock.release()
 
 
-def end_with_dvc() -> None:
-    """Let this process end soon after the DVC that runs it, if one does.
+def end_with_parent() -> None:
+    """Let this process end soon after the DVC, or the launcher of several processes, that runs it, if one does.
 
-    DVC says so by the environment variable DVC_ROOT. It runs a stage through a shell, which may or may not stand in
-    between; whichever ancestor dies first, the stage ends. A stage that is run by hand is its caller's own affair.
+    DVC says so by the environment variable DVC_ROOT, torch's launcher by TORCHELASTIC_RUN_ID. DVC runs a stage through
+    a shell, which may or may not stand in between; whichever ancestor dies first, the stage ends. A stage that is run
+    by hand is its caller's own affair.
     """
-    if "DVC_ROOT" not in os.environ:
+    launched = "TORCHELASTIC_RUN_ID" in os.environ
+    if not launched and "DVC_ROOT" not in os.environ:
         return
+    parent = "launcher" if launched else "dvc"
     import psutil  # imported here: a process without DVC need not have it
 
     watched = []
@@ -93,7 +96,9 @@ def end_with_dvc() -> None:
     def watch() -> None:
         while not any(gone(process) for process in watched):
             time.sleep(EVERY)
-        os.write(2, b"error: the dvc that ran this stage is gone, and so is its wish for the result: stopping\n")
+        said = f"error: the {parent} that ran this stage is gone, and so is its wish for the result: stopping\n"
+        if not launched or os.environ.get("RANK") == "0":  # of several processes, one says it
+            os.write(2, said.encode())
         os._exit(GONE)
 
-    threading.Thread(target=watch, name="end with dvc", daemon=True).start()
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()

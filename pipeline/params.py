@@ -305,7 +305,10 @@ class Train(Section):
     compile: Literal["auto", "off"] = Field(
         description="auto: torch.compile on GPUs; each training pays a minute for it at its start."
     )
-    threads: Positive | None = Field(description="Of the CPU; null: all.")
+    processes: Literal["auto"] | Positive = Field(
+        default=1, description="That share one training; auto: one a GPU, and one where there is none."
+    )
+    threads: Positive | None = Field(description="Of the CPU, a process; null: all, shared among the processes.")
     select_on: Literal["validation", "test"] = Field(
         description="test reproduces a common published habit and is labelled as leaking."
     )

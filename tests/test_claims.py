@@ -31,7 +31,7 @@ STAGE = 'import stages, os, time, sys; print(os.getpid(), flush=True); time.slee
 
 
 def environment(**more: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key != "DVC_ROOT"}
+    kept = {key: value for key, value in os.environ.items() if key not in ("DVC_ROOT", "TORCHELASTIC_RUN_ID")}
     return {**kept, "PYTHONPATH": str(ROOT), **more}
 
 
@@ -86,6 +86,21 @@ def test_a_stage_ends_with_the_dvc_that_ran_it(in_tmp: Path, through: str) -> No
     dvc.wait()
     orphan.wait(timeout=20)
     dvc.stdout.close()
+
+
+def test_one_of_several_processes_ends_with_its_launcher(in_tmp: Path) -> None:
+    """Even where no DVC runs the launcher."""
+    stage = f"exec {sys.executable} -c '{STAGE}' 60"
+    every = environment(TORCHELASTIC_RUN_ID="x", RANK="0")
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", DVC, stage], env=every, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    orphan = psutil.Process(int(launcher.stdout.readline()))
+    launcher.kill()
+    launcher.wait()
+    orphan.wait(timeout=20)
+    told = launcher.communicate()[1]
+    assert told == "error: the launcher that ran this stage is gone, and so is its wish for the result: stopping\n"
 
 
 def test_a_stage_run_by_hand_is_its_callers_own_affair(in_tmp: Path) -> None:

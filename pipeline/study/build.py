@@ -10,6 +10,7 @@ from pipeline.model.dcmpln import DCMPLN
 from pipeline.model.loading import load_backbone
 from pipeline.model.windows import NORMALISATION, WindowRule
 from pipeline.params import Params
+from pipeline.training.ranks import ALONE, Ranks
 
 
 def make_backbone(params: Params) -> Backbone:
@@ -75,12 +76,13 @@ def make_model(params: Params, variant: str, backbone: Backbone, seed: int) -> D
         )
 
 
-def prepare_torch(device: str, threads: int | None) -> torch.device:
+def prepare_torch(device: str, threads: int | None, ranks: Ranks = ALONE) -> torch.device:
     """Set up this process's torch, its threads and on CPUs its determinism, and return the device to compute on.
 
     Args:
-        device: `auto` takes a GPU where there is one.
-        threads: CPU threads; None leaves torch's choice. Bits are equal for equal numbers of threads.
+        device: `auto` takes a GPU where there is one, and one a process where several train together.
+        threads: CPU threads; None leaves torch's choice. Bits are equal for equal numbers of threads and of processes.
+        ranks: The processes that train together.
 
     Raises:
         StudyError: If `cuda` is asked for and there is none.
@@ -90,12 +92,15 @@ def prepare_torch(device: str, threads: int | None) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise StudyError("train.device is 'cuda', and torch sees no GPU here: use 'auto' or 'cpu'")
     chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    if chosen.type == "cuda" and ranks.count > 1:
+        chosen = torch.device("cuda", ranks.local)
     if chosen.type == "cpu":
         torch.use_deterministic_algorithms(True)
     return chosen
 
 
-def describe_machine(device: torch.device) -> dict[str, Any]:
+def describe_machine(device: torch.device, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Return what run.json says of the machine."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    threads = torch.get_num_threads()
+    return {"device": name, "processes": ranks.count, "threads": threads, "torch": torch.__version__}

@@ -20,7 +20,7 @@ from pipeline.files import file_md5
 from pipeline.layout import SUBSETS, checkpoint_name, input_paths, leaks
 from pipeline.model.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.model.dcmpln import DCMPLN
-from pipeline.model.folded import FoldedScorer, Scored, window_scores
+from pipeline.model.folded import FoldedScorer, window_scores
 from pipeline.model.windows import WindowRule
 from pipeline.params import Params, Train
 from pipeline.study.build import describe_machine, make_backbone, make_model, make_window_rule, prepare_torch
@@ -35,6 +35,7 @@ from pipeline.study.subsets import (
 )
 from pipeline.training.crops import Subset
 from pipeline.training.fit import Fitted, Settings, fit
+from pipeline.training.ranks import ALONE, Ranks
 
 
 def training_subsets(
@@ -79,7 +80,7 @@ class TrainingPlan:
     Attributes:
         record: record.json as far as it is known before the training.
         inputs: Files that the training reads.
-        machine: Device and threads, for run.json.
+        machine: Device, processes and threads, for run.json.
         model: With its learned parts freshly drawn.
         train: Images to learn from.
         selectors: Subsets that are scored after each epoch, by name.
@@ -88,6 +89,7 @@ class TrainingPlan:
         validation_groups: Prompt group of each validation image, shape (M,).
         settings: How to train.
         label: Shown at the progress bar.
+        ranks: The processes that train together, each with this plan.
     """
 
     record: dict[str, Any]
@@ -101,6 +103,7 @@ class TrainingPlan:
     validation_groups: np.ndarray
     settings: Settings
     label: str
+    ranks: Ranks = ALONE
 
     def fit(
         self, folder: Path, on_epoch: Callable[[dict[str, float], dict[str, float], Path], None] | None = None
@@ -108,35 +111,48 @@ class TrainingPlan:
         """Train; see `pipeline.training.fit.fit`."""
         return fit(
             self.model, self.train, self.selectors, self.rule, folder, self.checkpoint_record, self.settings,
-            on_epoch=on_epoch, label=self.label,
+            on_epoch=on_epoch, label=self.label, ranks=self.ranks,
         )  # fmt: skip
 
     def calibrate(self, checkpoint: Path) -> dict[str, float | None]:
         """Give a checkpoint its calibration and its idea of what is familiar, and return its validation numbers.
 
         Every window of the validation images is scored, as users' images will be; of training images a few windows of
-        at most `FAMILIAR_IMAGES` suffice for how their features lie.
+        at most `FAMILIAR_IMAGES` suffice for how their features lie. All processes share the images; the first writes.
         """
         scorer, _, told = load_checkpoint(checkpoint, self.model.backbone, self.rule)
         validation = self.selectors["validation"]
-        scored = self._scored(scorer, validation, None, "calibrate")
-        raw = np.array([one.raw for one in scored])
+        raw, features = self._scored(scorer, validation, None, "calibrate")
         low, high = self.checkpoint_record["mos_low"], self.checkpoint_record["mos_high"]
         mos = unscaled_mos(validation.main, low, high)
         calibration = calibrate(raw, mos, self.validation_groups, low, high)
         few = self.train.rows[:: max(1, -(-len(self.train.rows) // FAMILIAR_IMAGES))]
-        seen = self._scored(scorer, replace(self.train, rows=few), self.settings.validation_windows, "what it has seen")
-        familiarity = familiarise(*(np.array([one.features for one in part]) for part in (seen, scored)))
+        few = replace(self.train, rows=few)
+        _, seen = self._scored(scorer, few, self.settings.validation_windows, "what it has seen")
+        familiarity = familiarise(seen, features)
         record = {**self.checkpoint_record, "epoch": told["epoch"]}
-        save_checkpoint(checkpoint, scorer, record, calibration, familiarity)
+        if self.ranks.first:
+            save_checkpoint(checkpoint, scorer, record, calibration, familiarity)
         return agreement(raw, validation.main)
 
-    def _scored(self, scorer: FoldedScorer, subset: Subset, windows: int | None, what: str) -> list[Scored]:
-        shown = tqdm(subset.rows, desc=f"{self.label}: {what}", unit="image", delay=1, dynamic_ncols=True)
-        return window_scores(
+    def _scored(
+        self, scorer: FoldedScorer, subset: Subset, windows: int | None, what: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the images' scores, shape (N,), and features, shape (N, E); each process scores its share."""
+        start, stop = self.ranks.share(len(subset.rows))
+        shown = tqdm(
+            subset.rows[start:stop], desc=f"{self.label}: {what}", unit="image", delay=1, dynamic_ncols=True,
+            disable=not self.ranks.first,
+        )  # fmt: skip
+        found = window_scores(
             scorer, (subset.pack[row] for row in shown), self.rule, windows=windows, device=self.settings.device,
             autocast=self.settings.amp,
         )  # fmt: skip
+        own = np.zeros((stop - start, 1 + scorer.backbone.embed_dim))
+        for row, one in zip(own, found, strict=True):
+            row[0], row[1:] = one.raw, one.features
+        whole = self.ranks.joined(own, len(subset.rows), self.settings.device)
+        return whole[:, 0], whole[:, 1:]
 
     def finished_record(
         self, fitted: Fitted, checkpoints: Path, validation: Mapping[str, float | None]
@@ -158,11 +174,16 @@ class TrainingPlan:
         }
 
 
-def plan_training(params: Params, dataset: str, variant: str, round_index: int, split: str = "round") -> TrainingPlan:
-    """Read all that one training needs; `split` as `pipeline.layout.input_paths`."""
+def plan_training(
+    params: Params, dataset: str, variant: str, round_index: int, split: str = "round", ranks: Ranks = ALONE
+) -> TrainingPlan:
+    """Read all that one training needs; `split` as `pipeline.layout.input_paths`.
+
+    Every process of several that train together needs it.
+    """
     section = params.train_for(variant)
     split_rule = "random" if split == "random" else params.split.rule
-    device = prepare_torch(section.device, section.threads)
+    device = prepare_torch(section.device, section.threads, ranks)
     manifest_path, split_path = input_paths(dataset, round_index, split)
     manifest, pack = open_prepared(manifest_path.parent)
     rows, groups = open_split(split_path, manifest)
@@ -211,7 +232,7 @@ def plan_training(params: Params, dataset: str, variant: str, round_index: int, 
     return TrainingPlan(
         record=record,
         inputs=[manifest_path, split_path],
-        machine=describe_machine(device),
+        machine=describe_machine(device, ranks),
         model=model,
         train=subsets.pop("train"),
         selectors=subsets,
@@ -220,6 +241,7 @@ def plan_training(params: Params, dataset: str, variant: str, round_index: int, 
         validation_groups=groups.iloc[rows["validation"]].to_numpy(),
         settings=training_settings(section, params.validation.windows, device, seed),
         label=f"{dataset}/{variant}/{split}-{round_index}",
+        ranks=ranks,
     )
 
 

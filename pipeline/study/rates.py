@@ -31,7 +31,7 @@ from pipeline.study.sizes import Size
 from pipeline.training import statistics
 from pipeline.training.baselines import fit_handcrafted
 from pipeline.training.crops import EpochCrops, epoch_images
-from pipeline.training.fit import OPTIMISERS, step_of
+from pipeline.training.fit import optimiser_of, step_of
 
 NETWORK = {"features", "train", "train_random", "evaluate", "audit"}  # stages that need the towers
 STARTED = "import torch, open_clip, mlflow, pandas, matplotlib.pyplot"  # what a stage with a network imports
@@ -225,9 +225,7 @@ class Towers:
         settings = training_settings(section, self.params.validation.windows, self.device, 0)
         settings = replace(settings, compiled=False)  # which pays a minute at its start
         model.to(self.device)
-        optimiser = OPTIMISERS[settings.optimiser](
-            model.trainable_parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-        )
+        optimiser = optimiser_of(model, settings)
         step, size = step_of(model, settings), min(2, settings.batch_size)
 
         def train() -> int:

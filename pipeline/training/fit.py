@@ -27,6 +27,7 @@ from pipeline.model.folded import FoldedScorer, fold, image_scores
 from pipeline.model.windows import WindowRule
 from pipeline.training.crops import DevicePixels, EpochCrops, Subset, epoch_images
 from pipeline.training.prompts import prompt_columns
+from pipeline.training.ranks import ALONE, Ranks
 from pipeline.training.schedule import (
     TrainingError,
     is_stuck,
@@ -47,7 +48,7 @@ class Fitted:
     Attributes:
         history: A row an epoch: losses, correlations, and how the prompts lie; equal for equal inputs.
         timing: A row an epoch: seconds and CPU-seconds, images a second, peak memory, and 1 where the machine was under
-            load (0 elsewhere); see `pipeline.costs`.
+            load (0 elsewhere); see `pipeline.costs`. CPU-seconds are of all processes, memory of the largest.
         selected_epoch: The epoch with the best SRCC on the selecting subset; the first of equals.
     """
 
@@ -157,11 +158,15 @@ def fit(
     *,
     on_epoch: Callable[[dict[str, float], dict[str, float], Path], None] | None = None,
     label: str = "train",
+    ranks: Ranks = ALONE,
 ) -> Fitted:
     """Train a model, keeping every epoch's folded checkpoint and one state to resume from.
 
     After a crash the same call goes on after the last finished epoch and ends with the same bits as an unbroken run:
     the order, crops and flips of an epoch depend on (seed, epoch) alone.
+
+    Several processes that make this call share every batch and every image of the selectors. Each of them returns what
+    one process would, but for the rounding of sums, and the first alone writes.
 
     Args:
         model: The model, its learned parts freshly drawn.
@@ -171,8 +176,10 @@ def fit(
         folder: Gets `checkpoints/`, one file an epoch, and the state; must belong to this very training.
         record: What each checkpoint says of itself; see `save_checkpoint`.
         settings: How to train.
-        on_epoch: Called with history row, timing row and checkpoint path after each epoch that ran here.
+        on_epoch: Called with history row, timing row and checkpoint path after each epoch that ran here, in the first
+            process.
         label: Shown at the progress bar.
+        ranks: The processes that train together.
 
     Returns:
         History, timing and the selected epoch.
@@ -180,17 +187,19 @@ def fit(
     Raises:
         TrainingError: If a loss is not finite (names epoch and step), or no epoch can be selected (says so
             as early as it can be known).
+        RankError: If another process has ended or hangs, or the processes' models differ.
     """
     device, key = settings.device, f"{settings.select_on}_srcc"
     refuse_targets(settings.select_on, selectors[settings.select_on].main)
     model.to(device)
     optimiser = optimiser_of(model, settings)
     history, timing = _resume(folder / STATE_FILE, model, optimiser, device)
-    step = step_of(model, settings)
+    ranks.refuse_difference("finished epochs and model", _fingerprint(model, len(history)), device)
+    step = step_of(model, settings, ranks)
     pixels = DevicePixels.if_it_fits(train.pack, train.rows, rule, device)
     bar = tqdm(
         total=settings.epochs * len(train.rows), initial=len(history) * len(train.rows), desc=label, unit="image",
-        dynamic_ncols=True,
+        dynamic_ncols=True, disable=not ranks.first,
     )  # fmt: skip
     with bar:
         while len(history) < settings.epochs and not is_stuck(history, key, settings.patience):
@@ -203,21 +212,19 @@ def fit(
                 step, optimiser, train, crops.order, images, settings, epoch=epoch, label=label, on_images=bar.update
             )
             seconds = watch.read().seconds
+            ranks.refuse_difference("model", _fingerprint(model, epoch), device)
 
             scorer = fold(model)
             row = _losses_row(epoch, done, train, settings, has_auxiliary=model.auxiliary_prompts is not None)
             row |= correlations("train", done.predicted, train.main)
             for name, subset in selectors.items():
-                row |= correlations(name, _scores_of(scorer, subset, rule, settings), subset.main)
+                row |= correlations(name, _scores_of(scorer, subset, rule, settings, ranks), subset.main)
             refuse_equal_scores(row, key)
             row |= prompt_columns(model, scorer.visual_prompts)
             history.append(row)
-            spent = watch.read(on_cpu=torch.device(device).type == "cpu")
-            timing.append(
-                {"epoch": epoch, "seconds": spent.seconds, "cpu_seconds": spent.cpu_seconds,
-                 "images_per_second": len(train.rows) / seconds, "peak_memory_mb": _peak_memory_mb(device),
-                 "under_load": int(spent.under_load)}
-            )  # fmt: skip
+            timing.append({"epoch": epoch, **_cost(watch, ranks, len(train.rows) / seconds, device)})
+            if not ranks.first:
+                continue
             checkpoint = checkpoint_path(folder, epoch)
             save_checkpoint(checkpoint, scorer, {**record, "epoch": epoch})
             _save_state(folder / STATE_FILE, model, optimiser, history, timing)
@@ -291,7 +298,7 @@ def run_epoch(
     return Epoch(means, ordered, rates[-1])
 
 
-def step_of(model: DCMPLN, settings: Settings) -> Callable[..., tuple[Tensor, Tensor]]:
+def step_of(model: DCMPLN, settings: Settings, ranks: Ranks = ALONE) -> Callable[..., tuple[Tensor, Tensor]]:
     """Return `batch_step` for this model, which still wants a batch's images and targets."""
     device, size = settings.device, settings.micro_batch
     passes: dict[str, Any] = {}
@@ -307,6 +314,7 @@ def step_of(model: DCMPLN, settings: Settings) -> Callable[..., tuple[Tensor, Te
             micro_batch_for(model.backbone, device, settings.batch_size, settings.windows) if size == "auto" else size
         ),
         autocast=settings.amp,
+        ranks=ranks,
         **passes,
     )
 
@@ -323,12 +331,38 @@ def _losses_row(epoch: int, done: Epoch, train: Subset, settings: Settings, *, h
     }  # fmt: skip
 
 
-def _scores_of(scorer: FoldedScorer, subset: Subset, rule: WindowRule, settings: Settings) -> np.ndarray:
-    """Return a held-out subset's scores by a few windows an image, shape (N,)."""
-    return image_scores(
-        scorer, (subset.pack[row] for row in subset.rows), len(subset.rows), rule,
-        windows=settings.validation_windows, device=settings.device, autocast=settings.amp,
-    )  # fmt: skip
+def _scores_of(scorer: FoldedScorer, subset: Subset, rule: WindowRule, settings: Settings, ranks: Ranks) -> np.ndarray:
+    """Return a held-out subset's scores by a few windows an image, shape (N,); each process scores its share."""
+    start, stop = ranks.share(len(subset.rows))
+    rows = subset.rows[start:stop]
+    own = np.zeros(0)
+    if len(rows):
+        own = image_scores(
+            scorer, (subset.pack[row] for row in rows), len(rows), rule,
+            windows=settings.validation_windows, device=settings.device, autocast=settings.amp,
+        )  # fmt: skip
+    return ranks.joined(own, len(subset.rows), settings.device)
+
+
+def _fingerprint(model: DCMPLN, epochs: int) -> np.ndarray:
+    """Return numbers that tell one state of a training from another: sums over what is learned, and the epochs done."""
+    learned = [parameter.detach().double() for parameter in model.trainable_parameters()]
+    sums = torch.stack([part for value in learned for part in (value.sum(), value.square().sum())])
+    return np.append(sums.cpu().numpy(), epochs)
+
+
+def _cost(watch: Stopwatch, ranks: Ranks, images_per_second: float, device: torch.device | str) -> dict[str, float]:
+    """Return the rest of a timing row, of all processes together."""
+    spent = watch.read(on_cpu=torch.device(device).type == "cpu")
+    own = np.array([[spent.cpu_seconds, _peak_memory_mb(device), spent.under_load]], dtype=float)
+    every = ranks.joined(own, ranks.count, device)
+    return {
+        "seconds": spent.seconds,
+        "cpu_seconds": float(every[:, 0].sum()),
+        "images_per_second": images_per_second,
+        "peak_memory_mb": float(every[:, 1].max()),
+        "under_load": int(every[:, 2].max()),
+    }
 
 
 Rows = list[dict[str, float]]

@@ -9,6 +9,7 @@ from torch import Tensor
 from pipeline.model.backbone import Backbone
 from pipeline.model.dcmpln import DCMPLN, Constants, score_features
 from pipeline.model.tower import FastTower
+from pipeline.training.ranks import ALONE, Ranks
 
 
 class TaskScores(NamedTuple):
@@ -110,6 +111,7 @@ def batch_step(
     autocast: bool = False,
     constants: Callable[[], tuple[Constants, Constants | None]] | None = None,
     score: Callable[..., TaskScores] = score_tasks,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Tensor]:
     """Put one batch's gradients into the model.
 
@@ -117,12 +119,15 @@ def batch_step(
     at the constants and then flow on through MPA, Layer F and the text tower in one pass: the gradient is the whole
     batch's, and memory is a micro-batch's. Nothing here makes the CPU wait for a GPU, if `labelled` is given.
 
-    The ranking term alone reads all scores of a batch at once. Where the batch takes more than one pass, a first round
-    without gradients gives the scores, the term's gradient at each score follows from them, and the micro-batches of
-    the second round carry it on: still the whole batch's gradient, for the price of one more forward pass.
+    The ranking term alone reads all scores of a batch at once. They come from a first round, the term's gradient at
+    each score follows from them, and the passes carry it on: still the whole batch's gradient. Where a process takes
+    more than one pass, that first round is one more, without gradients.
+
+    Several processes take a part of the batch each, by images, and every number and gradient is summed over them: all
+    that is returned and put into the model is the whole batch's, in each of them.
 
     Args:
-        model: The model; its gradients are added to.
+        model: The model; its gradients are added to. With several processes it must have none yet.
         images: Returns the normalised crops of the batch's rows start..stop, `windows` an image side by side, shape
             ((stop - start) x windows, 3, H, W); the same ones whenever it is asked.
         main_target: In 0..1, shape (B,).
@@ -135,6 +140,7 @@ def batch_step(
         autocast: Run the towers in bfloat16.
         constants: A compiled `model.constants`; None takes the plain one.
         score: `score_tasks`, or a compiled one.
+        ranks: The processes that share the batch; each is told of the whole.
 
     Returns:
         The batch's main, auxiliary (0 without labels or task) and ranking loss (0 without a weight), shape (3,), and
@@ -147,7 +153,10 @@ def batch_step(
     main_leaf, auxiliary_leaf = (_leaves(source) for source in sources)
     sizes = (len(main_target), labelled)
     use_auxiliary = auxiliary_leaf is not None and sizes[1] > 0
-    losses, scores = torch.zeros(3, device=main_target.device), []
+    losses, scores = torch.zeros(3, device=main_target.device), torch.zeros_like(main_target)
+    first, last, weight = *ranks.share(sizes[0]), 1.0
+    if first == last:  # fewer images than processes: one that counts nothing gives the same parameters a gradient
+        first, last, weight = 0, 1, 0.0
 
     def scores_of(start: int, stop: int, auxiliary: Constants | None) -> TaskScores:
         pixels = images(start, stop)
@@ -155,30 +164,33 @@ def batch_step(
             found = score(model, model.backbone.fast_tower(), pixels, main_leaf, auxiliary)
         return TaskScores(*(None if part is None else _image_means(part.float(), windows) for part in found))
 
-    parts = [(start, min(start + micro_batch, sizes[0])) for start in range(0, sizes[0], micro_batch)]
+    parts = [(start, min(start + micro_batch, last)) for start in range(first, last, micro_batch)]
+    auxiliary_used = auxiliary_leaf if use_auxiliary else None
+    early: list[TaskScores] = []  # of a single pass, which need not be run again
     pull = None  # of the ranking term at each score, shape (B,)
-    if ranking_weight and len(parts) > 1:
-        with torch.no_grad():
-            whole = torch.cat([scores_of(start, stop, None).main for start, stop in parts])
+    if ranking_weight:
+        single = len(parts) == 1
+        with torch.set_grad_enabled(single):
+            early = [scores_of(*part, auxiliary_used if single else None) for part in parts]
+        whole = torch.zeros_like(main_target)
+        whole[first:last] = weight * torch.cat([found.main.detach() for found in early])
+        ranks.add_up([whole])
         whole.requires_grad_()
         ranking = ranking_loss(whole, main_target)
         losses[2] = ranking.detach()
         (pull,) = torch.autograd.grad(ranking, whole)
+        early = early if single else []
     for start, stop in parts:
-        main, auxiliary = scores_of(start, stop, auxiliary_leaf if use_auxiliary else None)
+        main, auxiliary = early[0] if early else scores_of(start, stop, auxiliary_used)
         main_loss, auxiliary_loss = task_losses(
             main, auxiliary, main_target[start:stop], auxiliary_target[start:stop], sizes
         )
         loss = main_loss + auxiliary_weight * auxiliary_loss
         if pull is not None:
             loss = loss + ranking_weight * (pull[start:stop] * main).sum()
-        elif ranking_weight:
-            ranking = ranking_loss(main, main_target)
-            losses[2] = ranking.detach()
-            loss = loss + ranking_weight * ranking
-        loss.backward()
-        losses[:2] += torch.stack([main_loss.detach(), auxiliary_loss.detach()])
-        scores.append(main.detach())
+        (weight * loss).backward()
+        losses[:2] += weight * torch.stack([main_loss.detach(), auxiliary_loss.detach()])
+        scores[start:stop] = weight * main.detach()
     pairs = [
         (source, leaf.grad)
         for task, leaves in zip(sources, (main_leaf, auxiliary_leaf), strict=True)
@@ -187,7 +199,9 @@ def batch_step(
         if leaf.grad is not None and source.requires_grad
     ]
     torch.autograd.backward([source for source, _ in pairs], [gradient for _, gradient in pairs])
-    return losses, torch.cat(scores)
+    gradients = [parameter.grad for parameter in model.trainable_parameters() if parameter.grad is not None]
+    ranks.add_up([*gradients, losses[:2], scores])
+    return losses, scores
 
 
 def micro_batch_for(backbone: Backbone, device: torch.device | str, batch_size: int, windows: int = 1) -> int:

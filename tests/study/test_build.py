@@ -11,6 +11,7 @@ from pipeline.layout import StudyError
 from pipeline.model.backbone import Backbone
 from pipeline.params import load_params
 from pipeline.study import build
+from pipeline.training.ranks import Ranks
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_torch_is_prepared_for_equal_bits(monkeypatch: pytest.MonkeyPatch) -> No
     build.prepare_torch("cpu", None)
     assert torch.get_num_threads() == 2
     machine = build.describe_machine(torch.device("cpu"))
-    assert machine == {"device": "cpu", "threads": 2, "torch": torch.__version__}
+    assert machine == {"device": "cpu", "processes": 1, "threads": 2, "torch": torch.__version__}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert build.prepare_torch("auto", None) == torch.device("cpu")
     with pytest.raises(StudyError, match=r"train\.device is 'cuda', and torch sees no GPU here: use 'auto' or 'cpu'"):
@@ -92,4 +93,5 @@ def test_torch_is_prepared_for_equal_bits(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     torch.use_deterministic_algorithms(False)
     assert build.prepare_torch("auto", None) == torch.device("cuda")
+    assert build.prepare_torch("auto", None, Ranks(5, 8, local=1)) == torch.device("cuda", 1)
     assert not torch.are_deterministic_algorithms_enabled()

@@ -78,7 +78,7 @@ def test_every_setting_comes_from_params(tiny_config: Path) -> None:
         "batch_size": 6, "micro_batch": 2, "epochs": 7, "patience": 4, "auxiliary_weight": 0.7, "flip": False,
         "select_on": "test", "ranking_weight": 0.3, "windows": 3, "map_rate": 0.2,
     }  # fmt: skip
-    others = {"seed": 9, "device": "cuda", "amp": "auto", "compile": "auto", "threads": 1}
+    others = {"seed": 9, "device": "cuda", "amp": "auto", "compile": "auto", "processes": 2, "threads": 1}
     assert values.keys() | others.keys() == Train.model_fields.keys()
     found = plans.training_settings(Train(**values, **others), 8, torch.device("cuda"), seed=11)
     assert {key: getattr(found, key) for key in values} == values
@@ -115,6 +115,7 @@ def test_a_plan_says_what_it_is_and_trains(study: Path) -> None:
     validation = plan.calibrate(checkpoint)
     finished = plan.finished_record(fitted, study / "made/checkpoints", validation)
     assert finished["validation"] == validation
+    assert (plan.machine["processes"], plan.ranks.count) == (1, 1)
     assert finished["checkpoint_md5"] == hashlib.md5(checkpoint.read_bytes()).hexdigest()
     assert (finished["epochs_run"], finished["checkpoint_bytes"]) == (3, checkpoint.stat().st_size)
     torch.set_num_threads(threads)
