@@ -50,6 +50,8 @@ Where there is none, the model that comes with the repository does.
 ELSEWHERE = {
     "serve": ("pipeline.serving.http", "score over HTTP, with a web page"),
     "export": ("pipeline.serving.program", "write a scorer as ONNX or torch.export, to run without this project"),
+    "cells": ("pipeline.study.cells", "list the parts of the study that workers can run apart"),
+    "gather": ("pipeline.study.assembly", "bring what many workers made into this folder, training nothing"),
     "publish": ("pipeline.study.publish", "write a finished study's models with a card, ready to give away"),
     "audit-split": ("pipeline.data.leaks", "say which prompts and images a published split shares between its parts"),
 }
