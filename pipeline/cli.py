@@ -481,9 +481,7 @@ def run_import(options: argparse.Namespace) -> int:
         backbone = load_backbone("ViT-B-32", pretrained="openai")
     else:
         backbone = load_backbone("ViT-B-32", file=options.backbone_file, origin="pretrained", activation="quickgelu")
-    unused = import_release(
-        options.files, options.out, backbone, dataset=options.dataset, scale=(options.scale[0], options.scale[1])
-    )
+    unused = import_release(options.files, options.out, backbone, dataset=options.dataset, scale=tuple(options.scale))
     if unused:
         _say(f"not needed, since this model makes them itself: {', '.join(unused)}")
     _say(f"wrote {options.out}: agiqa score PATH --checkpoint {options.out}")

@@ -1,4 +1,4 @@
-"""A study of the real dvc.yaml whose stages write a few words in place of their work, and clones of it that share it."""
+"""A study of the real dvc.yaml whose stages write a few words in place of their work, and clones that share it."""
 
 import os
 import shutil
@@ -52,7 +52,10 @@ elif stage == "report":
 elif stage == "mirror":
     write("reports/champions.json", host=host)
 """
-NAMES = "code download preprocess split features index train evaluate baseline audit report mirror".split()
+NAMES = [
+    "code", "download", "preprocess", "split", "features", "index", "train", "evaluate", "baseline", "audit", "report",
+    "mirror",
+]  # fmt: skip
 
 
 def make_origin(folder: Path, config: Path, remote: str | None = None, **options: str) -> Path:

@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SPEC = importlib.util.spec_from_file_location("torture", ROOT / "benchmarks/torture.py")
 torture = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(torture)
-WORKERS, PATIENCE = 3, 500  # seconds
-CELLS = {"demo/dcmpln/round-0", "demo/clip_agiqa/round-0", "demo/main_only/round-0", "demo/handcrafted/round-0"}
+WORKERS, PATIENCE = 3, 1500  # seconds, on a machine that others load
+CELLS = {"demo/dcmpln/round-0", "demo/clip_agiqa/round-0", "demo/handcrafted/round-0"}
 
 
 def free_port() -> int:
@@ -81,11 +81,11 @@ def mlflow_server(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def study(tmp_path: Path, tiny_config: Path) -> Path:
-    """Return a committed study of four cells whose shared stages have run and are pushed."""
+    """Return a committed study of three cells whose shared stages have run and are pushed."""
     place = tmp_path / "study"
     made_cells.git(tmp_path, "clone", "--quiet", str(ROOT), str(place))
     shutil.copy(tiny_config, place / "backbones/tiny-vit.json")
-    changes = {"variants": ["dcmpln", "clip_agiqa", "main_only"], "baselines": ["handcrafted"], "rounds": [0]}
+    changes = {"variants": ["dcmpln", "clip_agiqa"], "baselines": ["handcrafted"], "rounds": [0]}
     settings = {f"study__{key}": value for key, value in (changes | {"audit": []}).items()}
     write_params(place, Path("backbones/tiny-vit.json"), **settings, train__epochs=4)
     made_cells.dvc(place, "remote", "add", "--quiet", "-d", "store", str(tmp_path / "store"))
@@ -118,10 +118,10 @@ def patient(server: str) -> dict[str, str]:
 
 
 def gather(place: Path, server: str) -> subprocess.CompletedProcess:
+    command, environment = [sys.executable, "-m", "pipeline.cli", "gather"], made_cells.environment(place)
     return subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", "gather"], cwd=place, env=made_cells.environment(place) | patient(server),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        command, cwd=place, env=environment | patient(server), capture_output=True, text=True, check=False
+    )
 
 
 def shown(server: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -161,7 +161,7 @@ def test_three_workers_of_whom_one_is_killed_make_the_study_of_one_machine(
     early = gather(gathered, mlflow_server)
     assert early.returncode == 1
     assert "missing      train@demo-dcmpln-0 (demo/dcmpln/round-0): nobody has made it\n" in early.stdout
-    assert "lacks: demo/dcmpln/round-0, demo/handcrafted\n" in early.stderr
+    assert "lacks: demo/dcmpln/round-0\n" in early.stderr
 
     again = worker(study, 0, mlflow_server)
     assert again.wait(PATIENCE) == 0, (study.parent / "worker-0.log").read_text()
@@ -184,12 +184,11 @@ def test_three_workers_of_whom_one_is_killed_make_the_study_of_one_machine(
     assert list(alone.glob(".work/train/*"))
     assert torture.contents(alone) == torture.contents(gathered)
     # What is left out there tells when and how long something ran. Given those times, too, every byte is the same.
-    for name in ("runs", "data", "dvc.lock"):
-        for source in (gathered / name, *(gathered / name).rglob("*")):
-            if source.is_file() and (
-                name == "dvc.lock" or torture.ABOUT.search(source.name) or source.suffix == ".json"
-            ):
+    for name in ("runs", "data"):
+        for source in (gathered / name).rglob("*"):
+            if torture.ABOUT.search(source.name) or source.suffix == ".json":
                 shutil.copy(source, alone / source.relative_to(gathered))
+    shutil.copy(gathered / "dvc.lock", alone)
     command = [sys.executable, "-m", "stages.report", "--out", "reports/again"]
     subprocess.run(command, cwd=alone, env=made_cells.environment(alone), check=True)
     assert folder(alone / "reports/again") == folder(gathered / "reports/study")

@@ -223,7 +223,8 @@ def run(arguments: argparse.Namespace) -> int:
         _say(f"the study is not whole, and nothing was trained for what it lacks: {', '.join(sorted(lacking))}")
         return 1
     # `--single-item`: these two and nothing that they depend on, whatever DVC may think of it.
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--single-item", *LAST], cwd=root, check=False)
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", *LAST]
+    done = subprocess.run(command, cwd=root, stdout=2, check=False)  # to standard error: what is found goes to output
     if done.returncode:
         raise AgiqaError(f"{' and '.join(LAST)} failed, as told above; all results are here: `dvc repro` goes on")
     _say(f"the study is whole: {LOCK}, runs/, reports/study and {CHAMPIONS}, and MLflow shows it")

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from pipeline.cli import main
+from pipeline.files import file_md5
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning:dvc")  # DVC's own
 TRAINED = ("code", "download", "preprocess", "split", "features", "index", "train", "evaluate", "baseline")
@@ -15,14 +16,14 @@ TRAINED = ("code", "download", "preprocess", "split", "features", "index", "trai
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_config: Path) -> Path:
-    """Return the folder of a study whose shared stages have run: origin, store, and a worker's clone a cell."""
+    """Return the folder of a study that two workers have run and pushed: origin, store, and their clones.
+
+    `one` has made demo/dcmpln/round-0, `two` the two other cells.
+    """
     folder = tmp_path_factory.mktemp("shared")
     origin = made_cells.make_origin(folder, tiny_config)
-    for name, stages in (
-        ("one", "evaluate@demo-dcmpln-0"),
-        ("two", "evaluate@demo-dcmpln-1 baseline@demo-handcrafted"),
-    ):
-        made_cells.work(made_cells.clone(origin, name), *stages.split(), push=False)
+    made_cells.work(made_cells.clone(origin, "two"), "evaluate@demo-dcmpln-1", "baseline@demo-handcrafted")
+    made_cells.work(made_cells.clone(origin, "one"), "evaluate@demo-dcmpln-0")
     return folder
 
 
@@ -48,6 +49,19 @@ def push(place: Path) -> None:
     made_cells.dvc(place, "push", "--quiet", "--run-cache")
 
 
+def entries(place: Path, *commands: str) -> list[Path]:
+    """Return the files of a run cache that tell of these commands."""
+    found = [path for path in (place / "runs").rglob("*") if path.is_file()]
+    return [path for path in found if any(f"stages.{command}" in path.read_text() for command in commands)]
+
+
+def forget(shared: Path) -> None:
+    """Leave the store as if worker one had pushed nothing."""
+    for path in entries(shared / "store", "train --dataset demo --variant dcmpln --round 0", "evaluate --dataset demo "
+                        "--method dcmpln --round 0"):  # fmt: skip
+        path.unlink()
+
+
 def gather(
     place: Path, patch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *words: str
 ) -> tuple[int, str, str]:
@@ -60,6 +74,11 @@ def gather(
     return status, *capfd.readouterr()
 
 
+def locked(place: Path) -> dict[str, object]:
+    """Return what dvc.lock says of each stage."""
+    return yaml.safe_load((place / "dvc.lock").read_text())["stages"]
+
+
 def ran(place: Path) -> list[str]:
     """Return the stages with work in them that have run in a clone."""
     return [line for line in made_cells.journal(place) if line.split()[0] in TRAINED]
@@ -68,8 +87,6 @@ def ran(place: Path) -> list[str]:
 def test_what_workers_pushed_becomes_one_study_and_a_second_time_changes_nothing(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    push(shared / "one")
-    push(shared / "two")
     place = clone(shared, "whole")
     status, out, err = gather(place, monkeypatch, capfd)
     assert (status, out.count("missing"), ran(place)) == (0, 0, [])
@@ -79,10 +96,8 @@ def test_what_workers_pushed_becomes_one_study_and_a_second_time_changes_nothing
     for number, worker in ((0, "one"), (1, "two")):
         run = f"runs/demo/dcmpln/round-{number}/train/run.json"
         assert (place / run).read_text() == (shared / worker / run).read_text()
-    locked = yaml.safe_load((place / "dvc.lock").read_text())["stages"]
     for worker in ("one", "two"):
-        for stage, entry in yaml.safe_load((shared / worker / "dvc.lock").read_text())["stages"].items():
-            assert locked[stage] == entry
+        assert locked(shared / worker).items() <= locked(place).items()
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file() and ".dvc/" not in str(path)}
     status, out, err = gather(place, monkeypatch, capfd)
     assert (status, ran(place)) == (0, [])
@@ -96,6 +111,7 @@ def test_what_workers_pushed_becomes_one_study_and_a_second_time_changes_nothing
 def test_clones_that_pushed_nothing_are_sources_too(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.rmtree(shared / "store")
     place = clone(shared, "whole")
     status, out, err = gather(place, monkeypatch, capfd, str(shared / "one"), str(shared / "two"))
     assert (status, out, ran(place)) == (0, "", [])
@@ -106,7 +122,7 @@ def test_clones_that_pushed_nothing_are_sources_too(
 def test_a_missing_cell_is_named_and_not_trained(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    push(shared / "two")
+    forget(shared)
     place = clone(shared, "part")
     status, out, err = gather(place, monkeypatch, capfd)
     assert status == 1
@@ -125,41 +141,31 @@ def test_a_missing_cell_is_named_and_not_trained(
 def test_a_cell_made_of_other_inputs_is_told_by_them(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    push(shared / "two")
-    params = shared / "one/params.yaml"
-    params.write_text(params.read_text().replace("epochs: 3", "epochs: 5"))
-    made_cells.work(shared / "one", "train@demo-dcmpln-0")
-    code = shared / "one/stages/train.py"
-    params.write_text(params.read_text().replace("epochs: 5", "epochs: 3"))
-    code.write_text(code.read_text() + "# edited\n")
-    # The results of the right inputs are lost.
-    for path in (shared / "one/.dvc/cache/runs").rglob("*"):
-        if path.is_file() and "train@" not in path.name and "round-0/train\n" in path.read_text():
-            path.unlink()
-    shutil.rmtree(shared / "store/runs")
-    push(shared / "two")
-    made_cells.work(shared / "one", "train@demo-dcmpln-0")
     place = clone(shared, "part")
+    code = place / "stages/train.py"
+    code.write_text(code.read_text() + "# edited\n")
+    made_cells.dvc(place, "repro", "--quiet", "code")
     status, out, _ = gather(place, monkeypatch, capfd)
     assert status == 1
-    assert out.splitlines()[0] == (
-        "missing      train@demo-dcmpln-0 (demo/dcmpln/round-0): nobody has made it of these inputs; "
+    lines = [line for line in out.splitlines() if line.startswith("missing")]
+    assert sorted(lines) == [
+        f"missing      train@demo-dcmpln-{number} (demo/dcmpln/round-{number}): nobody has made it of these inputs; "
         "that of store is of another data/code/train.json"
-    )
+        for number in (0, 1)
+    ]
+    assert ran(place) == ["code None None None"]
 
 
 def test_contradicting_results_are_refused_by_name_until_one_is_taken(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    push(shared / "one")
-    push(shared / "two")
     other = clone(shared, "other")
     # It never asks the remote, so it trains once more, and its machine rounds otherwise.
-    made_cells.dvc(other, "pull", "--quiet")
+    made_cells.dvc(other, "pull", "--quiet", "--allow-missing")
     made_cells.dvc(other, "repro", "--quiet", "train@demo-dcmpln-0", skew="by a bit")
     push(other)
     place = clone(shared, "whole")
-    status, out, err = gather(place, monkeypatch, capfd)
+    status, out, _ = gather(place, monkeypatch, capfd)
     assert status == 1
     first, second = out.splitlines()
     assert first.startswith(
@@ -175,7 +181,7 @@ def test_contradicting_results_are_refused_by_name_until_one_is_taken(
     # Here, too, either is as good as the other until somebody says which: the order of sources decides nothing.
     assert gather(place, monkeypatch, capfd, str(other), "store")[0] == 1
     kept = [name for name in hashes if _skew_of(place, shared, name) == ""]
-    status, out, err = gather(place, monkeypatch, capfd, "--take", f"train@demo-dcmpln-0={kept[0]}")
+    status, out, _ = gather(place, monkeypatch, capfd, "--take", f"train@demo-dcmpln-0={kept[0]}")
     assert (status, out, ran(place)) == (0, "", [])
     record = (place / "runs/demo/dcmpln/round-0/train/record.json").read_text()
     assert record == (shared / "one/runs/demo/dcmpln/round-0/train/record.json").read_text()
@@ -193,10 +199,8 @@ def _skew_of(place: Path, shared: Path, name: str) -> str:
 def test_results_that_differ_in_times_alone_agree(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    push(shared / "one")
-    push(shared / "two")
     other = clone(shared, "other")
-    made_cells.dvc(other, "pull", "--quiet")
+    made_cells.dvc(other, "pull", "--quiet", "--allow-missing")
     made_cells.dvc(other, "repro", "--quiet", "evaluate@demo-dcmpln-0")
     push(other)
     locks = []
@@ -205,21 +209,23 @@ def test_results_that_differ_in_times_alone_agree(
         status, out, err = gather(place, monkeypatch, capfd, *sources)
         assert (status, out) == (0, "")
         assert "train@demo-dcmpln-0: several results, which differ in times alone; kept " in err
-        locks.append(yaml.safe_load((place / "dvc.lock").read_text())["stages"]["train@demo-dcmpln-0"])
+        locks.append(locked(place)["train@demo-dcmpln-0"])
     assert locks[0] == locks[1]
     # Who has one of them already keeps that.
-    before = (other / "dvc.lock").read_text()
+    before = locked(other)
     assert gather(other, monkeypatch, capfd)[0] == 0
-    assert (
-        yaml.safe_load(before)["stages"].items() <= yaml.safe_load((other / "dvc.lock").read_text())["stages"].items()
-    )
+    assert before.items() <= locked(other).items()
 
 
 def test_a_result_whose_files_never_arrived_is_missing(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """DVC pushes the run cache first: a worker killed then leaves an entry without its files; another half a file."""
-    push(shared / "two")
+    forget(shared)
+    for name in ("record.json", "run.json"):
+        kept = shared / f"one/runs/demo/dcmpln/round-0/train/{name}"
+        md5 = file_md5(kept)
+        (shared / "store/files/md5" / md5[:2] / md5[2:]).unlink()
     shutil.copytree(shared / "one/.dvc/cache/runs", shared / "store/runs", dirs_exist_ok=True)
     torn = shared / "store/runs/ab" / ("ab" + "0" * 62)
     torn.mkdir(parents=True)
@@ -238,8 +244,6 @@ def test_a_result_whose_files_never_arrived_is_missing(
 def test_files_that_no_cache_has_are_not_overwritten(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    push(shared / "one")
-    push(shared / "two")
     place = clone(shared, "whole")
     own = place / "runs/demo/dcmpln/round-0/train/record.json"
     own.parent.mkdir(parents=True)
