@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,9 @@ import made_cells
 import pytest
 from made_parts import write_params
 
+from pipeline.params import load_params
 from pipeline.study.assembly import assemble
+from pipeline.study.cells import cells
 from pipeline.tracking import entries, store
 from pipeline.training.fit import STATE_FILE
 
@@ -192,6 +196,44 @@ def test_three_workers_of_whom_one_is_killed_make_the_study_of_one_machine(
     command = [sys.executable, "-m", "stages.report", "--out", "reports/again"]
     subprocess.run(command, cwd=alone, env=made_cells.environment(alone), check=True)
     assert folder(alone / "reports/again") == folder(gathered / "reports/study")
+
+
+def lines_of(place: Path) -> list[str]:
+    """Return the stages of each cell of a study, as `agiqa cells --share 0/1` prints them."""
+    return [" ".join(cell.stages) for cell in cells(load_params(place / "params.yaml").study)]
+
+
+ONCE = {"code": 1, "download": 1, "preprocess": 1, "split": 1, "features": 1, "index": 1, "train": 2, "evaluate": 2,
+        "baseline": 1, "report": 1, "mirror": 1}  # fmt: skip
+
+
+def test_cells_run_side_by_side_in_one_folder(tmp_path: Path, tiny_config: Path) -> None:
+    study = made_cells.make_origin(tmp_path, tiny_config)
+    command = ["xargs", "-P", "3", "-L", "1", sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item"]
+    text = "".join(f"{line}\n" for line in lines_of(study))
+    subprocess.run(command, input=text, text=True, cwd=study, env=made_cells.environment(study), check=True)
+    made_cells.dvc(study, "repro", "--quiet")
+    assert Counter(line.split()[0] for line in made_cells.journal(study)) == ONCE
+
+
+def test_cells_run_in_the_queue_and_come_together_by_plain_dvc(tmp_path: Path, tiny_config: Path) -> None:
+    study = made_cells.make_origin(tmp_path, tiny_config)
+    for number, line in enumerate(lines_of(study)):
+        made_cells.dvc(study, "exp", "run", "--quiet", "--queue", "--name", f"cell-{number}", *line.split())
+    try:
+        made_cells.dvc(study, "queue", "start", "--jobs", "2")
+        until, command = time.monotonic() + PATIENCE, [sys.executable, "-m", "dvc", "queue", "status"]
+        while re.search("Queued|Running", status := subprocess.run(
+            command, cwd=study, env=made_cells.environment(study), capture_output=True, text=True, check=True
+        ).stdout):  # fmt: skip
+            assert time.monotonic() < until, status
+            time.sleep(2)
+        assert status.count("Success") == 3, status
+    finally:
+        made_cells.dvc(study, "queue", "stop", "--kill")
+    assert not (study / "runs").exists()
+    made_cells.dvc(study, "repro", "--quiet")
+    assert Counter(line.split()[0] for line in made_cells.journal(study)) == ONCE
 
 
 def test_the_remote_may_be_s3(tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,8 +193,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which of contradicting results to take, as the message of the contradiction names them; again for more",
     )
     parser.epilog = (
-        "Trains nothing, ever: what is missing is named. Exit status 0: the study is whole, and its report and MLflow "
-        "are up to date; 1: something is missing or contradicted. Safe to run at any time and again."
+        "Trains nothing, ever: what is missing is named. Safe to run at any time, and again. Exit status 0: the study\n"
+        "is whole, its report and MLflow are up to date; 1: something is missing or contradicted."
     )
 
 
