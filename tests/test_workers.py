@@ -254,9 +254,10 @@ def test_the_remote_may_be_s3(tmp_path: Path, tiny_config: Path, monkeypatch: py
         origin = made_cells.make_origin(tmp_path, tiny_config, "s3://studies/toy", endpointurl=address)
         one, two, place = (made_cells.clone(origin, name) for name in ("one", "two", "whole"))
         made_cells.work(one, "evaluate@demo-dcmpln-0")
-        assert assemble(place).missing.keys() == {"train@demo-dcmpln-1", "baseline@demo-handcrafted"}
+        monkeypatch.chdir(place)
+        assert assemble().missing.keys() == {"train@demo-dcmpln-1", "baseline@demo-handcrafted"}
         made_cells.work(two, "evaluate@demo-dcmpln-1", "baseline@demo-handcrafted")
-        made = assemble(place)
+        made = assemble()
         assert made.complete
         assert set(made.restored.values()) == {"store"}
         assert sorted(line.split()[0] for line in made_cells.journal(two)) == ["baseline", "evaluate", "train"]
@@ -264,5 +265,5 @@ def test_the_remote_may_be_s3(tmp_path: Path, tiny_config: Path, monkeypatch: py
         for worker_place, run in ((one, "round-0"), (two, "round-1")):
             name = f"runs/demo/dcmpln/{run}/train/run.json"
             assert (place / name).read_bytes() == (worker_place / name).read_bytes()
-        again = assemble(place)
+        again = assemble()
         assert (again.restored, len(again.kept)) == ({}, 11)

@@ -42,6 +42,11 @@ if [ "$(git rev-parse HEAD)" != "$commit" ]; then
 fi
 [ ! -f "$study/.dvc/config.local" ] || cp "$study/.dvc/config.local" .dvc/config.local
 
+# What all cells read, named by the committed dvc.lock; not the raw data, which none of them needs.
+python -m dvc pull code preprocess split features index || {
+  echo "The shared stages are not in the remote: dvc repro index && dvc push --run-cache, and commit dvc.lock" >&2
+  exit 1
+}
 cells=$(python -m pipeline.cli cells --share "$share/$shares")
 failed=0
 while read -r -a stages; do

@@ -57,11 +57,10 @@ class Assembly:
         return not (self.missing or self.waiting or self.contradicted)
 
 
-def assemble(root: str | Path, sources: Sequence[str] = (), take: Mapping[str, str] | None = None) -> Assembly:
-    """Bring every result of this folder's study from remotes and clones here; run no stage.
+def assemble(sources: Sequence[str] = (), take: Mapping[str, str] | None = None) -> Assembly:
+    """Bring every result of the working folder's study from remotes and clones here; run no stage.
 
     Args:
-        root: Of the study, with dvc.yaml and params.yaml.
         sources: Names of DVC remotes, or folders of other clones; none: the default remote.
         take: Of stages whose results contradict each other, the beginning of the name of the one to take.
 
@@ -70,7 +69,7 @@ def assemble(root: str | Path, sources: Sequence[str] = (), take: Mapping[str, s
             no cache has.
     """
     take, made = dict(take or {}), Assembly()
-    with runcache.opened(Path(root).resolve(), sources) as (repo, called):
+    with runcache.opened(sources) as (repo, called):
         results = runcache.read_results(repo, called)
         called |= {runcache.HERE: runcache.HERE}
         stages = [stage for stage in _in_order(repo) if stage.name not in LAST]
@@ -200,15 +199,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do `agiqa gather` and return its exit status; errors are raised."""
-    root = Path.cwd()
-    if not (root / "dvc.yaml").is_file() or not (root / "params.yaml").is_file():
-        raise AgiqaError(f"{root} holds no dvc.yaml and params.yaml: go to the folder of a study")
-    cell_of = {stage: cell.name for cell in cells(load_params(root / "params.yaml").study) for stage in cell.stages}
+    params = Path("params.yaml")
+    if not Path("dvc.yaml").is_file() or not params.is_file():
+        raise AgiqaError(f"{Path.cwd()} holds no dvc.yaml and params.yaml: go to the folder of a study")
+    cell_of = {stage: cell.name for cell in cells(load_params(params).study) for stage in cell.stages}
     pairs = [text.partition("=")[::2] for text in arguments.take]
     wrong = next((text for text, (_, name) in zip(arguments.take, pairs, strict=True) if not name), None)
     if wrong is not None:
         raise AgiqaError(f"--take {wrong}: give a stage and the beginning of a result, as train@demo-dcmpln-0=1a2b3c4d")
-    made = assemble(root, arguments.sources, dict(pairs))
+    made = assemble(arguments.sources, dict(pairs))
     for kind in ("contradicted", "missing", "waiting"):
         for stage, why in getattr(made, kind).items():
             cell = f" ({cell_of[stage]})" if stage in cell_of else ""
@@ -224,7 +223,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     # `--single-item`: these two and nothing that they depend on, whatever DVC may think of it.
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", *LAST]
-    done = subprocess.run(command, cwd=root, stdout=2, check=False)  # to standard error: what is found goes to output
+    done = subprocess.run(command, stdout=2, check=False)  # to standard error: what is found goes to output
     if done.returncode:
         raise AgiqaError(f"{' and '.join(LAST)} failed, as told above; all results are here: `dvc repro` goes on")
     _say(f"the study is whole: {LOCK}, runs/, reports/study and {CHAMPIONS}, and MLflow shows it")

@@ -8,6 +8,7 @@ The only room that knows the inside of DVC, whose version is pinned.
 """
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -47,11 +48,10 @@ class Result(NamedTuple):
 
 
 @contextmanager
-def opened(root: Path, sources: Sequence[str]) -> Iterator[tuple["Repo", dict[str, str]]]:
-    """Open a repository of DVC's for one writer, and name its sources as remotes.
+def opened(sources: Sequence[str]) -> Iterator[tuple["Repo", dict[str, str]]]:
+    """Open the working folder, the root of a repository of DVC's, for one writer, and name its sources as remotes.
 
     Args:
-        root: Of the repository.
         sources: Names of its remotes, or folders of other clones; none: its default remote.
 
     Yields:
@@ -64,18 +64,32 @@ def opened(root: Path, sources: Sequence[str]) -> Iterator[tuple["Repo", dict[st
     from dvc.repo import Repo
 
     try:
-        with Repo(str(root)) as repo:
+        with _quiet(), Repo(".") as repo:
             known, default = sorted(repo.config["remote"]), repo.config["core"].get("remote")
         names = list(dict.fromkeys(sources or ([default] if default else [])))
         if not names:
             raise AgiqaError("no remote to gather from: name one (`dvc remote add -d store URL`), or clones' folders")
         called = {name if name in known else f"agiqa-clone-{number}": name for number, name in enumerate(names)}
         clones = {remote: {"url": _cache_of(name, known)} for remote, name in called.items() if remote != name}
-        whole = Repo(str(root), config={"remote": clones}, _wait_for_lock=True)
-        with whole as repo, repo.lock, repo.scm_context(quiet=True):
+        whole = Repo(".", config={"remote": clones}, _wait_for_lock=True)
+        with _quiet(), whole as repo, repo.lock, repo.scm_context(quiet=True):
             yield repo, called
     except DvcException as error:
         raise AgiqaError(f"DVC: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep DVC from telling of every step on standard output; what fails is raised, or asked for."""
+    loggers = [logging.getLogger(name) for name in ("dvc", "dvc_data", "dvc_objects")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _cache_of(clone: str, remotes: Sequence[str]) -> str:
