@@ -105,8 +105,11 @@ def _bring(
     name = stage.addressing
     key, ours = runcache.inputs_of(stage)
     found = list(results.get(key, []))
-    if ours and all(result.outputs != ours.outputs for result in found):
-        found.append(ours)
+    if ours:
+        if all(result.outputs != ours.outputs for result in found):
+            found.append(ours)
+        # What only this folder has made and then made again, it has decided upon itself.
+        found = [one for one in found if one.sources != (runcache.HERE,) or one.outputs == ours.outputs]
     whole = [result for result in found if runcache.fetched(repo, result)]
     if not whole:
         made.missing[name] = _why(stage, found, results, called)

@@ -180,10 +180,15 @@ def this_process() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def is_here(process: str) -> bool:
+    """Whether this process runs, or ran, on this machine."""
+    return process.rpartition(":")[0] == socket.gethostname()
+
+
 def is_dead(process: str) -> bool:
     """Whether this process ran on this machine and is gone; of other machines nothing is known."""
-    host, _, pid = process.rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit():
+    pid = process.rpartition(":")[2]
+    if not is_here(process) or not pid.isdigit():
         return False
     try:
         os.kill(int(pid), 0)
