@@ -52,6 +52,8 @@ ELSEWHERE = {
     "serve": ("pipeline.serving.http", "score over HTTP, with a web page"),
     "export": ("pipeline.serving.program", "write a scorer as ONNX or torch.export, to run without this project"),
     "push": ("pipeline.study.push", "push a verified model to the Hugging Face Hub, with a card"),
+    "cells": ("pipeline.study.cells", "list the parts of the study that workers can run apart"),
+    "gather": ("pipeline.study.assembly", "bring what many workers made into this folder, training nothing"),
     "publish": ("pipeline.study.publish", "write a finished study's models with a card, ready to give away"),
     "init-data": ("pipeline.data.init_data", "make a data set of your own ready for the study: its CSV, its params"),
     "plan": ("pipeline.study.forecast", "say what the study in this folder will run, and about how long"),
@@ -457,9 +459,7 @@ def run_import(options: argparse.Namespace) -> int:
         backbone = load_backbone("ViT-B-32", pretrained="openai")
     else:
         backbone = load_backbone("ViT-B-32", file=options.backbone_file, origin="pretrained", activation="quickgelu")
-    unused = import_release(
-        options.files, options.out, backbone, dataset=options.dataset, scale=(options.scale[0], options.scale[1])
-    )
+    unused = import_release(options.files, options.out, backbone, dataset=options.dataset, scale=tuple(options.scale))
     if unused:
         _say(f"not needed, since this model makes them itself: {', '.join(unused)}")
     _say(f"wrote {options.out}: agiqa score PATH --checkpoint {options.out}")

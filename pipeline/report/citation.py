@@ -10,7 +10,9 @@ from pipeline.layout import locked_stages
 
 
 def lock_md5(path: str | Path) -> str | None:
-    """Return the md5 of dvc.lock's entries without the report's own, which a page inside the report cannot name.
+    """Return the md5 of dvc.lock's entries without those of the report and of the mirror, which runs after it.
+
+    A page inside the report cannot name its own entry, nor one that is made when it is finished.
 
     Args:
         path: Of dvc.lock.
@@ -21,7 +23,7 @@ def lock_md5(path: str | Path) -> str | None:
     path = Path(path)
     if not path.is_file():
         return None
-    kept = {stage: entry for stage, entry in locked_stages(path).items() if stage != "report"}
+    kept = {stage: entry for stage, entry in locked_stages(path).items() if stage not in ("report", "mirror")}
     return hashlib.md5(yaml.safe_dump(kept, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
 
 

@@ -311,7 +311,7 @@ def _facts(results: Results, lock: str | None) -> list[tuple[str, str]]:
         ("Weights of the backbone", "; ".join(hashes) or "none"),
         ("Data", "; ".join(f"{row['dataset']}: manifest md5 `{row['manifest_md5']}`" for row in data)),
         ("Code", "; ".join(code)),
-        ("DVC lock", f"md5 `{lock}`, of dvc.lock without the report's own entry" if lock else "no dvc.lock"),
+        ("DVC lock", f"md5 `{lock}`, of dvc.lock without report and mirror" if lock else "no dvc.lock"),
         ("Device", ", ".join(dict.fromkeys(str(device) for device in costs["device"]))),
     ]
 

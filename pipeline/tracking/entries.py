@@ -15,6 +15,7 @@ import math
 import os
 import re
 import socket
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +38,7 @@ KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH, DIGEST_LENGTH = 250, 6000, 8000, 36
 KIND = "agiqa.kind"  # "study" on the parent run
 RUN_ID = "agiqa.run_id"  # the id in run.json, where MLflow gave the rebuilt run another
 IDENTITY = "agiqa.identity"  # hash of what the run computes: a killed run is gone on with only if this is equal
+PARENT_SECONDS = 5  # that the one who created an experiment on a server has for its parent run
 PROCESS = "agiqa.process"  # who writes it: "host:pid"
 
 
@@ -62,13 +64,25 @@ class Epoch(NamedTuple):
 
 
 def study_ids(client: "MlflowClient", root: str | Path, study: str) -> tuple[str, str]:
-    """Return the ids of the study's experiment and of its parent run, created if need be."""
+    """Return the ids of the study's experiment and of its parent run, created if need be.
+
+    Workers on several machines have no lock in common, but a server lets one of them alone create an experiment: that
+    one creates the parent run as well, and the others wait for it.
+    """
+    from mlflow.exceptions import MlflowException  # imported here: costs 3 s
+
+    on_server, is_first = tracking_uri(root).startswith("http"), False
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
         # A server keeps artifacts where it likes; beside a database of ours they lie in the repository's root.
-        on_server = tracking_uri(root).startswith("http")
         location = None if on_server else (Path(root).resolve() / "mlartifacts" / study).as_uri()
-        experiment_id = client.create_experiment(study, artifact_location=location, tags=view.EXPERIMENT_TAGS)
+        try:
+            experiment_id = client.create_experiment(study, artifact_location=location, tags=view.EXPERIMENT_TAGS)
+            is_first = True
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment_id = client.get_experiment_by_name(study).experiment_id
     else:
         experiment_id = experiment.experiment_id
         if experiment.lifecycle_stage == "deleted":
@@ -76,7 +90,11 @@ def study_ids(client: "MlflowClient", root: str | Path, study: str) -> tuple[str
         for key, value in view.EXPERIMENT_TAGS.items():
             if experiment.tags.get(key) != value:
                 client.set_experiment_tag(experiment_id, key, value)
-    parents = client.search_runs([experiment_id], f"tags.`{KIND}` = 'study'", max_results=1)
+    until = time.monotonic() + (0 if is_first or not on_server else PARENT_SECONDS)
+    while not (parents := client.search_runs([experiment_id], f"tags.`{KIND}` = 'study'", max_results=1)):
+        if time.monotonic() >= until:
+            break
+        time.sleep(0.5)
     tags = {
         KIND: "study", "mlflow.note.content": sections.NOTE, "mlflow.source.type": "LOCAL",
         "mlflow.source.name": "dvc.yaml",
@@ -163,10 +181,15 @@ def this_process() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+def is_here(process: str) -> bool:
+    """Whether this process runs, or ran, on this machine."""
+    return process.rpartition(":")[0] == socket.gethostname()
+
+
 def is_dead(process: str) -> bool:
     """Whether this process ran on this machine and is gone; of other machines nothing is known."""
-    host, _, pid = process.rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit():
+    pid = process.rpartition(":")[2]
+    if not is_here(process) or not pid.isdigit():
         return False
     try:
         os.kill(int(pid), 0)

@@ -38,7 +38,8 @@ def mirror(
     """Bring everything on disk into MLflow; what is already there is left alone.
 
     Serves a deleted database, a clone that pulled its results, stages that DVC restored from its cache, and runs that
-    could not be logged while they ran. Runs whose process died are marked KILLED.
+    could not be logged while they ran. Runs whose process died are marked KILLED, as are those of other machines where
+    another run has computed the same.
 
     Args:
         root: Of the main repository.
@@ -59,7 +60,7 @@ def mirror(
     splits = ("round", "random")
     folders = [folder.parent for split in splits for folder in runs_dir.glob(f"*/*/{split}-*/{layout.TRAIN}")]
     folders = [folder for folder in folders if names is None or folder.relative_to(runs_dir).as_posix() in names]
-    stale, on_disk = _stale_evaluations(runs_dir), set()
+    stale, on_disk, done = _stale_evaluations(runs_dir), set(), set()
     patience = ASKED_PATIENCE if strict else PATIENCE
     with or_warn("what is on disk", strict=strict):
         with open_store(root, patience=patience) as client:
@@ -84,10 +85,14 @@ def mirror(
                     written["evaluations"] += _mirror_evaluation(client, run, folder)
             counts.update(written)
             on_disk.add(run.info.run_id)
+            done.add(run.data.tags.get(entries.IDENTITY))
         with open_store(root, patience=patience) as client:
             for run in known.values():
                 is_running = run.info.status == "RUNNING" and run.info.run_id not in on_disk
-                if is_running and entries.is_dead(run.data.tags.get(entries.PROCESS, "")):
+                process = run.data.tags.get(entries.PROCESS, "")
+                # Of a process on another machine nothing is known, but that what it computed is here by now.
+                is_over = run.data.tags.get(entries.IDENTITY) in done and not entries.is_here(process)
+                if is_running and (is_over or entries.is_dead(process)):
                     client.set_terminated(run.info.run_id, status="KILLED")
             if report_dir is not None and Path(report_dir).is_dir():
                 counts["reports"] += _mirror_report(client, parent_id, Path(report_dir))

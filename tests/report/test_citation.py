@@ -7,12 +7,14 @@ from conftest import ROOT
 from pipeline.report import citation
 
 
-def test_the_lock_is_named_without_the_reports_own_entry(tmp_path: Path) -> None:
+def test_the_lock_is_named_without_what_runs_last(tmp_path: Path) -> None:
     lock = tmp_path / "dvc.lock"
     assert citation.lock_md5(lock) is None
     lock.write_text("schema: '2.0'\nstages:\n  train:\n    cmd: x\n  report:\n    cmd: y\n    outs: [1]\n")
     name = citation.lock_md5(lock)
     lock.write_text("schema: '2.0'\nstages:\n  report:\n    cmd: y\n    outs: [2]\n  train:\n    cmd: x\n")
+    assert citation.lock_md5(lock) == name
+    lock.write_text(lock.read_text() + "  mirror:\n    cmd: w\n")  # after the report
     assert citation.lock_md5(lock) == name
     lock.write_text("schema: '2.0'\nstages:\n  train:\n    cmd: z\n")
     assert citation.lock_md5(lock) != name

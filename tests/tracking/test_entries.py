@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from made_runs import (
     ABOUT,
     HISTORY,
@@ -147,3 +148,45 @@ def test_only_a_process_of_this_machine_is_known_to_be_dead() -> None:
     assert not entries.is_dead(entries.this_process())
     assert not entries.is_dead(f"elsewhere:{dead.pid}")
     assert not entries.is_dead("")
+
+
+class Beaten:
+    """A client of a server that another worker reaches first: it makes the experiment, then the parent run."""
+
+    def __init__(self, client: object) -> None:
+        self.client, self.searches, self.looked = client, 0, False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.client, name)
+
+    def get_experiment_by_name(self, name: str) -> object:
+        if not self.looked:
+            self.looked = True
+            self.first = self.client.create_experiment(name)
+            return None
+        return self.client.get_experiment_by_name(name)
+
+    def search_runs(self, *arguments: object, **options: object) -> list:
+        self.searches += 1
+        if self.searches == 2:
+            parent = self.client.create_run(self.first, run_name=STUDY, tags={entries.KIND: "study"})
+            self.parent = parent.info.run_id
+        return self.client.search_runs(*arguments, **options)
+
+
+def test_of_workers_that_begin_at_once_one_makes_the_study(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Beaten(client_of(root))
+    monkeypatch.setattr(entries, "tracking_uri", lambda _: "http://127.0.0.1:5000")
+    assert entries.study_ids(client, root, STUDY) == (client.first, client.parent)
+    assert client.searches == 2
+    assert entries.study_ids(client, root, STUDY) == (client.first, client.parent)
+
+
+def test_a_study_without_a_parent_run_gets_one_after_a_while(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = client_of(root)
+    experiment_id = client.create_experiment(STUDY)
+    monkeypatch.setattr(entries, "tracking_uri", lambda _: "http://127.0.0.1:5000")
+    monkeypatch.setattr(entries, "PARENT_SECONDS", 0.1)
+    found, parent = entries.study_ids(client, root, STUDY)
+    assert found == experiment_id
+    assert client.get_run(parent).data.tags[entries.KIND] == "study"

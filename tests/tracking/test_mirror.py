@@ -82,6 +82,20 @@ def test_runs_of_dead_processes_do_not_seem_to_run_on(root: Path) -> None:
     assert client_of(root).get_run(alive).info.status == "RUNNING"
 
 
+def test_a_run_that_another_machine_left_is_over_once_its_result_is_here(root: Path) -> None:
+    """Of its process nothing can be known; that of another computation may be at work."""
+    client, started = client_of(root), {}
+    for method in ("dcmpln", "other"):
+        started[method] = live.start_run(root, STUDY, make_record(method=method), ABOUT)
+        client.set_tag(started[method], entries.PROCESS, "elsewhere:1")
+    write_train(root, make_record(), "e" * 32)
+    mirror.mirror(root, STUDY, root / "runs")
+    assert client.get_run(started["dcmpln"]).info.status == "KILLED"
+    assert client.get_run(started["other"]).info.status == "RUNNING"
+    finished = entries.find_run(client, "e" * 32)
+    assert finished.info.status == "FINISHED"
+
+
 def test_a_baseline_is_mirrored_from_its_files_alone(root: Path) -> None:
     run_dir = write_baseline(root, "f" * 32)
     write_evaluation(run_dir, {"test": {"srcc": 0.44}})
