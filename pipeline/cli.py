@@ -335,8 +335,9 @@ def _scored(
     def rows() -> Iterator["Row"]:
         with tqdm(total=len(items), desc="scoring", unit="image", delay=1, dynamic_ncols=True) as bar:
             yield from score_files(
-                scorer, items, journal=journal, batch=options.batch, maps=maps, max_pixels=most, advance=bar.update
-            )
+                scorer, items, journal=journal, batch=options.batch, maps=maps, max_pixels=most,
+                threads=options.threads, advance=bar.update,
+            )  # fmt: skip
 
     finished = False
     try:

@@ -30,11 +30,13 @@ class Item:
         path: As the user would write it.
         fault: Why it cannot be scored, if that is already known.
         cells: What else its row of a CSV holds.
+        content: The file's bytes, where they are at hand; None: they lie at `path`.
     """
 
     path: str
     fault: str | None = None
     cells: dict[str, str] = field(default_factory=dict)
+    content: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
