@@ -16,17 +16,20 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.errors import AgiqaError
-from pipeline.startup import draw_bars_rarely_in_logs, spare_collections
+from pipeline.scoring import cluster
+from pipeline.startup import draw_bars_rarely_in_logs, quiet_pillow, spare_collections
 
 if TYPE_CHECKING:
     from pipeline.scoring.gather import Gathered, Item
     from pipeline.scoring.journal import Row
     from pipeline.scoring.scorer import Scorer
 
+HELP = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28, width=110)
 OK, SOME_FAILED, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
 PATHS_HELP = (
@@ -73,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    _quiet_pillow()
+    quiet_pillow()
     try:
         return options.run(options)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
@@ -85,16 +88,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (AgiqaError, OSError) as error:
         _say(f"error: {error}")
         return UNUSABLE
-
-
-def _quiet_pillow() -> None:
-    """Silence Pillow's warning of large images: here a limit is an argument, and what passes it is refused."""
-    import warnings
-
-    from PIL import Image
-
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-    warnings.filterwarnings("ignore", module="PIL")  # of odd but harmless metadata
 
 
 def _say(text: str) -> None:
@@ -112,14 +105,14 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
         prog="agiqa",
         description="Score how good AI-generated images look, with a model of the AGIQA study.",
         epilog=EPILOG,
-        formatter_class=_Help,
+        formatter_class=HELP,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, help_text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         description = help_text[0].upper() + help_text[1:] + "."
-        added = commands.add_parser(name, help=help_text, description=description, formatter_class=_Help)
+        added = commands.add_parser(name, help=help_text, description=description, formatter_class=HELP)
         added.set_defaults(run=run, parser=added)
         return added
 
@@ -128,6 +121,7 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     score.add_argument("--quality-map", type=Path, metavar="DIR", help="draw where each image is good or bad, into DIR")
     _add_output(score)
     _add_scorer(score)
+    cluster.add_arguments(score)
 
     rank = add("rank", "rank the images of each folder, or of each prompt, best first", run_rank)
     rank.add_argument("paths", nargs="*", metavar="PATH", help=PATHS_HELP)
@@ -209,11 +203,6 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28, width=110)
-
-
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
@@ -251,7 +240,8 @@ def _add_scorer(parser: argparse.ArgumentParser) -> None:
 def _add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("input and output")
     group.add_argument("--column", metavar="NAME", help="the CSV's column of paths; default: image, path, file or name")
-    group.add_argument("--out", type=Path, metavar="FILE", help="write to FILE (.csv, .json or .parquet) instead")
+    place = lambda text: text if "://" in text else Path(text)  # noqa: E731 (an address that Path would change)
+    group.add_argument("--out", type=place, metavar="FILE", help="write to FILE (.csv, .json or .parquet) instead")
     group.add_argument("--format", choices=["table", "csv", "json"], help="default: table on a terminal, else csv")
     group.add_argument("--max-pixels", type=_positive, metavar="N", help="largest image; default: 150 million pixels")
 
@@ -281,24 +271,21 @@ def _scorer(options: argparse.Namespace) -> "Scorer":
 
 
 def _gather(options: argparse.Namespace, paths: Sequence[str], maps: Path | None = None) -> "Gathered":
-    from pipeline.scoring.gather import gather
+    from pipeline.scoring.gather import gather, left_out
 
-    if not paths and not sys.stdin.isatty():
-        paths = ["-"]
+    paths = _paths(paths)
     found = gather(paths, column=options.column, listed=sys.stdin.buffer, maps=maps)
-    if found.passed_over:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.passed_over.items()))
-        _say(f"passed over, since their names are not those of images: {kinds}")
-    if found.aside:
-        from pipeline.data.decoding import printable
-
-        shown = ", ".join(printable(path) for path in found.aside[:3]) + ", ..." * (len(found.aside) > 3)
-        _say(f"passed over, since hidden, a system's own or quality maps: {len(found.aside)} ({shown})")
+    for line in left_out(found):
+        _say(line)
     if options.out is not None:
         from pipeline.scoring.output import check_target
 
         check_target(options.out, [path for path in paths if path != "-"])
     return found
+
+
+def _paths(paths: Sequence[str]) -> Sequence[str]:
+    return ["-"] if not paths and not sys.stdin.isatty() else paths
 
 
 @contextmanager
@@ -359,6 +346,9 @@ def run_score(options: argparse.Namespace) -> int:
     """Score images."""
     from pipeline.scoring.output import write_scores
 
+    cluster.check_options(options)
+    if options.engine == "ray":
+        return SOME_FAILED if cluster.run(options, _paths(options.paths), _scorer, _say).failed else OK
     maps = options.quality_map
     found = _gather(options, options.paths, maps)
     scorer = _scorer(options)

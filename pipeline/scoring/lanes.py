@@ -188,7 +188,7 @@ class _Flight:
 def _open(scorer: Scorer, item: Item, max_pixels: int | None, maps: bool) -> tuple[Fitted, np.ndarray | None]:
     if item.fault is not None:
         raise ImageError(item.fault)
-    pixels = scorer.open(item.path if item.content is None else item.content, max_pixels=max_pixels)
+    pixels = scorer.open(item.path if item.source is None else item.source, max_pixels=max_pixels)
     step = max(1, -(-max(pixels.shape[:2]) // MAP_SIDE))
     return scorer.fit(pixels), pixels[::step, ::step].copy() if maps else None
 
@@ -231,7 +231,7 @@ def _read_ahead(
 def _decoded_bytes(item: Item) -> int:
     if item.fault is not None:
         return 0
-    width, height = image_size(item.path if item.content is None else item.content)
+    width, height = image_size(item.path if item.source is None else item.source)
     return 3 * width * height
 
 

@@ -76,7 +76,7 @@ def test_few_images_and_large_ones_have_all_cores(
 
 
 def test_bytes_at_hand_score_like_their_file(scorer: Scorer, items: list[Item]) -> None:
-    at_hand = [Item(f"s3://{item.path}", content=Path(item.path).read_bytes()) for item in items[:9]]
+    at_hand = [Item(f"s3://{item.path}", source=Path(item.path).read_bytes()) for item in items[:9]]
     rows = list(score_files(scorer, iter(at_hand)))
     files = list(score_files(scorer, items[:9]))
     assert [(row.raw, row.width, row.error) for row in rows] == [(row.raw, row.width, row.error) for row in files]
