@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PER_FILE = 1024  # images; a multiple of every BLOCK, so that passes are those of the plain engine
 ABOUT = "_scoring.json"  # in the output's folder; what begins with _ is no data to those who read Parquet folders
-TRIES = 3  # of a part whose worker dies, or whose files cannot be read or written
+TRIES = 3  # of a part that may kill its worker, or whose files cannot be read or written
 OBJECTS = 100_000_000  # bytes of memory for what Ray moves between processes here: parts' names and counts
 NAME = re.compile(r"part-(\w+)-([0-9a-f]{16})\.parquet")
 KINDS = {
@@ -270,21 +270,16 @@ def _cluster(options: argparse.Namespace) -> Iterator[list[dict[str, float]]]:
     """Hand out what each machine of the cluster has; a cluster that is started here, of this machine alone, ends."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns that this will be the default
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters comes as an exception
     import ray
 
     address = options.address or os.environ.get("RAY_ADDRESS") or "local"
     here = {"num_cpus": _here(options), "object_store_memory": OBJECTS, "include_dashboard": False}
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    for attempt in range(1, TRIES + 1):
-        try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(here if address == "local" else {}))
-            break
-        except (ConnectionError, ValueError) as error:
-            raise ClusterError(f"no Ray cluster at {address}: {_line(error)}") from None
-        except Exception as error:  # a plain one, of a machine so busy that Ray's processes do not start in 30 seconds
-            if address != "local" or attempt == TRIES:
-                raise ClusterError(f"Ray does not start: {_line(error)}") from error
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **(here if address == "local" else {}))
+    except Exception as error:  # plain ones among them, as of processes that do not start in time
+        raise ClusterError(f"no Ray cluster at {address}: {_line(error)}") from error
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
@@ -344,9 +339,7 @@ def _stream(
         batch_format="numpy",
         num_cpus=cores,
         num_gpus=gpus,
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        max_restarts=-1,
-        max_task_retries=TRIES,
+        compute=ray.data.ActorPoolStrategy(size=workers),  # Ray Data starts dead ones again, and their parts, for ever
     )
     try:
         for row in found.iter_rows():
@@ -392,6 +385,7 @@ class Worker:
         if self.scorer.sha256 != settings["sha256"]:
             raise ClusterError(f"{settings['checkpoint']} is another file on a worker's machine than where this began")
         self.system, self.folder = file_system(folder)
+        self.takes_over = _was_dead()
 
     def __call__(self, batch: "dict[str, np.ndarray]") -> dict[str, list[Any]]:
         """Score parts whose file is not there yet, and return the totals of all."""
@@ -409,16 +403,35 @@ class Worker:
             return _sum(done, known=1)
         except FileNotFoundError:
             pass
+        tried = self.count_try(part) if self.takes_over else None
         for attempt in range(1, TRIES + 1):
             try:
                 table = as_table(self.rows(part), self.scorer)
                 write(self.system, path, _parquet(table))
+                if tried is not None:
+                    self.system.rm_file(tried)
                 return _sum(table, known=0)
             except OSError as error:  # a disk or a network, which may be back in a moment
                 if attempt == TRIES:
                     raise ClusterError(f"{part.shown or part.name}: {error}") from error
                 time.sleep(2.0**attempt)
         raise AssertionError
+
+    def count_try(self, part: "Part") -> str:
+        """Note that a worker which was dead begins a part: perhaps what killed it is in there. Return the note's path.
+
+        Raises:
+            ClusterError: If too many have begun it.
+        """
+        path = f"{self.folder}/_tried-{part.name}"
+        tries = int(self.system.cat_file(path)) if self.system.exists(path) else 0
+        if tries == TRIES:
+            raise ClusterError(
+                f"part {part.name} has ended {TRIES} workers: {part.shown or ', '.join(_ends(part))} may hold an image "
+                f"that needs more memory than there is (--max-pixels); to try again, delete {path}"
+            )
+        write(self.system, path, str(tries + 1).encode())
+        return path
 
     def rows(self, part: "Part") -> "Iterator[Row]":
         """Yield a part's rows."""
@@ -432,6 +445,20 @@ class Worker:
             max_pixels=self.settings["max_pixels"],
             threads=self.settings["threads"],
         )
+
+
+def _was_dead() -> bool:
+    """Return whether this process takes the place of a worker that died."""
+    if "ray" not in sys.modules:
+        return False
+    import ray
+
+    return ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed
+
+
+def _ends(part: "Part") -> tuple[str, str]:
+    """Return the first and the last image of a part of a list."""
+    return part.files[0][0], part.files[-1][0]
 
 
 def as_table(rows: "Iterable[Row]", scorer: "Scorer") -> "pa.Table":

@@ -96,7 +96,7 @@ def test_the_extra_that_is_missing_is_named(
         ("--workers 2", [{"CPU": 2}], (2, 1, 0)),
         ("--workers 3", [{"CPU": 8}, {"CPU": 5}], (3, 4, 0)),  # two here and one there
         ("--threads 3 --workers 3", [{"CPU": 8}, {"CPU": 5}], (3, 3, 0)),
-        ("", [{"CPU": 4}, {"CPU": 16}, {"memory": 1}], (2, 4, 0)),
+        ("", [{"CPU": 4}, {"CPU": 16}, {"memory": 1}], (2, 8, 0)),  # both on the larger one
         ("", [{"CPU": 16, "GPU": 2}, {"CPU": 16, "GPU": 2}], (4, 8, 1)),
         ("--gpus-per-worker 0.5", [{"CPU": 16, "GPU": 2}], (4, 4, 0.5)),
         ("--device cpu", [{"CPU": 16, "GPU": 2}], (1, 16, 0)),
@@ -154,6 +154,26 @@ def test_a_storage_that_fails_for_a_moment_is_asked_again(
         worker.total(parts[0])
 
 
+def test_a_part_that_kills_its_workers_ends_the_run(
+    photos: Path, settings: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_was_dead", lambda: True)
+    worker, (parts, _) = Worker(settings, str(Path("out").resolve())), find_parts(["photos"], 64)
+    with monkeypatch.context() as patched:
+        patched.setattr(Worker, "rows", lambda *args: 1 / 0)  # as far as notes go, a death
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError):
+                worker.total(parts[0])
+        expected = (
+            r"part 0000000 has ended 3 workers: photos/000\.png, photos/039\.png may hold an image .* delete .*/out/_"
+        )
+        with pytest.raises(ClusterError, match=expected):
+            worker.total(parts[0])
+    Path("out/_tried-0000000").write_text("2")
+    assert worker.total(parts[0]).images == 40
+    assert [path.name for path in Path("out").iterdir()] == [file_name(parts[0])]
+
+
 def test_columns_have_one_type_whatever_is_missing(scorer: Scorer) -> None:
     rows = [Row("a.png", 1.0, 0.5, 3, 4, None, None, 0.5, 1.5, True), Row("b.png", error="is empty")]
     good, bad = (as_table([row], scorer) for row in rows)
@@ -209,7 +229,8 @@ def test_no_row_is_lost_or_doubled_when_workers_and_runs_are_killed(
         sys.executable, "-m", "pipeline.cli", "score", "photos", "--checkpoint", str(tiny_checkpoint),
         "--engine", "ray", "--out", "out", "--workers", "2", "--threads", "1", "--per-file", "32", "--batch", "1",
     ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": paths, "RAY_USAGE_STATS_ENABLED": "0"}
 
     def start() -> subprocess.Popen:
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
