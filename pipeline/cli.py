@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from pipeline.arguments import UNUSABLE, Help, Parser, near, number, positive
 from pipeline.errors import AgiqaError
 from pipeline.extras import advice
-from pipeline.startup import draw_bars_rarely_in_logs, spare_collections
+from pipeline.scoring import cluster
+from pipeline.startup import draw_bars_rarely_in_logs, quiet_pillow, spare_collections
 
 if TYPE_CHECKING:
     from pipeline.scoring.gather import Gathered, Item
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         options = _parsed(arguments)
-        _quiet_pillow()  # after the words are read: help imports nothing
+        quiet_pillow()  # after the words are read: help imports nothing
         return options.run(options)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -101,16 +102,6 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     if getattr(options, "out", None) is not None and getattr(options, "format", None) is not None:
         options.parser.error("--format is for standard output; the suffix of --out says what is written there")
     return options
-
-
-def _quiet_pillow() -> None:
-    """Silence Pillow's warning of large images: here a limit is an argument, and what passes it is refused."""
-    import warnings
-
-    from PIL import Image
-
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-    warnings.filterwarnings("ignore", module="PIL")  # of odd but harmless metadata
 
 
 def _say(text: str) -> None:
@@ -144,6 +135,7 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     score.add_argument("--quality-map", type=Path, metavar="DIR", help="draw where each image is good or bad, into DIR")
     _add_output(score)
     _add_scorer(score)
+    cluster.add_arguments(score)
 
     rank = add("rank", "rank the images of each folder, or of each prompt, best first", run_rank)
     rank.add_argument("paths", nargs="*", metavar="PATH", help=PATHS_HELP)
@@ -231,7 +223,8 @@ def _add_scorer(parser: argparse.ArgumentParser) -> None:
 def _add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("input and output")
     group.add_argument("--column", metavar="NAME", help="the CSV's column of paths; default: image, path, file or name")
-    group.add_argument("--out", type=Path, metavar="FILE", help="write to FILE (.csv, .json or .parquet) instead")
+    place = lambda text: text if "://" in text else Path(text)  # noqa: E731 (an address that Path would change)
+    group.add_argument("--out", type=place, metavar="FILE", help="write to FILE (.csv, .json or .parquet) instead")
     group.add_argument("--format", choices=["table", "csv", "json"], help="default: table on a terminal, else csv")
     group.add_argument("--max-pixels", type=positive, metavar="N", help="largest image; default: 150 million pixels")
 
@@ -261,24 +254,21 @@ def _scorer(options: argparse.Namespace) -> "Scorer":
 
 
 def _gather(options: argparse.Namespace, paths: Sequence[str], maps: Path | None = None) -> "Gathered":
-    from pipeline.scoring.gather import gather
+    from pipeline.scoring.gather import gather, left_out
 
-    if not paths and not sys.stdin.isatty():
-        paths = ["-"]
+    paths = _paths(paths)
     found = gather(paths, column=options.column, listed=sys.stdin.buffer, maps=maps)
-    if found.passed_over:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.passed_over.items()))
-        _say(f"passed over, since their names are not those of images: {kinds}")
-    if found.aside:
-        from pipeline.data.decoding import printable
-
-        shown = ", ".join(printable(path) for path in found.aside[:3]) + ", ..." * (len(found.aside) > 3)
-        _say(f"passed over, since hidden, a system's own or quality maps: {len(found.aside)} ({shown})")
+    for line in left_out(found):
+        _say(line)
     if options.out is not None:
         from pipeline.scoring.output import check_target
 
         check_target(options.out, [path for path in paths if path != "-"])
     return found
+
+
+def _paths(paths: Sequence[str]) -> Sequence[str]:
+    return ["-"] if not paths and not sys.stdin.isatty() else paths
 
 
 @contextmanager
@@ -315,8 +305,9 @@ def _scored(
     def rows() -> Iterator["Row"]:
         with tqdm(total=len(items), desc="scoring", unit="image", delay=1, dynamic_ncols=True) as bar:
             yield from score_files(
-                scorer, items, journal=journal, batch=options.batch, maps=maps, max_pixels=most, advance=bar.update
-            )
+                scorer, items, journal=journal, batch=options.batch, maps=maps, max_pixels=most,
+                threads=options.threads, advance=bar.update,
+            )  # fmt: skip
 
     finished = False
     try:
@@ -338,6 +329,9 @@ def run_score(options: argparse.Namespace) -> int:
     """Score images."""
     from pipeline.scoring.output import write_scores
 
+    cluster.check_options(options)
+    if options.engine == "ray":
+        return SOME_FAILED if cluster.run(options, _paths(options.paths), _scorer, _say).failed else OK
     maps = options.quality_map
     found = _gather(options, options.paths, maps)
     scorer = _scorer(options)

@@ -45,3 +45,13 @@ def tell_mistakes_in_a_line() -> None:
             ordinary(kind, error, trace)
 
     sys.excepthook = told
+
+
+def quiet_pillow() -> None:
+    """Silence Pillow's warning of large images: here a limit is an argument, and what passes it is refused."""
+    import warnings
+
+    from PIL import Image
+
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module="PIL")  # of odd but harmless metadata

@@ -155,8 +155,8 @@ def test_three_workers_of_whom_one_is_killed_make_the_study_of_one_machine(
     alone = made_cells.clone(study, "alone")  # trains all of it, with a store of its own, while the workers are at work
     with (study.parent / "alone.log").open("wb") as log:
         trained = subprocess.Popen(
-            [sys.executable, "-m", "dvc", "repro"], cwd=alone, env=made_cells.environment(alone), stdout=log, stderr=log,
-            start_new_session=True,
+            [sys.executable, "-m", "dvc", "repro"],
+            cwd=alone, env=made_cells.environment(alone), stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     workers = [worker(study, number, mlflow_server) for number in range(WORKERS)]
     clones, until = study.parent / "study-clones", time.monotonic() + PATIENCE

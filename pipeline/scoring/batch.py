@@ -1,4 +1,4 @@
-"""Score any number of image files: decoded ahead, bad ones reported and passed, and a broken run taken up again.
+"""Score any number of image files: bad ones are reported and passed, and a broken run is taken up again.
 
 Images are taken in blocks whose limits depend on the list alone. A block's rows go to a journal once they are all
 there, and a restarted run computes whole blocks only; so it ends with the same bits as an unbroken one.
@@ -7,104 +7,91 @@ there, and a restarted run computes whole blocks only; so it ends with the same 
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.decoding import MOST_PIXELS, ImageError, image_size
+from pipeline.data.decoding import MOST_PIXELS
 from pipeline.files import write_atomically
 from pipeline.scoring.gather import Item
 from pipeline.scoring.journal import Journal, Row, journal_state
-from pipeline.scoring.maps import MAP_SIDE, draw_map
-from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.lanes import Awaited, Block, fill
+from pipeline.scoring.maps import draw_map
+from pipeline.scoring.scorer import Scorer, Seen
 
 BLOCK = {"cpu": 32, "cuda": 512}  # images whose results are kept or lost together
-AHEAD_PIXELS = 64_000_000  # that are decoded ahead of scoring at most, 192 MB; a larger image is decoded alone
-DECODERS = 2
 
 
 def score_files(
     scorer: Scorer,
-    items: Sequence[Item],
+    items: Iterable[Item],
     *,
     journal: "Journal | None" = None,
     batch: int | None = None,
     maps: Path | None = None,
     max_pixels: int | None = MOST_PIXELS,
+    threads: int | None = None,
     advance: Callable[[int], object] = lambda count: None,
 ) -> Iterator[Row]:
     """Yield a row an image, in the order of the images.
 
     Args:
         scorer: Scores.
-        items: The images.
+        items: The images, which are taken as they are needed; all of them at once with quality maps.
         journal: Where finished rows are kept, and found again; None keeps nothing.
         batch: As `Scorer.stream`.
         maps: Folder for pictures of the quality maps; None draws none.
         max_pixels: As `pipeline.data.decoding.open_image`.
+        threads: Of the CPU; None takes as many as torch does.
         advance: Called with the number of images that are done since the last call.
     """
-    size = BLOCK[scorer.device]
-    blocks = [items[start : start + size] for start in range(0, len(items), size)]
-    known = [None if journal is None else journal.rows_of(block) for block in blocks]
-    missing = [item for block, rows in zip(blocks, known, strict=True) if rows is None for item in block]
-    base = _common_folder(items)
-    with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
-        ahead = _read_ahead(pool, scorer, missing, max_pixels)
-        for block, rows in zip(blocks, known, strict=True):
-            if rows is not None:
-                advance(len(rows))
-            else:
-                before = [journal_state(item.path) for item in block]
-                rows = _score_block(scorer, block, islice(ahead, len(block)), batch, maps, base, advance)
-                if journal is not None:
-                    journal.add(rows, before)
-            yield from rows
+    items = items if maps is None else list(items)
+    base = None if maps is None else _common_folder(items)
+    begun: deque[tuple[Block, list[tuple[int, int] | None] | None]] = deque()
 
-
-def _score_block(
-    scorer: Scorer,
-    block: Sequence[Item],
-    opened: Iterator[np.ndarray | ImageError],
-    batch: int | None,
-    maps: Path | None,
-    base: str,
-    advance: Callable[[int], object],
-) -> list[Row]:
-    found: dict[int, Row] = {}
-    waiting: deque[tuple[int, int, int, np.ndarray | None]] = deque()
-
-    def usable() -> Iterator[np.ndarray]:
-        number = -1
-        for result in opened:  # not enumerate, which would hold every image until the next one is there
-            number += 1
-            if isinstance(result, ImageError):
-                found[number] = Row(block[number].path, error=result.reason)
-                advance(1)
+    def missing() -> Iterator[Block]:
+        """Yield the blocks without known rows."""
+        images = iter(items)
+        while some := list(islice(images, BLOCK[scorer.device])):
+            known = None if journal is None else journal.rows_of(some)
+            if known is not None:
+                begun.append((Block(some, dict(enumerate(known))), None))
                 continue
-            height, width = result.shape[:2]
-            step = max(1, -(-max(height, width) // MAP_SIDE))
-            waiting.append((number, width, height, result[::step, ::step].copy() if maps is not None else None))
-            handed = [result]
-            del result  # so that a huge image is gone before the next one is opened
-            yield handed.pop()
+            # Before any of them is opened, so that a file that changes meanwhile is scored again by the next run.
+            begun.append((Block(some), [journal_state(item.path) for item in some]))
+            yield begun[-1][0]
 
-    for seen in scorer.stream(usable(), quality_maps=maps is not None, map_side=MAP_SIDE, batch=batch):
-        number, width, height, small = waiting.popleft()
-        path, picture = block[number].path, None
+    def row_of(image: Awaited, seen: Seen) -> Row:
         raw = round(seen.raw, 6)
         score = round(float(scorer.to_mos(np.float64(raw))), 6)
         low, high = (None if end is None else round(float(end), 6) for end in scorer.band(np.float64(score)))
+        picture = None
         if maps is not None:
-            target = maps / _map_name(os.path.relpath(os.path.abspath(path), base))
-            write_atomically(target, draw_map(small, seen.drawn, scorer.to_mos))
+            target = maps / _map_name(os.path.relpath(os.path.abspath(image.item.path), base))
+            write_atomically(target, draw_map(image.small, seen.drawn, scorer.to_mos))
             picture = str(target)
-        found[number] = Row(path, score, raw, width, height, None, picture, low, high, seen.unfamiliar)
-        advance(1)
-    return [found[number] for number in range(len(block))]
+        return Row(image.item.path, score, raw, image.width, image.height, None, picture, low, high, seen.unfamiliar)
+
+    def finished() -> Iterator[Row]:
+        while begun and len(begun[0][0].rows) == len(begun[0][0].items):
+            block, before = begun.popleft()
+            rows = [block.rows[number] for number in range(len(block.items))]
+            if before is None:
+                advance(len(rows))
+            elif journal is not None:
+                journal.add(rows, before)
+            yield from rows
+
+    for done in fill(
+        missing(), scorer, row_of, batch=batch, maps=maps is not None, max_pixels=max_pixels, threads=threads,
+        expected=len(items) if isinstance(items, Sequence) else None,
+    ):  # fmt: skip
+        if done:
+            advance(done)
+        yield from finished()
+    yield from finished()
 
 
 def _map_name(name: str) -> str:
@@ -118,39 +105,3 @@ def _map_name(name: str) -> str:
 
 def _common_folder(items: Sequence[Item]) -> str:
     return os.path.commonpath([os.path.dirname(os.path.abspath(item.path)) for item in items])
-
-
-def _read_ahead(
-    pool: ThreadPoolExecutor, scorer: Scorer, items: Sequence[Item], max_pixels: int | None
-) -> Iterator[np.ndarray | ImageError]:
-    """Yield every item's pixels or what is wrong with it, decoded ahead by threads as far as AHEAD_PIXELS allow."""
-    queue: deque[tuple[int, Future[np.ndarray | ImageError]]] = deque()
-    coming = iter(items)
-    next_one: tuple[Item, int] | None = None
-    held = 0
-
-    def load(item: Item) -> np.ndarray | ImageError:
-        if item.fault is not None:
-            return ImageError(item.fault)
-        try:
-            return scorer.open(item.path, max_pixels=max_pixels)
-        except ImageError as error:
-            return error
-
-    while True:
-        while len(queue) < 4 * DECODERS:
-            if next_one is None:
-                item = next(coming, None)
-                if item is None:
-                    break
-                width, height = (0, 0) if item.fault is not None else image_size(item.path)
-                next_one = item, width * height
-            if queue and held + next_one[1] > AHEAD_PIXELS:
-                break
-            queue.append((next_one[1], pool.submit(load, next_one[0])))
-            held += next_one[1]
-            next_one = None
-        if not queue:
-            return
-        held -= queue[0][0]
-        yield queue.popleft()[1].result()

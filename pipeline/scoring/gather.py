@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from pipeline.data.decoding import printable
 from pipeline.data.labels import IMAGE_SUFFIXES, DatasetError
 from pipeline.data.places import find, is_quality_map, is_side_file, nearest
 from pipeline.data.tables import IMAGE_COLUMNS, TABLE_SUFFIXES, column_of, near_column, read_cells
@@ -30,11 +31,13 @@ class Item:
         path: As the user would write it.
         fault: Why it cannot be scored, if that is already known.
         cells: What else its row of a CSV holds.
+        source: Where its pixels come from, if not from `path`: another path, or the bytes of the file.
     """
 
     path: str
     fault: str | None = None
     cells: dict[str, str] = field(default_factory=dict)
+    source: str | bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,18 @@ def gather(
     if not items:
         raise InputError("no image is named: give files, folders, patterns, a CSV, or - for a list on standard input")
     return Gathered(items, search.passed_over, search.aside)
+
+
+def left_out(found: Gathered) -> list[str]:
+    """Return in words what a search of folders left out, a line a reason."""
+    lines = []
+    if found.passed_over:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.passed_over.items()))
+        lines.append(f"passed over, since their names are not those of images: {kinds}")
+    if found.aside:
+        shown = ", ".join(printable(path) for path in found.aside[:3]) + ", ..." * (len(found.aside) > 3)
+        lines.append(f"passed over, since hidden, a system's own or quality maps: {len(found.aside)} ({shown})")
+    return lines
 
 
 def values_of(items: Sequence[Item], column: str) -> list[str]:

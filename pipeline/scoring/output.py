@@ -31,13 +31,15 @@ class OutputError(AgiqaError):
     """An output that must not, or cannot, be written."""
 
 
-def check_target(out: Path, inputs: Sequence[str]) -> None:
+def check_target(out: Path | str, inputs: Sequence[str]) -> None:
     """Refuse an output of an unknown kind, or one that is also an input, before any work is done.
 
     Raises:
         OutputError: Says what would be right.
         ImportError: If a package that writes Parquet is missing.
     """
+    if isinstance(out, str):
+        raise OutputError(f"--out is {out}, an address: only --engine ray writes to one; name a file")
     if out.suffix.lower() not in SUFFIXES:
         raise OutputError(f"--out is {out}: its name must end in {', '.join(SUFFIXES)}, which says the kind of file")
     if any(Path(path).resolve() == out.resolve() for path in inputs):
@@ -301,12 +303,17 @@ def _parquet(records: Sequence[dict[str, Any]]) -> bytes:
 def summary(rows: Sequence[Row], scorer: "Scorer") -> str:
     """Return how many images have a score, their mean, and how many have none."""
     scores = [row.score for row in rows if row.score is not None]
-    failed = len(rows) - len(scores)
-    text = f"{len(scores):,} image{'s' * (len(scores) != 1)} scored"
-    if scores:
-        text += f", mean {np.mean(scores):.3f} on the scale {scorer.mos_low:g} to {scorer.mos_high:g}"
-    if strange := sum(bool(row.unfamiliar) for row in rows):
-        text += f"; {strange:,} unfamiliar: unlike the training images, so nobody vouches for score and band"
+    strange = sum(bool(row.unfamiliar) for row in rows)
+    return told(len(scores), len(rows) - len(scores), strange, float(np.sum(scores)), scorer)
+
+
+def told(scored: int, failed: int, unfamiliar: int, sum_of_scores: float, scorer: "Scorer") -> str:
+    """Return `summary` of images that were counted elsewhere."""
+    text = f"{scored:,} image{'s' * (scored != 1)} scored"
+    if scored:
+        text += f", mean {sum_of_scores / scored:.3f} on the scale {scorer.mos_low:g} to {scorer.mos_high:g}"
+    if unfamiliar:
+        text += f"; {unfamiliar:,} unfamiliar: unlike the training images, so nobody vouches for score and band"
     if failed:
         text += f"; {failed:,} could not be: the rows with an error say why"
     return text

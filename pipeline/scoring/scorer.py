@@ -28,7 +28,7 @@ from pipeline.familiarity import Familiarity
 from pipeline.files import expanded, file_sha256
 from pipeline.layout import LEVEL, PERCENTS, repository_root
 from pipeline.model.checkpoint_file import CheckpointError, calibration_of, familiarity_of, read_checkpoint, trees_of
-from pipeline.model.windows import WindowRule, resized_sides, window_origins
+from pipeline.model.windows import WindowRule, resize, resized_sides, window_origins
 from pipeline.study.champion import ChampionError, find_champion, find_shipped
 
 if TYPE_CHECKING:
@@ -84,6 +84,52 @@ class Seen(NamedTuple):
     raw: float
     unfamiliar: bool | None
     drawn: np.ndarray | None
+
+
+class Fitted(NamedTuple):
+    """An image at the size at which it is cut into windows.
+
+    Attributes:
+        pixels: Shape (H, W, 3), uint8.
+        height, width: Of the image as it was opened.
+        windows: How many are cut from it.
+    """
+
+    pixels: np.ndarray
+    height: int
+    width: int
+    windows: int
+
+
+class Pass:
+    """Images that share a forward pass: as many as have no more than `most` windows together, or a single larger one.
+
+    Who shares a pass with whom depends on the images' sizes and order alone.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._images: list[Fitted] = []
+        self.windows = 0
+
+    def has_room(self, fitted: Fitted) -> bool:
+        """Return whether an image may join."""
+        return not self._images or self.windows + fitted.windows <= self.most
+
+    def add(self, fitted: Fitted) -> None:
+        """Take an image in."""
+        self._images.append(fitted)
+        self.windows += fitted.windows
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no image can join any more."""
+        return self.windows >= self.most
+
+    def take(self) -> list[Fitted]:
+        """Return the images, and leave the pass empty."""
+        taken, self._images, self.windows = self._images, [], 0
+        return taken
 
 
 @dataclass(frozen=True)
@@ -224,57 +270,83 @@ class Scorer:
             ScoringError: If the memory does not suffice for so many windows, or quality maps are asked of a method that
                 takes an image as a whole.
         """
+        self._check_maps(quality_maps)
+        images, waiting = iter(images), self.new_pass(batch)
+        while True:
+            fitted = next((self.fit(pixels) for pixels in images), None)
+            if fitted is None or not waiting.has_room(fitted):
+                yield from self.see(waiting, quality_maps=quality_maps, map_side=map_side)
+            if fitted is None:
+                return
+            waiting.add(fitted)
+            del fitted  # so that a huge image is gone before the next one is opened
+            if waiting.is_full:
+                yield from self.see(waiting, quality_maps=quality_maps, map_side=map_side)
+
+    def fit(self, pixels: np.ndarray) -> Fitted:
+        """Return an image, (H, W, 3), uint8, from `open`, at the size at which it is cut into windows."""
+        height, width = pixels.shape[:2]
+        if self.rule is None:
+            return Fitted(pixels, height, width, 1)
+        fitting = resize(pixels, self.rule)
+        return Fitted(fitting, height, width, len(window_origins(*fitting.shape[:2], self.rule)))
+
+    def new_pass(self, batch: int | None = None) -> Pass:
+        """Return an empty forward pass for at most so many windows; None takes what suits the device."""
+        if self.folded is None:
+            return Pass(1)
+        from pipeline.model.folded import SCORING_BATCH
+
+        return Pass(batch or SCORING_BATCH[self.device])
+
+    def see(self, images: Pass, *, quality_maps: bool = False, map_side: int | None = None) -> deque[Seen]:
+        """Return what is found in the images of a forward pass, in their order, and empty the pass.
+
+        Args:
+            images: Of one pass.
+            quality_maps: As `stream`.
+            map_side: Likewise.
+
+        Raises:
+            ScoringError: As `stream`.
+        """
+        self._check_maps(quality_maps)
+        group = images.take()
+        if self.folded is None:
+            return deque(self._whole(fitted.pixels) for fitted in group)
+        from pipeline.model.folded import window_scores
+
+        try:
+            found = window_scores(
+                self.folded,
+                [fitted.pixels for fitted in group],
+                self.rule,
+                device=self.device,
+                batch=images.most,
+                autocast=self.autocast,
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not _lacks_memory(error):
+                raise
+            raise ScoringError(
+                f"the memory of the {self.device} does not suffice for {images.most} windows a forward pass: ask "
+                "for a smaller batch"
+            ) from error
+        return deque(
+            Seen(
+                one.raw,
+                self._is_unfamiliar(one.features),
+                self._map(one.windows, fitted, map_side) if quality_maps else None,
+            )
+            for one, fitted in zip(found, group, strict=True)
+        )
+
+    def _check_maps(self, quality_maps: bool) -> None:
         if quality_maps and not self.draws_maps:
             raise ScoringError(
                 f"{self.record['method']} judges an image as a whole, so it has no quality map: choose a variant, "
                 f"such as auto:{self.record['dataset']}:dcmpln"
             )
-        if self.folded is None:
-            yield from map(self._whole, images)
-            return
-        from pipeline.model.folded import SCORING_BATCH, window_scores
-
-        batch = batch or SCORING_BATCH[self.device]
-        group: list[np.ndarray] = []
-        held = 0
-
-        def results() -> deque[Seen]:
-            try:
-                found = window_scores(
-                    self.folded, group, self.rule, device=self.device, batch=batch, autocast=self.autocast
-                )
-            except (MemoryError, RuntimeError) as error:
-                if not _lacks_memory(error):
-                    raise
-                raise ScoringError(
-                    f"the memory of the {self.device} does not suffice for {batch} windows a forward pass: ask "
-                    "for a smaller batch"
-                ) from error
-            seen = deque(
-                Seen(
-                    one.raw,
-                    self._is_unfamiliar(one.features),
-                    self._map(one.windows, pixels, map_side) if quality_maps else None,
-                )
-                for one, pixels in zip(found, group, strict=True)
-            )
-            group.clear()
-            return seen
-
-        for pixels in images:
-            count = len(window_origins(*resized_sides(*pixels.shape[:2], self.rule), self.rule))
-            if group and held + count > batch:
-                done, held = results(), 0
-                while done:
-                    yield done.popleft()
-            group.append(pixels)
-            held += count
-            del pixels  # so that a huge image is gone before the next one is opened
-            if held >= batch:
-                done, held = results(), 0
-                while done:
-                    yield done.popleft()
-        yield from results()
 
     def _whole(self, pixels: np.ndarray) -> Seen:
         from pipeline.training import statistics
@@ -286,12 +358,12 @@ class Scorer:
     def _is_unfamiliar(self, features: np.ndarray) -> bool | None:
         return None if self.familiarity is None else bool(self.familiarity.is_unfamiliar(features[None])[0])
 
-    def _map(self, scores: np.ndarray, pixels: np.ndarray, side: int | None) -> np.ndarray:
+    def _map(self, scores: np.ndarray, fitted: Fitted, side: int | None) -> np.ndarray:
         from pipeline.model.folded import lay_out
 
-        height, width = pixels.shape[:2]
+        height, width = fitted.height, fitted.width
         step = 1 if side is None else max(1, -(-max(height, width) // side))
-        tall, wide = resized_sides(height, width, self.rule)
+        tall, wide = fitted.pixels.shape[:2]
         if (tall, wide) == (height, width):
             return lay_out(scores, height, width, self.rule, step)
         drawn = Image.fromarray(lay_out(scores, tall, wide, self.rule))

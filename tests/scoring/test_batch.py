@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.scoring import batch
+from pipeline.scoring import batch, lanes
 from pipeline.scoring.batch import _map_name, score_files
 from pipeline.scoring.gather import Item
 from pipeline.scoring.journal import Journal
@@ -47,7 +47,7 @@ def test_rows_keep_their_order_and_their_errors(scorer: Scorer, items: list[Item
 def test_looking_ahead_changes_nothing(scorer: Scorer, items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
     expected = list(score_files(scorer, items))
     for ahead, block in ((1, 32), (5000, 32), (10**9, 1000)):
-        monkeypatch.setattr(batch, "AHEAD_PIXELS", ahead)
+        monkeypatch.setattr(lanes, "HELD_BYTES", ahead)
         monkeypatch.setitem(batch.BLOCK, "cpu", block)
         assert list(score_files(scorer, items)) == expected
 
@@ -100,7 +100,7 @@ def test_maps_are_drawn_beside_each_other_under_their_folders(scorer: Scorer, it
 def test_a_huge_image_is_gone_before_the_next_is_opened(
     scorer: Scorer, items: list[Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "AHEAD_PIXELS", 1)  # every image counts as huge
+    monkeypatch.setattr(lanes, "HELD_BYTES", 1)  # every image counts as huge
     original, alive = Scorer.open, []
 
     def watched(self: Scorer, path: str, **options: object) -> np.ndarray:
