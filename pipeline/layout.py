@@ -21,6 +21,10 @@ FEATURE_TIMES = Path("data", "feature-times")  # apart from the features, whose 
 MANIFEST, PIXELS, CARD = "manifest.parquet", "pixels.bin", "card.png"  # in a data set's folder of PREPARED
 RUNS = Path("runs")
 CHAMPIONS = Path("reports", "champions.json")  # of the finished study: which checkpoint is the best of each data set
+# Where models/ and backbones/ lie: in the clone that this code is of, or with the package that was installed from one.
+_PACKAGE = Path(__file__).resolve().parent
+INSTALLED = (_PACKAGE / "shipped").is_dir()
+HOME = _PACKAGE / "shipped" if INSTALLED else _PACKAGE.parent
 MODELS, MODEL_CARD = Path("models"), "card.json"  # that come with the repository: a folder a data set, each with a card
 # The folders of a run: what made its result, how that does on test images, and how the epoch that is best there does.
 TRAIN, EVALUATE, AUDIT = "train", "evaluate", "audit"

@@ -10,11 +10,12 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from pipeline.layout import PYIQA, Raters
+from pipeline.params_faults import fault, nearest, refusal
 from pipeline.yaml_file import ParamsError, read_yaml
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -306,7 +307,7 @@ class Train(Section):
         description="auto: torch.compile on GPUs; each training pays a minute for it at its start."
     )
     processes: Literal["auto"] | Positive = Field(
-        default=1, description="That share one training; auto: one a GPU, and one where there is none."
+        default=1, description="That share one training; auto: one a GPU. Results are equal but for rounding."
     )
     threads: Positive | None = Field(description="Of the CPU, a process; null: all, shared among the processes.")
     select_on: Literal["validation", "test"] = Field(
@@ -386,7 +387,9 @@ class Params(Section):
     """All of params.yaml."""
 
     study: Study = Field(description="What is run.")
-    datasets: dict[Name, Dataset] = Field(description="`reader: folder` takes a data set of your own: see the README.")
+    datasets: dict[Name, Dataset] = Field(
+        description="`reader: folder` takes a data set of your own: see docs/own-data.md."
+    )
     demo: Demo = Field(description="The generator of the embedded data set.")
     split: Split = Field(description="Who trains and who tests.")
     backbone: Backbone = Field(description="The frozen towers.")
@@ -406,7 +409,7 @@ class Params(Section):
             ParamsError: If there is none of this name.
         """
         if name not in self.datasets:
-            raise ParamsError(f"section 'datasets' holds no {name!r}" + _nearest(name, list(self.datasets)))
+            raise ParamsError(f"section 'datasets' holds no {name!r}" + nearest(name, list(self.datasets)))
         return self.datasets[name]
 
     def train_for(self, variant: str) -> Train:
@@ -443,9 +446,9 @@ def parse_params(raw: Any, origin: str = "params.yaml") -> Params:
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
-        raise _refusal(origin, [_fault(raw, dict(item)) for item in error.errors()]) from None
+        raise refusal(origin, [fault(Params, raw, item) for item in error.errors()]) from None
     if faults := _cross_faults(params):
-        raise _refusal(origin, faults)
+        raise refusal(origin, faults)
     return params
 
 
@@ -459,52 +462,10 @@ def _without_retired(raw: Mapping[str, Any], origin: str) -> Mapping[str, Any]:
     return raw
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:80]}..."
-
-
-def _refusal(origin: str, faults: list[str]) -> ParamsError:
-    """Return the error that tells one fault in a line, and several in a line each below a heading."""
-    return ParamsError(f"{origin}: " + faults[0] if len(faults) == 1 else "\n  ".join([f"{origin}:", *faults]))
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    match = difflib.get_close_matches(word, known, n=1, cutoff=0.3)
-    return f"; did you mean {match[0]!r}?" if match else f"; known: {', '.join(sorted(known))}"
-
-
-def _fault(raw: Any, item: dict[str, Any]) -> str:
-    """Turn one pydantic finding into a sentence that names key, value and remedy."""
-    if item["type"] == "extra_forbidden":
-        *section, word = item["loc"]
-        return f"unknown key {'.'.join(map(str, item['loc']))!r}" + _nearest(str(word), _known_keys(section))
-    if item["type"] == "invalid_key":  # a number, a list, or nothing
-        *section, _ = item["loc"]
-        return f"unknown key {_shown(item['input'])}" + (f" in {'.'.join(map(str, section))}" if section else "")
-    # pydantic marks a bad table key as `[key]`, and the branch of a choice of types as `literal[...]` or such
-    key = ".".join(str(part) for part in item["loc"] if re.fullmatch(r"[\w.]+", str(part)))
-    if item["type"] == "missing":
-        return f"missing key {key!r}"
-    message = item["msg"].removeprefix("Value error, ")
-    value = item["input"]
-    shown = "" if isinstance(value, Mapping) else f" = {_shown(value)}"
-    return f"{key}{shown}: {message[0].lower()}{message[1:]}"
-
-
-def _known_keys(location: list[Any]) -> list[str]:
-    """Return the keys that the section at `location` may hold."""
-    section: Any = Params
-    for part in location:
-        is_table = get_origin(section) is dict  # of named entries, as `variants`: any part is an entry's name
-        section = get_args(section)[1] if is_table else section.model_fields[part].annotation
-    return list(section.model_fields)
-
-
 def _cross_faults(params: Params) -> list[str]:
     """Check what one section says of another."""
     faults = [
-        f"study.{kind} names {name!r}, which section {kind!r} does not hold" + _nearest(name, list(section))
+        f"study.{kind} names {name!r}, which section {kind!r} does not hold" + nearest(name, list(section))
         for kind, section in (("datasets", params.datasets), ("variants", params.variants))
         for name in getattr(params.study, kind)
         if name not in section
@@ -514,12 +475,12 @@ def _cross_faults(params: Params) -> list[str]:
             faults.append(f"variants.{name} carries a baseline's name: choose another")
         for key in variant.train:
             if key not in Train.model_fields:
-                faults.append(f"unknown key 'variants.{name}.train.{key}'" + _nearest(key, list(Train.model_fields)))
+                faults.append(f"unknown key 'variants.{name}.train.{key}'" + nearest(key, list(Train.model_fields)))
         if all(key in Train.model_fields for key in variant.train):
             try:
                 params.train_for(name)
             except ValidationError as error:
-                faults += [f"variants.{name}.train." + _fault(variant.train, dict(item)) for item in error.errors()]
+                faults += [f"variants.{name}.train." + fault(Train, variant.train, item) for item in error.errors()]
     if params.targets.auxiliary == params.targets.main:
         faults.append(f"targets.auxiliary is {params.targets.main!r}, the same as targets.main: name another score")
     return faults

@@ -76,7 +76,7 @@ def test_every_set_passes_and_names_the_schema(path: Path, validator: Draft20201
         ("train", "epochs", 0, "0 is less than the minimum of 1"),
         ("variants.dcmpln.train", "epochs", 0, "0 is less than the minimum of 1"),
         ("split", "rule", "group", "'group' is not one of ['grouped', 'random']"),
-        ("study", "baselines", ["clip_iq"], "'clip_iq' is not one of"),
+        ("study", "baselines", ["clip_iq"], "'clip_iq' is not valid under any of the given schemas"),
         ("split", "test_fraction", 1.0, "1.0 is greater than or equal to the maximum of 1"),
     ],
 )

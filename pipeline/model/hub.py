@@ -96,11 +96,11 @@ class Config(BaseModel):
 
 def api() -> "HfApi":
     """Return huggingface_hub's client, which says who asks."""
-    from huggingface_hub import HfApi  # imported here: few need it
+    from importlib.metadata import version  # imported here: few need them
 
-    import pipeline
+    from huggingface_hub import HfApi
 
-    return HfApi(library_name=LIBRARY, library_version=pipeline.__version__)
+    return HfApi(library_name=LIBRARY, library_version=version("agiqa-study"))
 
 
 def fetch(place: str) -> Path:

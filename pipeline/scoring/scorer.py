@@ -26,7 +26,7 @@ from pipeline.data.decoding import MOST_PIXELS, ImageError, open_image
 from pipeline.errors import AgiqaError
 from pipeline.familiarity import Familiarity
 from pipeline.files import expanded, file_sha256
-from pipeline.layout import LEVEL, PERCENTS, repository_root
+from pipeline.layout import HOME, INSTALLED, LEVEL, PERCENTS, repository_root
 from pipeline.model.checkpoint_file import CheckpointError, calibration_of, familiarity_of, read_checkpoint, trees_of
 from pipeline.model.windows import WindowRule, resize, resized_sides, window_origins
 from pipeline.study.champion import ChampionError, find_champion, find_shipped
@@ -38,10 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageError", "Scorer", "Scores", "ScoringError", "find_checkpoint", "load_scorer", "open_image"]
 
-# Where models/ and backbones/ lie: in the clone that this code is of, or with the package that was installed from one.
-_PACKAGE = Path(__file__).resolve().parents[1]
-INSTALLED = (_PACKAGE / "shipped").is_dir()
-HOME = _PACKAGE / "shipped" if INSTALLED else _PACKAGE.parent
 Source = Union[str, Path, bytes, IO[bytes], Image.Image, np.ndarray, "Tensor"]
 
 

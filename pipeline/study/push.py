@@ -122,9 +122,9 @@ def _towers(record: Mapping[str, Any], root: Path) -> tuple[Path | None, str]:
 
 
 def _card_text(card: Mapping[str, Any], place: Place, licence: str, weights: str, *, own_towers: bool) -> str:
-    from huggingface_hub import EvalResult, ModelCardData
+    from importlib.metadata import version
 
-    import pipeline
+    from huggingface_hub import EvalResult, ModelCardData
 
     (model,), dataset = card["models"], card["dataset"]["dataset"]
     results = [
@@ -144,7 +144,7 @@ def _card_text(card: Mapping[str, Any], place: Place, licence: str, weights: str
         eval_results=results,
     )
     return render(
-        "hub_card.md.j2", card=card, best=model, place=place, version=pipeline.__version__, weights=weights,
+        "hub_card.md.j2", card=card, best=model, place=place, version=version("agiqa-study"), weights=weights,
         own_towers=own_towers, metadata=metadata.to_yaml().strip(),
     )  # fmt: skip
 
