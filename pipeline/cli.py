@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from pipeline.arguments import UNUSABLE, Help, Parser, near, number, positive
 from pipeline.errors import AgiqaError
 from pipeline.extras import advice
-from pipeline.scoring import cluster
 from pipeline.startup import draw_bars_rarely_in_logs, quiet_pillow, spare_collections
 
 if TYPE_CHECKING:
@@ -135,7 +134,12 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     score.add_argument("--quality-map", type=Path, metavar="DIR", help="draw where each image is good or bad, into DIR")
     _add_output(score)
     _add_scorer(score)
-    cluster.add_arguments(score)
+    many = score.add_argument_group("millions of images (docs/scale.md)")
+    many.add_argument("--engine", choices=["plain", "ray"], default="plain", help="ray: workers of a Ray cluster")
+    many.add_argument("--workers", type=_positive, metavar="N", help="default: one a GPU, or else one a machine")
+    many.add_argument("--gpus-per-worker", type=_number, metavar="X", help="such as 0.5; default: 1 if there are GPUs")
+    many.add_argument("--address", metavar="WHERE", help="of a cluster, HOST:PORT or auto; default: this machine")
+    many.add_argument("--per-file", type=_positive, metavar="N", help="images a file of the output; default: 1024")
 
     rank = add("rank", "rank the images of each folder, or of each prompt, best first", run_rank)
     rank.add_argument("paths", nargs="*", metavar="PATH", help=PATHS_HELP)
@@ -327,6 +331,7 @@ def _done(rows: Sequence["Row"], scorer: "Scorer") -> int:
 
 def run_score(options: argparse.Namespace) -> int:
     """Score images."""
+    from pipeline.scoring import cluster
     from pipeline.scoring.output import write_scores
 
     cluster.check_options(options)

@@ -59,28 +59,6 @@ class Total(NamedTuple):
         return Total(*(own + more for own, more in zip(self, other, strict=True)))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `agiqa score` that are for many images."""
-    group = parser.add_argument_group("millions of images (docs/scale.md)")
-    group.add_argument("--engine", choices=["plain", "ray"], default="plain", help="ray: workers of a Ray cluster")
-    group.add_argument("--workers", type=_count, metavar="N", help="default: one a GPU, or else one a machine")
-    group.add_argument("--gpus-per-worker", type=_share, metavar="X", help="such as 0.5; default: 1 if there are GPUs")
-    group.add_argument("--address", metavar="WHERE", help="of a cluster, HOST:PORT or auto; default: this machine")
-    group.add_argument("--per-file", type=_count, metavar="N", help=f"images a file of the output; default: {PER_FILE}")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    if not re.fullmatch(r"\d*\.?\d+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
-    return float(text)
-
-
 def check_options(options: argparse.Namespace) -> None:
     """Refuse options of one engine for the other.
 
@@ -99,6 +77,8 @@ def check_options(options: argparse.Namespace) -> None:
         raise ClusterError("--engine ray needs --out, a folder or an address: it writes Parquet files there")
     if (isinstance(options.out, Path) and options.out.is_file()) or str(options.out).endswith((".csv", ".json")):
         raise ClusterError(f"--out is {options.out}: --engine ray writes a folder of Parquet files; name a folder")
+    if (options.gpus_per_worker or 0) < 0:
+        raise ClusterError(f"--gpus-per-worker is {options.gpus_per_worker:g}: 0 or more, such as 1 or 0.5")
     try:
         import pyarrow  # noqa: F401
         import ray.data  # noqa: F401

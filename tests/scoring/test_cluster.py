@@ -66,6 +66,7 @@ def records(scorer: Scorer, rows: list[Row]) -> list[dict]:
         (["--engine", "ray", "--out", "a.csv"], "--out is a.csv: --engine ray writes a folder of Parquet files"),
         (["--engine", "ray", "--out", "o", "--quality-map", "m"], "--engine ray draws no quality maps"),
         (["--out", "s3://bucket/x.csv"], "--out is s3://bucket/x.csv, an address: only --engine ray writes to one"),
+        (["--engine", "ray", "--out", "o", "--gpus-per-worker", "-1"], "--gpus-per-worker is -1: 0 or more"),
         (["--engine", "ray", "--out", "nowhere://x"], "nowhere://x is an address that cannot be read here"),
     ],
 )
