@@ -4,6 +4,7 @@ import argparse
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 UNUSABLE = 2  # the exit status of a command that could not be carried out
@@ -54,3 +55,8 @@ def number(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is no number")
     return value
+
+
+def place(text: str) -> Path | str:
+    """Return a path; or an address such as s3://bucket/folder as it stands, which a path would change."""
+    return text if "://" in text else Path(text)

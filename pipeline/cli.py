@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.arguments import UNUSABLE, Help, Parser, near, number, positive
+from pipeline.arguments import UNUSABLE, Help, Parser, near, number, place, positive
 from pipeline.errors import AgiqaError
 from pipeline.extras import advice
 from pipeline.startup import draw_bars_rarely_in_logs, quiet_pillow, spare_collections
@@ -136,10 +136,10 @@ def make_parser(command: str = "") -> argparse.ArgumentParser:
     _add_scorer(score)
     many = score.add_argument_group("millions of images (docs/scale.md)")
     many.add_argument("--engine", choices=["plain", "ray"], default="plain", help="ray: workers of a Ray cluster")
-    many.add_argument("--workers", type=_positive, metavar="N", help="default: one a GPU, or else one a machine")
-    many.add_argument("--gpus-per-worker", type=_number, metavar="X", help="such as 0.5; default: 1 if there are GPUs")
+    many.add_argument("--workers", type=positive, metavar="N", help="default: one a GPU, or else one a machine")
+    many.add_argument("--gpus-per-worker", type=number, metavar="X", help="such as 0.5; default: 1 if there are GPUs")
     many.add_argument("--address", metavar="WHERE", help="of a cluster, HOST:PORT or auto; default: this machine")
-    many.add_argument("--per-file", type=_positive, metavar="N", help="images a file of the output; default: 1024")
+    many.add_argument("--per-file", type=positive, metavar="N", help="images a file of the output; default: 1024")
 
     rank = add("rank", "rank the images of each folder, or of each prompt, best first", run_rank)
     rank.add_argument("paths", nargs="*", metavar="PATH", help=PATHS_HELP)
@@ -227,7 +227,6 @@ def _add_scorer(parser: argparse.ArgumentParser) -> None:
 def _add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("input and output")
     group.add_argument("--column", metavar="NAME", help="the CSV's column of paths; default: image, path, file or name")
-    place = lambda text: text if "://" in text else Path(text)  # noqa: E731 (an address that Path would change)
     group.add_argument("--out", type=place, metavar="FILE", help="write to FILE (.csv, .json or .parquet) instead")
     group.add_argument("--format", choices=["table", "csv", "json"], help="default: table on a terminal, else csv")
     group.add_argument("--max-pixels", type=positive, metavar="N", help="largest image; default: 150 million pixels")

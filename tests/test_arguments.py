@@ -1,10 +1,11 @@
 """How the command reads its words."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 
-from pipeline.arguments import UNUSABLE, Help, Parser, near, number, positive
+from pipeline.arguments import UNUSABLE, Help, Parser, near, number, place, positive
 
 
 def test_a_mistake_is_one_line_with_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,6 +23,11 @@ def test_a_mistake_is_one_line_with_what_was_meant(capsys: pytest.CaptureFixture
 def test_the_nearest_word_is_named_and_nothing_far() -> None:
     assert near("scor", ["score", "rank"]) == "; did you mean 'score'?"
     assert near("xyz", ["score", "rank"]) == ""
+
+
+def test_an_address_stays_as_it_is() -> None:
+    assert place("a//b.csv") == Path("a/b.csv")
+    assert place("s3://bucket//b.csv") == "s3://bucket//b.csv"
 
 
 @pytest.mark.parametrize(("kind", "text", "value"), [(positive, "7", 7), (number, "-1.5", -1.5), (number, "1e3", 1000)])
