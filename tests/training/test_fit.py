@@ -239,7 +239,7 @@ def test_an_epoch_by_hand(tiny_backbone: Backbone, pack: PixelPack) -> None:
     train, _ = bright_subsets(pack)
     order = np.random.default_rng(0).permutation(18)
     weight = torch.nn.Parameter(torch.zeros(1))
-    optimiser = torch.optim.SGD([weight], lr=1.0)
+    optimiser = torch.optim.SGD([{"params": [weight], "factor": 1.0}], lr=1.0)
     seen, moved = [], []
 
     def step(images: Any, main: torch.Tensor, auxiliary: torch.Tensor, *, labelled: int) -> tuple[torch.Tensor, ...]:
