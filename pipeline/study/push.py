@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline.files import expanded, file_md5, file_sha256
-from pipeline.layout import MODEL_CARD, RECORD, RUNS, StudyError, repository_root
+from pipeline.layout import HOME, MODEL_CARD, RECORD, RUNS, StudyError, repository_root
 from pipeline.model import hub
 from pipeline.model.checkpoint_file import calibration_of, read_checkpoint
 from pipeline.model.hub import HubError, Place
@@ -29,7 +29,6 @@ from pipeline.study.verify import verify
 TAGS = ("image-quality-assessment", "ai-generated-images", "no-reference", "agiqa")
 # What a card's table calls them, the names of a run's numbers, and the Hub's.
 METRICS = {"SRCC": ("srcc", "spearmanr"), "PLCC": ("plcc", "pearsonr"), "MAE": ("mae_calibrated", "mae")}
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,8 @@ def _towers(record: Mapping[str, Any], root: Path) -> tuple[Path | None, str]:
     if backbone["origin"] == "in-house" and backbone["file"].endswith(".safetensors"):
         from pipeline.model.loading import rebuild_backbone
 
-        places = [folder / backbone["file"] for folder in dict.fromkeys([root, REPOSITORY])]
-        rebuild_backbone(backbone, folders=list(dict.fromkeys([root, REPOSITORY])))
+        places = [folder / backbone["file"] for folder in dict.fromkeys([root, HOME])]
+        rebuild_backbone(backbone, folders=list(dict.fromkeys([root, HOME])))
         return next(place for place in places if place.is_file()), ""
     name = Path(backbone["file"]).name
     return None, (
@@ -233,7 +232,7 @@ def _source(checkpoint: str, root: Path, out: Path) -> tuple[Path, str | None]:
         try:
             train = find_champion(root, dataset or None, method=method or None).parents[1]
         except ChampionError:
-            for place in dict.fromkeys([root, REPOSITORY]):
+            for place in dict.fromkeys([root, HOME]):
                 if (shipped := find_shipped(place, dataset or None, method or None)) is not None:
                     return shipped.parent, shipped.stem
             raise
@@ -289,7 +288,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Do `agiqa push` and return its exit status; errors are raised."""
     place = Place.of(arguments.place)
     root = repository_root()
-    root = root if (root / RUNS).is_dir() else REPOSITORY
+    root = root if (root / RUNS).is_dir() else HOME
     parcel, commit = push(
         place, arguments.checkpoint, root, licence=arguments.license, private=arguments.private, tag=arguments.tag,
         message=arguments.message,
