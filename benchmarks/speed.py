@@ -210,8 +210,9 @@ def growth(backbone: Backbone, repeats: int) -> list[dict[str, object]]:
         milliseconds = 1e3 * statistics.median(found[str((count, side, windows))])
         per_window = milliseconds / (count * (windows or everything))
         images = f"{count} images" if count > 1 else "1 image"
+        cut_out = f"{windows or everything} windows" if (windows or everything) > 1 else "1 window"
         rows.append({
-            "what": f"score {images} of {side}x{side}, {windows or everything} windows", "backbone": backbone.name,
+            "what": f"score {images} of {side}x{side}, {cut_out}", "backbone": backbone.name,
             "threads": torch.get_num_threads(), "ours_ms": milliseconds, "ms_a_window": per_window,
         })  # fmt: skip
     return rows
