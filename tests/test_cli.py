@@ -507,6 +507,8 @@ def test_help_reads_well() -> None:
         "serve",
         "export",
         "audit-split",
+        "init-data",
+        "plan",
         "completion",
         "examples:",
     ):

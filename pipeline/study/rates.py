@@ -135,6 +135,31 @@ def timed(work: Callable[[], int], seconds: float) -> float:
     return spent / units
 
 
+def batch_seconds(step: Callable[[int], float], whole: int, seconds: float) -> float:
+    """Return the seconds of a step with a whole batch, by steps with ever larger parts of it.
+
+    A step costs something whatever the batch, since prompts and texts run once, and something an image. Where the time
+    given does not suffice for a whole batch, it is told from the two largest parts by a straight line.
+
+    Args:
+        step: Takes a step with so many images, and returns its seconds.
+        whole: Images of a batch.
+        seconds: To spend, more or less.
+    """
+    size = min(4, whole)
+    spent = last = step(size)
+    while size < whole and spent < seconds:
+        before, size = (size, last), min(2 * size, whole)
+        last = step(size)
+        spent += last
+    if size == whole:
+        return last
+    if size == min(4, whole):  # one step took longer than all that was to be spent
+        return last * whole / size
+    an_image = max(0.0, last - before[1]) / (size - before[0])
+    return last + an_image * (whole - size)
+
+
 def measure_start(rates: Rates) -> None:
     """Measure what a process takes to start and to import what a stage with a network needs."""
     begun = time.perf_counter()
@@ -213,7 +238,7 @@ class Towers:
     def measure_step(self, rates: Rates, variant: str, seconds: float, *, has_auxiliary: bool) -> None:
         """Measure training: crops, forward, backward and the optimiser's step.
 
-        A batch grows until it takes the time given or is whole. Variants that cost the same are measured once.
+        Variants that cost the same are measured once.
         """
         switches = self.params.variants[variant].model_dump(exclude={"shuffle_labels"})
         same = next((known for known, found in self._known.items() if found == switches), None)
@@ -226,9 +251,10 @@ class Towers:
         settings = replace(settings, compiled=False)  # which pays a minute at its start
         model.to(self.device)
         optimiser = optimiser_of(model, settings)
-        step, size = step_of(model, settings), min(2, settings.batch_size)
+        step = step_of(model, settings)
 
-        def train() -> int:
+        def train(size: int) -> float:
+            begun = time.perf_counter()
             rows = np.zeros(size, dtype=np.int64)
             crops = EpochCrops(self.images, rows, self.rule, flip=True, seed=(0, 0), windows=settings.windows)
             targets = torch.rand(size, device=self.device)
@@ -239,16 +265,10 @@ class Towers:
             )  # fmt: skip
             optimiser.step()
             losses.cpu()  # waits for a GPU
-            return size
+            return time.perf_counter() - begun
 
-        train()
-        while size < settings.batch_size:
-            begun = time.perf_counter()
-            train()
-            if time.perf_counter() - begun > seconds / 2:
-                break
-            size = min(2 * size, settings.batch_size)
-        rates.step[variant] = timed(train, seconds)
+        train(2)  # warms up
+        rates.step[variant] = batch_seconds(train, settings.batch_size, 3 * seconds) / settings.batch_size
 
     def measure_window(self, rates: Rates, variant: str, seconds: float) -> None:
         """Measure scoring one window with a folded model, and the bytes of its checkpoint."""
@@ -256,10 +276,11 @@ class Towers:
         scorer = fold(model)
         amp = self.params.train.amp == "auto" and self.device.type == "cuda"
         count = _windows(self.rule, self.images[0])
+        images = self.images * max(1, SCORING_BATCH[self.device.type] // count)  # passes are as full as in the study
 
         def score() -> int:
-            image_scores(scorer, self.images, 1, self.rule, device=self.device, autocast=amp)
-            return count
+            image_scores(scorer, images, len(images), self.rule, device=self.device, autocast=amp)
+            return count * len(images)
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "epoch-000.safetensors"
@@ -270,7 +291,7 @@ class Towers:
     @torch.no_grad()
     def measure_tower(self, rates: Rates, seconds: float) -> None:
         """Measure one window through the plain tower."""
-        batch = min(_windows(self.rule, self.images[0]), SCORING_BATCH[self.device.type])
+        batch = SCORING_BATCH[self.device.type]
         windows = normalise(np.stack([_noise(self.rule.size, self.rule.size)] * batch), self.rule, self.device)
 
         def encode() -> int:

@@ -8,7 +8,7 @@ from made_parts import write_params
 from pipeline.params import load_params
 from pipeline.study import rates as measuring
 from pipeline.study.pending import Step
-from pipeline.study.rates import Rates, timed
+from pipeline.study.rates import Rates, batch_seconds, timed
 from pipeline.study.sizes import Size
 
 
@@ -42,6 +42,26 @@ def test_a_units_time_is_the_mean_after_the_first_call(
 
     assert timed(work, 2.0) == pytest.approx(seconds / units)
     assert len(done) == calls
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sizes", "expected"),
+    [
+        (100.0, [4, 8, 16, 32, 50], 3 + 0.5 * 50),  # all of the batch
+        (13.0, [4, 8, 16], 3 + 0.5 * 50),  # 5 + 7 seconds, and one step more: from there by the line
+        (1.0, [4], 5 * 50 / 4),  # one step was too much: nothing tells its constant part
+    ],
+)
+def test_a_whole_batchs_step_is_told_from_parts_of_it(seconds: float, sizes: list[int], expected: float) -> None:
+    asked: list[int] = []
+
+    def step(size: int) -> float:
+        asked.append(size)
+        return 3 + 0.5 * size
+
+    assert batch_seconds(step, 50, seconds) == pytest.approx(expected)
+    assert asked == sizes
+    assert batch_seconds(lambda size: 7.0, 3, 100.0) == 7.0  # a batch below the first part
 
 
 def test_every_part_of_the_work_is_measured(tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
