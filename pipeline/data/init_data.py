@@ -319,7 +319,11 @@ def _tell(found: Found) -> None:
     if found.scale is not None:
         lines.append(("scale", "{:g} to {:g}".format(*found.scale), found.why))
     read = [known.column for known in found.taken.values()]
-    others = [str(column) for column in joined.columns if all(column is not one for one in read)]
+    others = [
+        str(column)
+        for column in joined.columns
+        if column.name not in joined.keys and all(column is not one for one in read)
+    ]
     width = max(len(shown) for _, shown, _ in lines)
     for ours, shown, why in lines:
         _say(f"  {ours:<14} {shown:<{width}}  {why}")

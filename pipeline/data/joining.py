@@ -16,7 +16,7 @@ import pandas as pd
 from pipeline.data.columns import Column
 from pipeline.data.labels import IMAGE_SUFFIXES, DatasetError
 from pipeline.data.places import is_quality_map, plain_files
-from pipeline.data.tables import IMAGE_COLUMNS, read_cells
+from pipeline.data.tables import IMAGE_COLUMNS, read_table
 
 _PARTS = {"train", "test", "val", "valid", "validation", "training", "testing"}
 _SHARE = 0.5  # of a column's cells must name images, if it is to be that of the images
@@ -85,7 +85,7 @@ class Table:
 
     Attributes:
         name: Relative to the folder.
-        cells: From `read_cells`.
+        cells: From `read_table`.
         image: Its column of images, or None.
         files: The image of each row, None where it names none; empty without such a column.
     """
@@ -112,6 +112,7 @@ class Joined:
         image: Their column of images.
         columns: All others; each has N cells, and belongs to the main table or to one that was joined to it.
         unused: Tables that could not be joined, and why.
+        keys: Columns over which tables without images were joined.
     """
 
     files: list[str | None]
@@ -120,6 +121,7 @@ class Joined:
     image: str
     columns: list[Column]
     unused: list[str]
+    keys: list[str] = field(default_factory=list)
 
 
 def read_tables(images: Images, paths: Sequence[Path], image_column: str | None) -> list[Table]:
@@ -135,7 +137,7 @@ def read_tables(images: Images, paths: Sequence[Path], image_column: str | None)
     """
     tables = []
     for path in paths:
-        table = Table(path.relative_to(images.folder).as_posix(), read_cells(path))
+        table = Table(path.relative_to(images.folder).as_posix(), read_table(path))
         names = list(table.cells.columns)
         if image_column is not None:
             names = [name for name in names if image_column.casefold() in (
@@ -190,7 +192,7 @@ def join(tables: Sequence[Table]) -> Joined:
     frames = [(main.name, main.cells.drop(columns=main.image), main.separator, "")]
     waiting = [table for table in stacked if table is not main]
     waiting += [table for table in tables if table.image is None]
-    unused = []
+    unused, keys = [], []
     for table in waiting:
         if table.image is not None:
             rows = {file: row for row, file in enumerate(table.files) if file is not None}
@@ -208,6 +210,8 @@ def join(tables: Sequence[Table]) -> Joined:
         if not any(place is not None for place in places):
             unused.append(f"{table.name}: it says nothing of the images of {main.name}")
             continue
+        if table.image is None:
+            keys.append(key)
         frames.append((table.name, _at(cells, places), table.separator, how))
     columns = [
         Column(name, column, frame[column].reset_index(drop=True), separator, how)
@@ -215,7 +219,7 @@ def join(tables: Sequence[Table]) -> Joined:
         for column in frame
     ]
     names = main.cells[main.image].tolist()
-    return Joined(main.files, names, main.name.split(" and "), str(main.image), columns, unused)
+    return Joined(main.files, names, main.name.split(" and "), str(main.image), columns, unused, keys)
 
 
 def _stacked(tables: Sequence[Table]) -> list[Table]:

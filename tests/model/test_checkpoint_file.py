@@ -130,7 +130,10 @@ def test_what_is_not_finite_is_refused(arrays: Arrays, tmp_path: Path, name: str
     ("said", "told"),
     [
         ({"calibration": {"offset": 0.0}}, r"calibration\.slope: Field required"),
-        ({"statistics": None}, "it reads a backbone, with windows, or statistics, without: one of both"),
+        (
+            {"statistics": None},
+            "it reads a backbone, with windows, or statistics, without, or is a metric: one",
+        ),
         ({"unfamiliar_beyond": -1.0}, "unfamiliar_beyond: "),
     ],
 )

@@ -138,7 +138,7 @@ def test_two_processes_train_what_one_trains(
     expected = train(case, tmp_path / case, tiny_config)
     found, other = (process[case] for process in numbers)
     np.testing.assert_array_equal(found, other)
-    np.testing.assert_allclose(found, [list(row.values()) for row in expected], atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(found, [list(row.values()) for row in expected], atol=2e-3, rtol=2e-3)
     states = [torch.load(place / case / "state.pt", weights_only=True) for place in (shared / "rank 0", tmp_path)]
     for name, value in states[1]["model"].items():
         torch.testing.assert_close(states[0]["model"][name], value, atol=2e-3, rtol=0, msg=name)
