@@ -112,7 +112,7 @@ def environment() -> dict[str, str]:
 
 def repro() -> list[str]:
     """Return the command of a whole study."""
-    return [sys.executable, "-m", "dvc", "repro", "--quiet"]
+    return [sys.executable, "-m", "dvc", "repro"]  # --quiet would hide why it failed
 
 
 def torture(place: Path, kills: int, moments: random.Random, seconds: float) -> Killed:
