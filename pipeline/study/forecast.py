@@ -2,7 +2,7 @@
 
 What is to run comes from DVC (`pipeline.study.pending`), how much from the data (`pipeline.study.sizes`), and how fast
 from a few seconds of the real work on this machine (`pipeline.study.rates`). The sum is a forecast: it takes what else
-the machine does now for what it will do then.
+the machine does now for what it will do then, and a training of several processes for one of a single one.
 """
 
 import argparse
