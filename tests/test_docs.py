@@ -365,8 +365,10 @@ def test_python_runs(block: Block, workshop: Path, monkeypatch: pytest.MonkeyPat
     if block.said.startswith("parsed"):
         return
     monkeypatch.chdir(workshop)
+    with Image.open("two.jpg") as opened:
+        picture = opened.copy()
     known: dict[str, Any] = {
-        "pil_image": Image.open("two.jpg"), "array": np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8),
+        "pil_image": picture, "array": np.random.default_rng(0).integers(0, 256, (80, 90, 3), np.uint8),
     }  # fmt: skip
     exec(code, known)
     if "scores" in known:
