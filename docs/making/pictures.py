@@ -1,6 +1,6 @@
 """Take the screenshots of docs/images with chromium, of a report and of MLflow.
 
-    python docs/making/pictures.py report reports/study       report.png, report-phone.png, report-dark.png
+    python docs/making/pictures.py report reports/study       report.png and -phone, -dark, -print
     python docs/making/pictures.py mlflow http://127.0.0.1:5000 demo       mlflow-*.png, of `make mlflow` and this study
 
 A picture has a palette, so that all of them together weigh little. Look at each one before it is committed.
@@ -21,7 +21,7 @@ from typing import Any
 from PIL import Image
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
-DESKTOP, PHONE = (1280, 760), (390, 800)
+DESKTOP, PHONE, PAPER = (1280, 760), (390, 800), (794, 1123)  # paper: A4 at 96 dots an inch
 HEAVIEST = 150_000  # bytes of a picture
 PATIENCE, SETTLE = 180, 5  # seconds: until MLflow's page says what it is about, and until its charts are drawn
 
@@ -48,12 +48,13 @@ def browser() -> Iterator[Any]:
             driver.quit()
 
 
-def show(driver: Any, size: tuple[int, int], *, dark: bool = False, phone: bool = False) -> None:
-    """Set what kind of screen the page sees."""
+def show(driver: Any, size: tuple[int, int], *, dark: bool = False, phone: bool = False, paper: bool = False) -> None:
+    """Set what kind of screen the page sees, or that it is printed."""
     metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+    media = "print" if paper else ""
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": scheme})
 
 
 def save(driver: Any, name: str) -> None:
@@ -73,13 +74,13 @@ def save(driver: Any, name: str) -> None:
 
 
 def of_report(report: Path) -> None:
-    """Take a report's first screen on a desk, on a phone, and in the dark."""
+    """Take a report's first screen on a desk, on a phone, in the dark, and its first sheet of paper."""
     with browser() as driver:
-        for name, size, dark, phone in (
-            ("report.png", DESKTOP, False, False), ("report-dark.png", DESKTOP, True, False),
-            ("report-phone.png", PHONE, False, True),
+        for name, size, how in (
+            ("report.png", DESKTOP, {}), ("report-dark.png", DESKTOP, {"dark": True}),
+            ("report-phone.png", PHONE, {"phone": True}), ("report-print.png", PAPER, {"paper": True}),
         ):  # fmt: skip
-            show(driver, size, dark=dark, phone=phone)
+            show(driver, size, **how)
             driver.get((report / "index.html").resolve().as_uri())
             time.sleep(1)
             save(driver, name)
