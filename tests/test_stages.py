@@ -28,6 +28,7 @@ from pipeline.model.windows import WindowRule, cut, normalise, window_origins
 from pipeline.params import load_params
 from pipeline.study import build
 
+pytestmark = pytest.mark.slow  # A whole study each, in seconds to a minute: CI runs them.
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS, BASELINES = ("dcmpln", "clip_agiqa"), ("clip_iqa", "linear_probe", "handcrafted")
 

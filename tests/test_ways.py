@@ -38,6 +38,7 @@ from pipeline.study.plans import plan_training
 from pipeline.study.subsets import FeaturesAbout
 from pipeline.training import baselines, statistics
 
+pytestmark = pytest.mark.slow  # Networks are exported and served, one way after the other: CI runs them.
 ROOT = Path(__file__).resolve().parent.parent
 
 

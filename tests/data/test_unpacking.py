@@ -296,6 +296,7 @@ def test_harmless_archives_are_read(tmp_path: Path, data: Callable[[], bytes], f
 FORMATS = ["zip-stored", "zip-deflate", "zip-bzip2", "zip-lzma", "tar-gzip", "tar-gzip-joined", "tar-bzip2", "tar-xz"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_flipped_byte_and_no_lost_end_passes_for_content(tmp_path: Path, name: str) -> None:
     """What is flipped is refused, or stands where nothing depends on it, as in a date: then all files are right."""

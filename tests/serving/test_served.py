@@ -30,7 +30,10 @@ from pipeline.files import write_json
 from pipeline.scoring.scorer import Scorer, load_scorer
 from pipeline.tracking import models, store
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+pytestmark = [
+    pytest.mark.slow,  # MLflow itself is started
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
+]
 RECORD = {
     "dataset": "demo", "method": "dcmpln", "round": 0, "target": "quality", "kind": "variant", "selected_epoch": 1,
     "leaks": [], "shuffled_labels": False, "backbone": {"name": "demo-vit", "origin": "in-house"},

@@ -9,7 +9,10 @@ import yaml
 
 from pipeline.cli import main
 
-pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning:dvc")  # DVC's own
+pytestmark = [
+    pytest.mark.slow,  # DVC runs many times in each
+    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning:dvc"),  # DVC's own
+]
 TRAINED = ("code", "download", "preprocess", "split", "features", "index", "train", "evaluate", "baseline")
 
 
