@@ -257,13 +257,29 @@ def _cluster(options: argparse.Namespace) -> Iterator[list[dict[str, float]]]:
     here = {"num_cpus": _here(options), "object_store_memory": OBJECTS, "include_dashboard": False}
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **(here if address == "local" else {}))
+        with _without_stderr():
+            own = here if address == "local" else {}
+            ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **own)
     except Exception as error:  # plain ones among them, as of processes that do not start in time
         raise ClusterError(f"no Ray cluster at {address}: {_line(error)}") from error
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Keep what is not Python from writing to standard error: Ray tells there of every setting that it found."""
+    sys.stderr.flush()
+    with open(os.devnull, "wb") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _here(options: argparse.Namespace) -> int:
