@@ -92,3 +92,25 @@ def test_a_kill_aimed_at_a_stage_hits_dvc_where_none_runs() -> None:
     assert torture.running_stage(running.pid) is None
     assert torture.kill(running, torture.signal.SIGKILL, "stage") == "dvc by SIGKILL"
     assert running.returncode == -9
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (".dvc/tmp/rwlock", "ERROR: Unable to read RWLock-file '.dvc/tmp/rwlock'. JSON structure is corrupted: line 1"),
+        ("dvc.lock", "'./dvc.lock' validation failed.\n\nrequired key not provided, in schema"),
+        ("dvc.lock", "'./dvc.lock' is invalid.\n\nwhile parsing a flow sequence"),
+    ],
+)
+def test_what_dvc_calls_torn_is_removed_and_nothing_else(
+    tmp_path: Path, name: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / ".dvc/tmp/rwlock", tmp_path / "dvc.lock", tmp_path / "params.yaml"]
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{")
+    torture.remove_torn(tmp_path, "ERROR: failed to reproduce 'train': failed to run")
+    assert all(path.is_file() for path in files)
+    torture.remove_torn(tmp_path, said)
+    assert [path for path in files if not path.is_file()] == [tmp_path / name]
+    assert f"removed {name}, which a kill had torn" in capsys.readouterr().err
