@@ -21,8 +21,7 @@ from pipeline.model.folded import image_scores
 from pipeline.model.windows import WindowRule
 from pipeline.params import Params
 from pipeline.study import build
-from pipeline.training import statistics
-from pipeline.training.baselines import MADE_BY
+from pipeline.training import baselines, statistics
 
 
 def compute(params: Params, dataset: str) -> tuple[bytes, dict[str, Any]]:
@@ -38,7 +37,7 @@ def compute(params: Params, dataset: str) -> tuple[bytes, dict[str, Any]]:
         handcrafted (N, K) and handcrafted_names (K,). And the costs by pass, `tower` and `statistics`.
     """
     manifest, pack = open_prepared(PREPARED / dataset)
-    passes = {MADE_BY[baseline] for baseline in params.study.baselines}
+    passes = baselines.passes(params.study.baselines)
     columns: dict[str, np.ndarray] = {}
     times: dict[str, Any] = {}
     if "statistics" in passes:  # first, so that its peak of memory is without towers

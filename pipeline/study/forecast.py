@@ -128,7 +128,7 @@ def _rests_on(sizes: "Mapping[str, Size]", rates: "Rates") -> Iterator[str]:
 
 def _add(line: Line, step: Step, params: Params, sizes: "Mapping[str, Size]", rates: "Rates") -> None:
     """Add one run of a stage."""
-    from pipeline.training.baselines import MADE_BY
+    from pipeline.training.baselines import passes
 
     size = sizes[step.item[0]] if step.item else None
     parts = size.subsets(params) if size is not None else {}
@@ -145,11 +145,11 @@ def _add(line: Line, step: Step, params: Params, sizes: "Mapping[str, Size]", ra
         line.seconds += rates.start + size.images * rates.decode + 3 * size.pixels / COPY
         line.disk += 2 * size.pixels
     elif step.stage == "features":
-        passes = {MADE_BY[baseline] for baseline in params.study.baselines}
+        needed = passes(params.study.baselines)
         line.work["images"] += size.images
         line.seconds += rates.start
-        line.seconds += size.images * rates.statistics if "statistics" in passes else 0
-        line.seconds += size.images * rates.windows(size) * rates.tower if "tower" in passes else 0
+        line.seconds += size.images * rates.statistics if "statistics" in needed else 0
+        line.seconds += size.images * rates.windows(size) * rates.tower if "tower" in needed else 0
         line.disk += 2 * size.images * 8000
     elif step.stage in ("train", "train_random"):
         section = params.train_for(step.item[1])

@@ -29,7 +29,7 @@ from pipeline.study.pending import Step
 from pipeline.study.plans import training_settings
 from pipeline.study.sizes import Size
 from pipeline.training import statistics
-from pipeline.training.baselines import fit_handcrafted
+from pipeline.training.baselines import fit_handcrafted, passes
 from pipeline.training.crops import EpochCrops, epoch_images
 from pipeline.training.fit import optimiser_of, step_of
 
@@ -105,7 +105,7 @@ def measure(params: Params, steps: Sequence[Step], sizes: Mapping[str, Size], se
         ]
         if params.study.variants and kinds & NETWORK != {"features"}:
             jobs.append(lambda: towers.measure_window(rates, (trained or params.study.variants)[0], seconds))
-        if "features" in kinds:
+        if "features" in kinds and "tower" in passes(params.study.baselines):
             jobs.append(lambda: towers.measure_tower(rates, seconds))
     bar.reset(total=len(jobs))
     with bar:

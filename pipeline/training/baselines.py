@@ -24,6 +24,11 @@ MADE_BY = {"clip_iqa": "tower", "linear_probe": "tower", "handcrafted": "statist
 DEVIATION = "image_features_deviation"  # what the probe may read as well
 
 
+def passes(methods: Sequence[str]) -> set[str]:
+    """Return the passes of the features stage that some baselines read; a metric of pyiqa's reads none."""
+    return {MADE_BY[method] for method in methods if pyiqa_metric(method) is None}
+
+
 def reads(method: str, features: Mapping[str, np.ndarray], probe: str = "mean") -> np.ndarray:
     """Return what a baseline reads of the features file, shape (n,) or (n, K), float64.
 

@@ -34,7 +34,8 @@ def test_only_the_passes_that_a_baseline_reads_are_made(home: Path, monkeypatch:
     monkeypatch.chdir(home)
     params = load_params("params.yaml")
     found = {}
-    for baselines in (["clip_iqa", "linear_probe", "handcrafted"], ["handcrafted"], ["linear_probe"], []):
+    sets = (["clip_iqa", "linear_probe", "handcrafted"], ["handcrafted"], ["linear_probe", "pyiqa_piqe"], [])
+    for baselines in sets:  # a metric of pyiqa's reads the images themselves
         study = params.study.model_copy(update={"baselines": baselines})
         content, times = features.compute(params.model_copy(update={"study": study}), "demo")
         passes = set()
