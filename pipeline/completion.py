@@ -4,12 +4,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-NAMES_FILES = (
-    "paths",
-    "first",
-    "second",
-    "out",
-)  # arguments that are files and more, so that their type does not say it
+# Arguments that are files and more, so that their type does not say it.
+NAMES_FILES = ("paths", "first", "second", "out")
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:

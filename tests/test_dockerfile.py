@@ -11,10 +11,8 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 import zipfile
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ from typing import NamedTuple
 
 import pytest
 from conftest import ROOT
+from made_server import await_listening, free_port
 
 DOCKERFILE = ROOT / "Dockerfile"
 SYSTEM = ("apt-get", "useradd")  # not run here
@@ -234,18 +233,12 @@ def test_the_default_scores_the_folder_that_is_mounted(machine: Machine, photo: 
 @pytest.mark.slow
 def test_serve_answers(machine: Machine) -> None:
     state = machine.build("serve")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     start = [*state.start, "--port", str(port)]
     start[start.index("0.0.0.0")] = "127.0.0.1"  # nothing here is opened to others
     with subprocess.Popen(start, cwd=state.work, env=machine.settings(state)) as process:
         try:
-            for _ in range(600):
-                assert process.poll() is None
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.2)
+            await_listening(process, port)
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60) as answer:
                 assert answer.status == 200
         finally:

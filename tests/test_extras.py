@@ -9,10 +9,8 @@ import io
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
 import tomllib
 import urllib.request
 import zipfile
@@ -22,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from made_server import await_listening, free_port
 
 from pipeline import extras
 from pipeline.cli import main
@@ -244,17 +243,11 @@ def test_the_core_ranks_compares_draws_maps_and_names_the_extra_of_the_rest(
 def served(clone: Path, tmp_path: Path) -> Iterator[str]:
     """Serve from an environment with the core and the extra `serve` alone; hand out the address."""
     program = install(tmp_path / "venv", clone, "[serve]") / "agiqa"
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     kept = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
     with subprocess.Popen([program, "serve", "--port", str(port)], cwd=tmp_path, env=kept) as process:
         try:
-            for _ in range(600):
-                assert process.poll() is None
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.2)
+            await_listening(process, port)
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()

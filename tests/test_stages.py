@@ -330,7 +330,6 @@ def test_a_baseline_that_is_fitted_anew_is_the_same_run_unless_something_changed
     assert set(run_ids(prepared)).isdisjoint(run_ids(finished))
 
 
-@pytest.mark.slow
 def test_a_training_killed_with_sigkill_goes_on_and_ends_alike(finished: Path, prepared: Path) -> None:
     words = [sys.executable, "-m", "stages.train", "--dataset", "demo", "--variant", "dcmpln", "--round", "0"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import made_cells
 import pytest
 from made_parts import write_params
+from made_server import free_port
 
 from pipeline.params import load_params
 from pipeline.study.assembly import assemble
@@ -35,12 +35,6 @@ torture = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(torture)
 WORKERS, PATIENCE = 3, 1500  # seconds, on a machine that others load
 CELLS = {"demo/dcmpln/round-0", "demo/clip_agiqa/round-0", "demo/handcrafted/round-0"}
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 @contextmanager

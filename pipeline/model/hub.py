@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.errors import AgiqaError
+from pipeline.extras import NAME
 from pipeline.files import file_sha256
 from pipeline.layout import MODEL_CARD
 from pipeline.model.record import Text, faults
@@ -25,7 +26,7 @@ from pipeline.model.record import Text, faults
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ResolvedRevision
 
-LIBRARY = "agiqa-study"
+LIBRARY = NAME
 FORMAT = "agiqa-hub-1"
 README, CONFIG, CARD = "README.md", "config.json", MODEL_CARD
 CHECKPOINT, WEIGHTS = "model.safetensors", "backbone.safetensors"
@@ -100,7 +101,7 @@ def api() -> "HfApi":
 
     from huggingface_hub import HfApi
 
-    return HfApi(library_name=LIBRARY, library_version=version("agiqa-study"))
+    return HfApi(library_name=LIBRARY, library_version=version(LIBRARY))
 
 
 def fetch(place: str) -> Path:

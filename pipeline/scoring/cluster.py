@@ -284,8 +284,9 @@ def _without_stderr() -> Iterator[None]:
 
 def _here(options: argparse.Namespace) -> int:
     """Return how many cores a cluster of this machine has: enough for the workers and threads that were asked for."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores, (options.workers or 1) * (options.threads or 1))
+    from pipeline.scoring.lanes import usable_cores
+
+    return max(usable_cores(), (options.workers or 1) * (options.threads or 1))
 
 
 def _shares(options: argparse.Namespace, nodes: Sequence[dict[str, float]]) -> tuple[int, int, float]:

@@ -241,6 +241,11 @@ def _cores(scorer: Scorer) -> int:
         import torch
 
         return torch.get_num_threads()
+    return usable_cores()
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -29,7 +29,7 @@ from pipeline.files import expanded, file_sha256
 from pipeline.layout import HOME, INSTALLED, LEVEL, PERCENTS, repository_root
 from pipeline.model.checkpoint_file import CheckpointError, calibration_of, familiarity_of, read_checkpoint, trees_of
 from pipeline.model.windows import WindowRule, resize, resized_sides, window_origins
-from pipeline.study.champion import ChampionError, find_champion, find_shipped
+from pipeline.study.champion import find_auto, is_auto
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -450,15 +450,8 @@ def _of_statistics(
 def find_checkpoint(checkpoint: str | Path, root: str | Path | None = None) -> Path:
     """Return the file that `load_scorer` would load; arguments and errors as there."""
     text, base = str(checkpoint), _root(root)
-    if text == "auto" or text.startswith("auto:"):
-        dataset, _, method = text.removeprefix("auto").removeprefix(":").partition(":")
-        try:
-            return find_champion(base, dataset or None, method=method or None)
-        except ChampionError:
-            for folder in (base, HOME):
-                if (shipped := find_shipped(folder, dataset or None, method or None)) is not None:
-                    return shipped
-            raise
+    if is_auto(text):
+        return find_auto(text, base)
     if text.startswith("hf:"):
         from pipeline.model.hub import fetch
 

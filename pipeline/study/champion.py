@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.errors import AgiqaError
 from pipeline.layout import (
     CHAMPIONS,
+    HOME,
     MODEL_CARD,
     MODELS,
     RECORD,
@@ -126,6 +127,31 @@ def find_shipped(root: str | Path, dataset: str | None = None, method: str | Non
         except (ValueError, TypeError, KeyError) as error:
             raise ChampionError(f"{path} is damaged ({error}): restore it from git") from error
     return max(found, key=lambda entry: entry[0])[1] if found else None
+
+
+def is_auto(checkpoint: str) -> bool:
+    """Return whether a checkpoint is named as `find_auto` takes it."""
+    return checkpoint == "auto" or checkpoint.startswith("auto:")
+
+
+def find_auto(checkpoint: str, root: str | Path) -> Path:
+    """Return the checkpoint that `auto`, `auto:<data set>` or `auto:<data set>:<method>` names.
+
+    Args:
+        checkpoint: One of these.
+        root: Of the repository whose champion it is; where it has none, a model that came with it or with this code.
+
+    Raises:
+        ChampionError: As `find_champion`, if no model has come either.
+    """
+    dataset, _, method = checkpoint.removeprefix("auto").removeprefix(":").partition(":")
+    try:
+        return find_champion(root, dataset or None, method=method or None)
+    except ChampionError:
+        for folder in dict.fromkeys([Path(root), HOME]):
+            if (shipped := find_shipped(folder, dataset or None, method or None)) is not None:
+                return shipped
+        raise
 
 
 def _best(methods: Mapping[str, Sequence[tuple[float, Path]]]) -> Path:

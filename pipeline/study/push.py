@@ -17,12 +17,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.files import expanded, file_md5, file_sha256
+from pipeline.files import expanded, file_md5, file_sha256, json_bytes
 from pipeline.layout import HOME, MODEL_CARD, RECORD, RUNS, StudyError, repository_root
 from pipeline.model import hub
 from pipeline.model.checkpoint_file import calibration_of, read_checkpoint
 from pipeline.model.hub import HubError, Place
-from pipeline.study.champion import ChampionError, find_champion, find_shipped
+from pipeline.study.champion import find_auto, is_auto
 from pipeline.study.publish import best_of, publish, render
 from pipeline.study.verify import verify
 
@@ -89,12 +89,8 @@ def pack(folder: Path, method: str | None, place: Place, licence: str, root: Pat
         "files": {name: {"sha256": file_sha256(file)} for name, file in files.items()},
     }  # fmt: skip
     text = _card_text(card, place, licence, said, own_towers=towers is not None)
-    files |= {hub.CONFIG: _json(config), hub.CARD: _json(card), hub.README: text.encode()}
+    files |= {hub.CONFIG: json_bytes(config), hub.CARD: json_bytes(card), hub.README: text.encode()}
     return Parcel(files, dataset, about["method"])
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _towers(record: Mapping[str, Any], root: Path) -> tuple[Path | None, str]:
@@ -143,7 +139,7 @@ def _card_text(card: Mapping[str, Any], place: Place, licence: str, weights: str
         eval_results=results,
     )
     return render(
-        "hub_card.md.j2", card=card, best=model, place=place, version=version("agiqa-study"), weights=weights,
+        "hub_card.md.j2", card=card, best=model, place=place, version=version(hub.LIBRARY), weights=weights,
         own_towers=own_towers, metadata=metadata.to_yaml().strip(),
     )  # fmt: skip
 
@@ -227,15 +223,11 @@ def push(
 
 def _source(checkpoint: str, root: Path, out: Path) -> tuple[Path, str | None]:
     """Return the folder with a card that a model comes from, and its method."""
-    if checkpoint == "auto" or checkpoint.startswith("auto:"):
-        dataset, _, method = checkpoint.removeprefix("auto").removeprefix(":").partition(":")
-        try:
-            train = find_champion(root, dataset or None, method=method or None).parents[1]
-        except ChampionError:
-            for place in dict.fromkeys([root, HOME]):
-                if (shipped := find_shipped(place, dataset or None, method or None)) is not None:
-                    return shipped.parent, shipped.stem
-            raise
+    if is_auto(checkpoint):
+        found = find_auto(checkpoint, root)
+        if (found.parent / MODEL_CARD).is_file():  # of models/
+            return found.parent, found.stem
+        train = found.parents[1]
         record = json.loads((train / RECORD).read_text(encoding="utf-8"))
         _refuse_what_changed(root)
         publish(root, record["dataset"], [record["method"]], record["round"], out)

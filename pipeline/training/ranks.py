@@ -196,9 +196,8 @@ def _answered(count: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = re.sub(r"^\[\S+:\d+\] ", "", str(error).splitlines()[0])[
-            :300
-        ]  # without the place in torch's own source
+        # Without the place in torch's own source.
+        reason = re.sub(r"^\[\S+:\d+\] ", "", str(error).splitlines()[0])[:300]
         if re.search(r"time[d ]?-?\s?out", reason, re.IGNORECASE):
             waited = f"{PATIENCE.seconds} s"
             raise RankError(

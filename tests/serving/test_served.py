@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_runs import mlflow_at
+from made_server import free_port
 from PIL import Image
 
 from pipeline import layout
@@ -197,13 +197,10 @@ def test_the_registry_says_what_the_champion_is_worth(study: Path) -> None:
         )
 
 
-@pytest.mark.slow
 def test_mlflow_serves_it_outside_the_repository(
     study: Path, demo_scorer: Scorer, pictures: list[Path], tmp_path: Path
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     programs = Path(sys.executable).parent
     command = [programs / "mlflow", "models", "serve", "--env-manager", "local", "--workers", "1"]
     # As in an active environment; MLflow starts uvicorn by its name.

@@ -120,7 +120,6 @@ def test_what_workers_pushed_becomes_one_study_and_a_second_time_changes_nothing
     assert len(made_cells.journal(place)) == 2  # to plain DVC, too, all is up to date
 
 
-@pytest.mark.slow
 def test_clones_that_pushed_nothing_are_sources_too(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,7 +150,6 @@ def test_a_missing_cell_is_named_and_not_trained(
     assert ran(place) == []
 
 
-@pytest.mark.slow
 def test_a_cell_made_of_other_inputs_is_told_by_them(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -210,7 +208,6 @@ def _skew_of(shared: Path, name: str) -> str:
     return yaml.safe_load(stored(shared, record).read_text())["skew"]
 
 
-@pytest.mark.slow
 def test_results_that_differ_in_times_alone_agree(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,7 +231,6 @@ def test_results_that_differ_in_times_alone_agree(
     assert before.items() <= locked(other).items()
 
 
-@pytest.mark.slow
 def test_a_result_whose_files_never_arrived_is_missing(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,7 +251,6 @@ def test_a_result_whose_files_never_arrived_is_missing(
     assert gather(place, monkeypatch, capfd)[0] == 0
 
 
-@pytest.mark.slow
 def test_files_that_no_cache_has_are_not_overwritten(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,7 +67,7 @@ def test_towers_come_from_the_hub_where_the_repository_is_not(
 ) -> None:
     push(Place("me/model"), str(SHIPPED / "dcmpln.safetensors"), ROOT)
     expected = load_scorer(SHIPPED / "dcmpln.safetensors", device="cpu").score(pictures[2])
-    for module in ("pipeline.scoring.scorer", "pipeline.study.push"):
+    for module in ("pipeline.scoring.scorer", "pipeline.study.champion", "pipeline.study.push"):
         monkeypatch.setattr(f"{module}.HOME", in_tmp)
     assert load_scorer("hf:me/model", device="cpu", root=in_tmp).score(pictures[2]).mos == expected.mos
 
