@@ -1,8 +1,8 @@
 """The frozen CLIP: open_clip's towers, and timm's image towers that open_clip puts into its models.
 
 A `Backbone` encodes images and texts, with learned prompts in the transformer layers or without: without, its features
-are open_clip's own. It owns the folded form of its image tower, which others use for speed; where it has none, as a
-tower of timm's has none, it says so and the plain pass serves.
+are open_clip's own. It owns the folded form of its image tower, which others use for speed; where it has none, as an
+attention-pooled tower of timm's has none, it says so and the plain pass serves.
 
 SigLIP's `logit_bias` is not kept: a score is a softmax over two logits, in which a bias on both cancels.
 """
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from pipeline.model import text_side
 from pipeline.model.image_side import BackboneError, image_features, image_sizes
+from pipeline.model.image_weights import image_weights
 from pipeline.model.record import without_tokenizer
-from pipeline.model.tower import FastTower, ImageTowerWeights, LayerWeights
+from pipeline.model.tower import FastTower, ImageTowerWeights
 
 __all__ = ["Backbone", "BackboneError", "Origin"]
 
@@ -213,24 +214,8 @@ class Backbone(nn.Module):
         return image_features(self.visual, images, prompts)
 
     def image_tower(self) -> ImageTowerWeights | None:
-        """Return the image tower as plain tensors; None where it is timm's, or its layers are not CLIP's plain ones."""
-        if hasattr(self.visual, "trunk"):
-            return None
-        layers = [_layer_weights(block) for block in self.visual.transformer.resblocks]
-        pre = self.visual.ln_pre
-        plain = self.visual.conv1.bias is None and isinstance(pre, nn.LayerNorm | nn.Identity)
-        if not plain or None in layers:
-            return None
-        return ImageTowerWeights(
-            patches=self.visual.conv1.weight,
-            class_token=self.visual.class_embedding,
-            positions=self.visual.positional_embedding,
-            norm_pre=_norm(pre) if isinstance(pre, nn.LayerNorm) else None,
-            layers=tuple(layers),
-            norm_post=_norm(self.visual.ln_post),
-            projection=self.visual.proj,
-            image_size=self.image_size,
-        )
+        """Return the image tower as plain tensors; None where it does more than those say."""
+        return image_weights(self.visual, self.image_size)
 
     def fast_tower(self) -> FastTower | None:
         """Return the folded image tower, or None where it cannot be folded; made at the first call.
@@ -242,37 +227,6 @@ class Backbone(nn.Module):
             weights = self.image_tower()
             self.register_module("folded", None if weights is None else FastTower(weights))
         return self.folded
-
-
-def _norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
-    return norm.weight, norm.bias, norm.eps
-
-
-def _layer_weights(block: nn.Module) -> LayerWeights | None:
-    """Return one layer's weights, or None if it is not open_clip's plain residual attention block."""
-    from open_clip.transformer import QuickGELU, ResidualAttentionBlock
-
-    if type(block) is not ResidualAttentionBlock or hasattr(block, "ln_1_kv"):
-        return None
-    attention, expand, activation, contract = block.attn, block.mlp.c_fc, block.mlp.gelu, block.mlp.c_proj
-    quick = isinstance(activation, QuickGELU)
-    if not quick and not (type(activation) is nn.GELU and activation.approximate == "none"):
-        return None
-    if attention.in_proj_weight is None or attention.bias_k is not None or attention.add_zero_attn:
-        return None
-    scales = [None if isinstance(scale, nn.Identity) else scale.gamma for scale in (block.ls_1, block.ls_2)]
-    return LayerWeights(
-        norm_1=_norm(block.ln_1),
-        attention_in=(attention.in_proj_weight, attention.in_proj_bias),
-        attention_out=(attention.out_proj.weight, attention.out_proj.bias),
-        norm_2=_norm(block.ln_2),
-        expand=(expand.weight, expand.bias),
-        contract=(contract.weight, contract.bias),
-        quick=quick,
-        scale_1=scales[0],
-        scale_2=scales[1],
-        heads=attention.num_heads,
-    )
 
 
 def _hash_tensors(state: dict[str, Tensor]) -> str:

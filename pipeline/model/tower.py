@@ -10,6 +10,8 @@ What is exact, and why:
 - A layer norm's weight and bias, the layer scale and QuickGELU's 1.702 fold into the neighbouring matrices:
   x sigmoid(1.702 x) = silu(1.702 x) / 1.702.
 - Windows whose offsets differ by multiples of the patch side share patch embeddings: they are computed once an image.
+  Behind a convolutional stem they do not, since its edges differ; there each window is embedded alone, with every batch
+  norm folded into its convolution, and once for both tasks.
 
 Matrix products on CPUs are oneDNN's, which are faster there; see `frozen_linear`.
 
@@ -17,8 +19,9 @@ Both tasks of the model see the same images, so they run as one batch whose halv
 behind the first layer's queries, keys and values.
 """
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,27 +58,49 @@ class LayerWeights(NamedTuple):
     heads: int
 
 
+class StemConv(NamedTuple):
+    """One convolution of a convolutional stem, its batch norm folded in.
+
+    Attributes:
+        weight: Shape (out, in, k, k).
+        bias: Shape (out,).
+        stride: Down and across.
+        padding: Likewise, in zeros.
+        activation: What follows it.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    activation: Literal["relu", "gelu"] | None
+
+
 class ImageTowerWeights(NamedTuple):
     """The image tower as plain tensors.
 
     Attributes:
-        patches: Weight (D, 3, P, P) of the patch embedding, which has no bias.
+        patches: Weight (D, 3, P, P) of the patch embedding, which has no bias; None behind a stem.
+        stem: The convolutions in its place, whose last one has D channels, or None.
         class_token: Shape (D,).
         positions: Shape (1 + patches, D).
         norm_pre: Weight, bias and epsilon before the first layer, or None.
         layers: In order.
         norm_post: Weight, bias and epsilon after the last layer.
         projection: Shape (D, E).
+        projection_bias: Shape (E,), or None.
         image_size: Side of the square input in pixels.
     """
 
-    patches: Tensor
+    patches: Tensor | None
+    stem: tuple[StemConv, ...] | None
     class_token: Tensor
     positions: Tensor
     norm_pre: tuple[Tensor, Tensor, float] | None
     layers: tuple[LayerWeights, ...]
     norm_post: tuple[Tensor, Tensor, float]
     projection: Tensor
+    projection_bias: Tensor | None
     image_size: int
 
 
@@ -218,27 +243,36 @@ class FastTower(nn.Module):
             AgiqaError: If int8 is asked for on a GPU.
         """
         super().__init__()
-        device = weights.patches.device
+        device = weights.projection.device
         if weight_bits is not None and device.type != "cpu":
             raise AgiqaError(f"int8 is for CPUs, and the backbone is on {device}: use bfloat16 there")
         with torch.no_grad():
             self.layers = nn.ModuleList(
                 _Layer(layer) if weight_bits is None else _Int8Layer(layer, weight_bits) for layer in weights.layers
             )
-            flat = weights.patches.flatten(1)  # (D, 3 P P)
+            bias = weights.norm_post[1] @ weights.projection
+            self._stem = [(part.stride, part.padding, part.activation) for part in weights.stem or ()]
+            embedding = {
+                f"stem_{number}_{name}": getattr(part, name)
+                for number, part in enumerate(weights.stem or ())
+                for name in ("weight", "bias")
+            }
+            if weights.patches is not None:
+                embedding = {"patches": weights.patches.flatten(1)}  # (D, 3 P P)
             for name, tensor in {
-                "patches": flat,
+                **embedding,
                 "class_token": weights.class_token + weights.positions[0],
                 "positions": weights.positions[1:],
                 "projection": weights.norm_post[0][:, None] * weights.projection,
-                "projection_bias": weights.norm_post[1] @ weights.projection,
+                "projection_bias": bias if weights.projection_bias is None else bias + weights.projection_bias,
             }.items():
                 self.register_buffer(name, tensor.detach().clone().contiguous(), persistent=False)
             self.norm_pre = None if weights.norm_pre is None else weights.norm_pre[2]
             if weights.norm_pre is not None:
                 self.register_buffer("pre_weight", weights.norm_pre[0].detach().clone(), persistent=False)
                 self.register_buffer("pre_bias", weights.norm_pre[1].detach().clone(), persistent=False)
-        self.patch_size, self.image_size = weights.patches.shape[-1], weights.image_size
+        self.image_size = weights.image_size
+        self.patch_size = weights.image_size // math.isqrt(len(weights.positions) - 1)
         self.post_epsilon = weights.norm_post[2]
         self.requires_grad_(False)
 
@@ -247,11 +281,21 @@ class FastTower(nn.Module):
 
         What is left over at the right and bottom beyond whole patches is cut off, as the convolution does.
         """
+        if self._stem:
+            return self._through_stem(images)
         size = self.patch_size
         count, _, height, width = images.shape
         rows, columns = height // size, width // size
         blocks = images[..., : rows * size, : columns * size].reshape(count, 3, rows, size, columns, size)
         return frozen_linear(blocks.permute(0, 2, 4, 1, 3, 5).reshape(count, rows, columns, -1), self.patches)
+
+    def _through_stem(self, x: Tensor) -> Tensor:
+        for number, (stride, padding, activation) in enumerate(self._stem):
+            weight, bias = getattr(self, f"stem_{number}_weight"), getattr(self, f"stem_{number}_bias")
+            x = F.conv2d(x, weight, bias, stride, padding)
+            if activation is not None:
+                x = F.relu(x) if activation == "relu" else F.gelu(x)
+        return x.permute(0, 2, 3, 1)
 
     def tokens(self, patches: Tensor) -> Tensor:
         """Return the first layer's input, shape (B, 1 + patches, D), from patch embeddings (B, h, w, D) of windows."""
@@ -269,6 +313,9 @@ class FastTower(nn.Module):
         Returns:
             Tokens, shape (n, 1 + patches, D), in the order of `origins`.
         """
+        if self._stem:
+            windows = [image[:, top : top + self.image_size, left : left + self.image_size] for top, left in origins]
+            return self.tokens(self.embed(torch.stack(windows)))
         size, side = self.patch_size, self.image_size // self.patch_size
         by_offset: dict[tuple[int, int], list[int]] = {}
         for number, (top, left) in enumerate(origins):
