@@ -42,11 +42,13 @@ study: setup ## run the whole study of params.yaml (the embedded demo by default
 serve: setup ## score images of your own in a web page at http://127.0.0.1:8000
 	@$(BIN)/python -m pipeline.cli serve
 
+# A process a core, each with one thread; a module's tests stay together, since they share what was costly to make.
+PARALLEL ?= -n logical --dist loadfile
 test: setup ## run the quick tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: setup ## run all tests, the slow ones, too
-	@$(BIN)/python -m pytest -m ''
+	@$(BIN)/python -m pytest -m '' $(PARALLEL)
 
 lint: setup ## check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

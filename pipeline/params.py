@@ -284,7 +284,10 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0)] = Field(description="Of the optimiser.")
     batch_size: Annotated[int, Field(ge=2)] = Field(description="Images a step.")
     map_rate: Annotated[float, Field(gt=0)] = Field(
-        default=1.0, description="Learning rate of MPA and Layer F, over that of prompts and adapters."
+        default=1.0, description="Learning rate of MPA and Layer F, over that of text prompts and adapters."
+    )
+    visual_rate: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="Learning rate of the visual prompts, over that of text prompts and adapters."
     )
     micro_batch: Literal["auto"] | Positive = Field(
         description="Images a pass; auto fits the device. The gradient is the whole batch's either way."

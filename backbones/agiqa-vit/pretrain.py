@@ -42,11 +42,14 @@ from distortions import DISTORTIONS, NAMES  # noqa: E402
 from shared import encode_texts, import_open_clip, read_towers, token_rows, write_towers  # noqa: E402
 
 from pipeline.data import scenes  # noqa: E402
+from pipeline.training import statistics as handcrafted  # noqa: E402
 
 NAME = "agiqa-vit"
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 PROMPT_SLOTS = 8  # half of the antonym texts carry this many noise tokens, as learned prompts will do downstream
+# What is known of a crop without a label, and its channels: what the teacher sees, and the statistics of its pixels.
+TARGETS = {"statistics": teaching.STATISTICS, "map16": 112, "map32": 320, "handcrafted": len(handcrafted.NAMES)}
 LIMIT = 6.0  # standardised targets beyond it are cut: a few channels have long tails
 SNAPSHOTS = (0.5, 1, 1.5, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48)  # hours
 WARM_UP = 500
@@ -146,10 +149,11 @@ class Pretraining(nn.Module):
         width = json.loads((HERE / f"{NAME}.json").read_text())["embed_dim"]
         self.statistics_head = nn.Linear(width, teaching.STATISTICS)
         self.severity_head = nn.Linear(width, len(NAMES))
+        self.handcrafted_head = nn.Linear(width, len(handcrafted.NAMES))
         trunk = self.clip.visual.trunk.embed_dim
         for name, channels in (("map16", 112), ("map32", 320)):
             self.add_module(f"{name}_head", nn.Linear(trunk, channels))
-        for name, channels in (("statistics", teaching.STATISTICS), ("map16", 112), ("map32", 320)):
+        for name, channels in TARGETS.items():
             self.register_buffer(f"{name}_mean", torch.zeros(channels))
             self.register_buffer(f"{name}_std", torch.ones(channels))
 
@@ -204,6 +208,9 @@ def losses(
             target = F.interpolate(target, (8, 8), mode="bilinear", align_corners=False)
         answer = getattr(model, f"{name}_head")(tokens[:, 1:])  # (B, 64, C)
         parts[name] = F.smooth_l1_loss(answer, target.flatten(2).transpose(1, 2), beta=0.5)
+    parts["handcrafted"] = F.smooth_l1_loss(
+        model.handcrafted_head(features), model.standardise("handcrafted", batch["handcrafted"]), beta=0.5
+    )
     parts["severity"] = F.mse_loss(model.severity_head(features), batch["severities"])
 
     scale = model.clip.logit_scale.exp()
@@ -226,8 +233,8 @@ def losses(
     for k, pair in enumerate(chosen):
         parts[pair[0]] = F.binary_cross_entropy_with_logits(answers[:, k], target_of(pair, batch))
     # A severity's variance over the crops is about .01, most being absent: the weight brings it to the others' scale.
-    total = 2 * parts["statistics"] + parts["map16"] + parts["map32"] + 30 * parts["severity"]
-    total = total + 0.25 * parts["contrastive"] + 0.3 * sum(parts[pair[0]] for pair in chosen)
+    total = 2 * parts["statistics"] + parts["map16"] + parts["map32"] + 4 * parts["handcrafted"]
+    total = total + 30 * parts["severity"] + 0.25 * parts["contrastive"] + 0.3 * sum(parts[pair[0]] for pair in chosen)
     return total, parts | {"decoded": statistics, "wanted": wanted, "answers": answers}
 
 
@@ -265,8 +272,14 @@ def _rows_in_worker(plans: list[Plan], taught: bool) -> tuple[dict[str, np.ndarr
     """Return the plans' crops, the teacher's answers where it lives here, and the processor seconds that they took."""
     started = time.process_time()
     pixels = np.stack([pixels_of(plan, _pack) for plan in plans])
-    answers = _teacher(pixels) if taught and _teacher is not None else {}
+    answers = answers_for(pixels, _teacher) if taught and _teacher is not None else {}
     return {"pixels": pixels, **answers}, time.process_time() - started
+
+
+def answers_for(pixels: np.ndarray, teacher: Callable[[np.ndarray], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return everything of TARGETS by name for crops, uint8, (B, 3, 128, 128)."""
+    described = [handcrafted.features(np.ascontiguousarray(crop.transpose(1, 2, 0))) for crop in pixels]
+    return {**teacher(pixels), "handcrafted": np.stack(described).astype(np.float32)}
 
 
 class Feed:
@@ -325,7 +338,7 @@ class Feed:
 
     def _keep(self, indices: list[int], values: dict[str, np.ndarray]) -> None:
         if self.teacher is not None and len(values) == 1:
-            values |= self.teacher(values["pixels"])
+            values |= answers_for(values["pixels"], self.teacher)
         for place, index in enumerate(indices):
             self.memo.put(index, {name: value[place] for name, value in values.items()})
 
@@ -343,7 +356,11 @@ class Feed:
         return tensors | {"severities": severities, QUALITY: quality, STRUCTURE: structure, "plans": plans}
 
 
-SHAPES = {"pixels": ("u1", (3, CROP, CROP)), **teaching.SHAPES}
+SHAPES = {
+    "pixels": ("u1", (3, CROP, CROP)),
+    **teaching.SHAPES,
+    "handcrafted": ("f4", (len(handcrafted.NAMES),)),  # single precision: a kurtosis can pass what half holds
+}
 
 
 # ---------------------------------------------------------------- probe
@@ -521,7 +538,7 @@ _orders: dict[tuple[int, int], np.ndarray] = {}
 def calibrate(model: Pretraining, feed: Feed, crops: int) -> None:
     """Set the means and deviations that the teacher's answers are standardised by, from the first crops."""
     rows = [feed.rows(range(first, min(first + 64, crops))) for first in range(0, crops, 64)]
-    for name in ("statistics", "map16", "map32"):
+    for name in TARGETS:
         values = np.concatenate([part[name] for part in rows]).astype(np.float32)
         axes = (0, *range(2, values.ndim))
         getattr(model, f"{name}_mean").copy_(torch.from_numpy(values.mean(axes)))
@@ -609,7 +626,7 @@ def _train(
         recent = {f"train_{name}": round(value, 4) for name, value in smooth.items()}
         log["held_out"].append({key: log[key] for key in ("steps", "crops", "hours", "wall_hours")} | found | recent)
         write_json(log_file, log)
-        shown = ("statistics", "map16", "map32", "statistics_r2", "quality_srcc", "structure_srcc", "class_accuracy")
+        shown = (*TARGETS, "statistics_r2", "quality_srcc", "structure_srcc", "class_accuracy")
         line = " ".join(f"{name} {found[name]:.3f}" for name in shown if name in found)
         tqdm.write(f"held out at {log['hours']:.2f} h, step {log['steps']}: {line}", file=sys.stderr)
 
@@ -649,7 +666,7 @@ def _train(
         with torch.no_grad():
             model.clip.logit_scale.clamp_(0, math.log(100))
         follow(average, model, min(0.999, (step + 1) / (step + 10)))
-        for name in ("statistics", "map16", "map32", "severity", "contrastive", "good", "aligned"):
+        for name in (*TARGETS, "severity", "contrastive", "good", "aligned"):
             smooth[name] = smooth.get(name, float(parts[name])) * 0.99 + float(parts[name]) * 0.01
         spent = time.monotonic() - wall
         # On a shared processor the clock says little: there an hour is two of a core's own.

@@ -280,6 +280,10 @@ class DCMPLN(nn.Module):
         """Return those of MPA and Layer F, the maps that make prompts out of prompts."""
         return [parameter for part in (self.mpa, self.layer_f) if part is not None for parameter in part.parameters()]
 
+    def visual_parameters(self) -> list[nn.Parameter]:
+        """Return the learned visual prompts of both tasks."""
+        return [part.visual for part in (self.main_prompts, self.auxiliary_prompts) if part is not None]
+
     def deep_auxiliary_prompts(self) -> tuple[Tensor, Tensor]:
         """Return the auxiliary task's (text (L, n, D_t), visual (L, n, D_v)) prompts at every depth."""
         if self.mpa is None:

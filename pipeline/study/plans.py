@@ -259,6 +259,7 @@ def training_settings(section: Train, windows: int, device: torch.device, seed: 
         optimiser=section.optimiser,
         learning_rate=section.learning_rate,
         map_rate=section.map_rate,
+        visual_rate=section.visual_rate,
         schedule=section.schedule,
         warmup_epochs=section.warmup_epochs,
         weight_decay=section.weight_decay,

@@ -68,7 +68,8 @@ class Settings:
         select_on: Name of the subset whose SRCC picks the epoch and stops early.
         optimiser: Key of `OPTIMISERS`.
         learning_rate: Of the optimiser.
-        map_rate: Learning rate of MPA and Layer F over the others'; see `optimiser_of`.
+        map_rate: Learning rate of MPA and Layer F over that of text prompts and adapters; see `optimiser_of`.
+        visual_rate: Likewise, of the visual prompts.
         schedule: `constant` or `cosine`.
         warmup_epochs: Epochs of linear rise.
         weight_decay: Of the optimiser (L2).
@@ -94,6 +95,7 @@ class Settings:
     optimiser: Literal["adam"] = "adam"
     learning_rate: float = 1e-4
     map_rate: float = 1.0
+    visual_rate: float = 1.0
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_epochs: int = 0
     weight_decay: float = 0.0
@@ -132,16 +134,17 @@ def optimiser_of(model: DCMPLN, settings: Settings) -> torch.optim.Optimizer:
 
     Adam moves every number by about the learning rate a step, whatever its size: a rate that suits the prompts and
     adapters of a weak backbone moves the wide maps of MPA and Layer F so far within an epoch that all prompts of a
-    depth become one (mean cosine .99999, norm 200). They may learn more slowly.
+    depth become one (mean cosine .99999, norm 200). They may learn more slowly, and so may the visual prompts, which
+    change what the tower sees where text prompts change what it is asked.
 
-    Deviation from the paper, which names one rate: only where `map_rate` is not 1.
+    Deviation from the paper, which names one rate: only where `map_rate` or `visual_rate` is not 1.
     """
-    maps = {id(parameter) for parameter in model.map_parameters()}
-    groups = [
-        {"params": parameters, "factor": factor}
-        for mapping, factor in ((False, 1.0), (True, settings.map_rate))
-        if (parameters := [one for one in model.trainable_parameters() if (id(one) in maps) is mapping])
-    ]
+    factors = {id(parameter): settings.map_rate for parameter in model.map_parameters()}
+    factors |= {id(parameter): settings.visual_rate for parameter in model.visual_parameters()}
+    by_factor: dict[float, list[torch.nn.Parameter]] = {}
+    for parameter in model.trainable_parameters():
+        by_factor.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
+    groups = [{"params": parameters, "factor": factor} for factor, parameters in by_factor.items()]
     return OPTIMISERS[settings.optimiser](
         groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )

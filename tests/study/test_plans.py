@@ -76,7 +76,7 @@ def test_every_setting_comes_from_params(tiny_config: Path) -> None:
     values = {
         "optimiser": "adam", "learning_rate": 0.02, "schedule": "cosine", "warmup_epochs": 3, "weight_decay": 0.1,
         "batch_size": 6, "micro_batch": 2, "epochs": 7, "patience": 4, "auxiliary_weight": 0.7, "flip": False,
-        "select_on": "test", "ranking_weight": 0.3, "windows": 3, "map_rate": 0.2,
+        "select_on": "test", "ranking_weight": 0.3, "windows": 3, "map_rate": 0.2, "visual_rate": 0.3,
     }  # fmt: skip
     others = {"seed": 9, "device": "cuda", "amp": "auto", "compile": "auto", "processes": 2, "threads": 1}
     assert values.keys() | others.keys() == Train.model_fields.keys()

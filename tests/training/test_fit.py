@@ -144,10 +144,10 @@ def test_windows_and_the_ranking_term_train_in_any_parts(
     assert "loss_ranking" not in run(tiny_backbone, pack, tmp_path / "without", epochs=1).history[0]
 
 
-def test_maps_learn_at_their_own_rate(tiny_backbone: Backbone) -> None:
+def test_maps_and_visual_prompts_learn_at_rates_of_their_own(tiny_backbone: Backbone) -> None:
     """Adam's first step moves each number by its learning rate, whatever the gradient."""
     model = model_of(tiny_backbone)
-    optimiser = optimiser_of(model, Settings(learning_rate=0.01, map_rate=0.1))
+    optimiser = optimiser_of(model, Settings(learning_rate=0.01, map_rate=0.1, visual_rate=0.3))
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     for group in optimiser.param_groups:
         group["lr"] = 0.01 * group["factor"]
@@ -156,12 +156,16 @@ def test_maps_learn_at_their_own_rate(tiny_backbone: Backbone) -> None:
     optimiser.step()
     moved = {name: float((before[name] - value.detach()).max()) for name, value in model.named_parameters()}
     maps = {name for name in moved if name.startswith(("mpa.", "layer_f."))}
-    others = {name for name in moved if "prompts" in name or "adapter" in name}
+    visual = {name for name in moved if name.endswith("prompts.visual")}
+    others = {name for name in moved if name.endswith("prompts.text") or "adapter" in name}
+    assert len(visual) == 2
     assert len(maps) > 4
-    assert len(others) > 4
+    assert len(others) == 6
     assert all(moved[name] == pytest.approx(0.001, rel=1e-3) for name in maps)
+    assert all(moved[name] == pytest.approx(0.003, rel=1e-3) for name in visual)
     assert all(moved[name] == pytest.approx(0.01, rel=1e-3) for name in others)
-    assert not any(moved[name] for name in moved.keys() - maps - others)
+    assert not any(moved[name] for name in moved.keys() - maps - visual - others)
+    assert len(optimiser_of(model, Settings()).param_groups) == 1
 
 
 def test_a_loss_that_is_not_finite_names_its_step(tiny_backbone: Backbone, pack: PixelPack, tmp_path: Path) -> None:
