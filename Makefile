@@ -48,7 +48,7 @@ test: setup ## run the quick tests
 	@$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: setup ## run all tests, the slow ones, too
-	@$(BIN)/python -m pytest -m '' $(PARALLEL)
+	@$(BIN)/python -m pytest -m ''
 
 lint: setup ## check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

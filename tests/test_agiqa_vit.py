@@ -214,6 +214,7 @@ def test_training_opens_no_picture_beside_the_pack(
     assert data is None or not any(os.path.abspath(path).startswith(os.path.abspath(data) + os.sep) for path in opened)
 
 
+@pytest.mark.slow
 def test_two_steps_at_once_and_two_with_a_stop_between_give_the_same(
     pretrain: ModuleType, packed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

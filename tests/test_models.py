@@ -63,6 +63,7 @@ def tested(agiqa_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return folder, labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dcmpln", "linear_probe", "handcrafted"])
 def test_models_do_on_test_images_what_their_card_says(tested: tuple[Path, pd.DataFrame], method: str) -> None:
     """A part of them: what differs from the card beyond chance is a model or a card of something else."""

@@ -41,6 +41,7 @@ def test_every_stage_starts_so() -> None:
 BAR = "import stages, time; from tqdm import tqdm; [time.sleep(0.02) for _ in tqdm(range(60))]"
 
 
+@pytest.mark.slow
 def test_bars_draw_rarely_in_logs_and_often_on_a_terminal() -> None:
     """Of 1.2 s a log gets the first line and the last, a terminal at least one between them."""
     bare = {name: value for name, value in os.environ.items() if not name.startswith("TQDM_")}

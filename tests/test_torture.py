@@ -56,6 +56,7 @@ def tortured(kills: int, seed: int, capsys: pytest.CaptureFixture[str]) -> tuple
     return status.value.code, capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sound"], indirect=True)
 def test_it_begins_anew_until_every_kill_has_hit(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, said = tortured(6, 5, capsys)

@@ -88,6 +88,7 @@ def test_what_is_no_image_says_so(tmp_path: Path) -> None:
         fingerprint(tmp_path / "none.png")
 
 
+@pytest.mark.slow
 def test_real_images_of_one_prompt_are_not_one_and_their_copies_are(agiqa_data: Path, tmp_path: Path) -> None:
     """Ten prompts of AGIQA-3K with every image of theirs, by all six generators."""
     with zipfile.ZipFile(agiqa_data / "agiqa3k" / "AGIQA-3K.zip") as archive:

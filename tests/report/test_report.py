@@ -30,6 +30,7 @@ def report(root: Path, datasets: tuple[str, ...] = ("demo",), rounds: tuple[int,
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
     make_study(tmp_path, methods=FEW)
     first = {path.name: path.read_bytes() for path in report(tmp_path)}
@@ -38,6 +39,7 @@ def test_equal_runs_give_equal_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "out" / picture).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [(0,), (0, 1, 2)])
 def test_what_has_no_value_is_a_mark_and_a_remark(tmp_path: Path, rounds: tuple[int, ...]) -> None:
     """A method that gave one score to every image in round 0, as `evaluate` writes it: null, and a flat fit."""

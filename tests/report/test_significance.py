@@ -118,6 +118,7 @@ def test_a_round_without_a_score_is_not_tested_and_costs_the_others_nothing() ->
     assert pairs.loc[("better", "worse"), "p_prompts_holm"] == pairs.loc[("better", "worse"), "p_prompts"]
 
 
+@pytest.mark.slow
 def test_methods_that_differ_by_their_trainings_alone_seldom_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both are trained anew in each of three rounds, now better, now worse: a winner would be chance's."""
     monkeypatch.setattr(

@@ -129,6 +129,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_processes_gather_exactly(images: torch.Tensor, scores: np.ndarray, tmp_path: Path) -> None:
     torch.save(images, tmp_path / "images.pt")
     processes = [

@@ -93,6 +93,7 @@ def test_slow_clients_are_left(hurried: int, case: str) -> None:
     assert status != b"408" or got.endswith(b'{"detail":"the request did not come in time"}')
 
 
+@pytest.mark.slow
 def test_a_steady_client_is_waited_for(hurried: int) -> None:
     begun = time.monotonic()
     with connect(hurried, POST + b"Content-Length: 3000\r\n\r\n") as connection:

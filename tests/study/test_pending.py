@@ -138,6 +138,7 @@ def ask() -> list[Step]:
     return steps
 
 
+@pytest.mark.slow
 def test_what_is_said_to_run_is_what_then_runs(home: Path) -> None:
     everything = ["code", "split", "features", "train", "index", "evaluate", "report"]
     steps = ask()
@@ -158,6 +159,7 @@ def test_what_is_said_to_run_is_what_then_runs(home: Path) -> None:
         assert ask() == []
 
 
+@pytest.mark.slow
 def test_what_the_cache_holds_is_told_apart(home: Path) -> None:
     reproduce()
     edit("train.learning_rate", 0.5)

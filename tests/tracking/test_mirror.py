@@ -40,6 +40,7 @@ from pipeline.params import Study
 from pipeline.tracking import entries, live, mirror
 
 
+@pytest.mark.slow
 def test_rebuilding_from_files_equals_the_live_record(root: Path, make_root: Callable[[str], Path]) -> None:
     for record in (make_record(), make_record(method="main_only", round_index=10)):
         live_id, _ = train_live(root, record)
@@ -166,6 +167,7 @@ def take_up(root: Path) -> Callable[..., None]:
     return lambda *stages: dvc("commit", "-f", "-q", *stages)
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_an_earlier_training_is_left_out(
     root: Path, take_up: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:

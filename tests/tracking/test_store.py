@@ -91,6 +91,7 @@ def silent_server() -> Iterator[str]:
         connection.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_costs_seconds_once(
     tmp_path: Path, silent_server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -170,6 +171,7 @@ def test_a_database_that_is_none_says_what_to_delete(
         mirror.mirror(root, STUDY, root / "runs", strict=True)
 
 
+@pytest.mark.slow
 def test_an_empty_file_becomes_a_database(root: Path) -> None:
     (root / "mlflow.db").write_bytes(b"")
     with store.open_store(root) as client:
