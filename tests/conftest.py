@@ -10,10 +10,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a hub that cannot be reached fails at once, not after 46 s of retries
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # tests that run side by side share the cores, threads of OpenMP included
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
-    )
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: see the Makefile
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 

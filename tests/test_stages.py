@@ -257,7 +257,6 @@ def test_the_report_and_mlflow_hold_the_same_numbers(finished: Path) -> None:
     assert champion.run_id == best
 
 
-@pytest.mark.slow
 def test_equal_params_give_equal_bits(finished: Path, prepared: Path) -> None:
     stage("train", dataset="demo", variant="dcmpln", round=1)
     one, other = (folder / "runs/demo/dcmpln/round-1/train" for folder in (finished, prepared))
@@ -269,7 +268,6 @@ def test_equal_params_give_equal_bits(finished: Path, prepared: Path) -> None:
     assert 0 < run["cost"]["seconds"] <= run["seconds"]
 
 
-@pytest.mark.slow
 def test_test_labels_reach_nothing_but_evaluate(finished: Path, prepared: Path) -> None:
     """With every test label turned upside down, training and baselines give the same bits."""
     path = prepared / "data/prepared/demo/manifest.parquet"
@@ -358,7 +356,6 @@ def test_a_training_killed_with_sigkill_goes_on_and_ends_alike(finished: Path, p
     ]
 
 
-@pytest.mark.slow
 def test_shuffled_labels_and_leaks_are_on_record(prepared: Path, tiny_config: Path) -> None:
     write_params(
         prepared, tiny_config, train__select_on="test", train__epochs=2, study__variants=["shuffled"], study__audit=[]

@@ -60,7 +60,6 @@ def test_four_ways_to_one_score(
     compare(photos, demo_checkpoint, demo_scorer, onnx_file, tmp_path)
 
 
-@pytest.mark.slow
 def test_four_ways_resize_alike(tiny_backbone: Backbone, tmp_path: Path) -> None:
     """Images of real sizes, drawn: shrunk to an odd side, enlarged, and already of it."""
     pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
@@ -118,7 +117,6 @@ def study_of(folder: Path, **changes: object) -> dict[str, object]:
     }  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", TIMM_KINDS)
 def test_towers_of_timm_train_on_real_images_and_score_alike_four_ways(
     kind: str, hundred: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -257,7 +255,6 @@ def drawn_picture(number: int) -> np.ndarray:
     return (np.asarray(smooth) + noise).clip(0, 255).astype(np.uint8)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_baseline_scores_every_way_as_its_features_do(
     name: str, baseline: Callable[[str], tuple[Path, np.ndarray]], tmp_path: Path

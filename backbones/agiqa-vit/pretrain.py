@@ -149,10 +149,10 @@ class Pretraining(nn.Module):
         width = json.loads((HERE / f"{NAME}.json").read_text())["embed_dim"]
         self.statistics_head = nn.Linear(width, teaching.STATISTICS)
         self.severity_head = nn.Linear(width, len(NAMES))
-        self.handcrafted_head = nn.Linear(width, len(handcrafted.NAMES))
+        self.handcrafted_head = nn.Linear(width, TARGETS["handcrafted"])
         trunk = self.clip.visual.trunk.embed_dim
-        for name, channels in (("map16", 112), ("map32", 320)):
-            self.add_module(f"{name}_head", nn.Linear(trunk, channels))
+        for name in ("map16", "map32"):
+            self.add_module(f"{name}_head", nn.Linear(trunk, TARGETS[name]))
         for name, channels in TARGETS.items():
             self.register_buffer(f"{name}_mean", torch.zeros(channels))
             self.register_buffer(f"{name}_std", torch.ones(channels))

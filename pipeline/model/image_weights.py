@@ -29,7 +29,7 @@ def _of_open_clip(visual: nn.Module, image_size: int) -> ImageTowerWeights | Non
         stem=None,
         class_token=visual.class_embedding,
         positions=visual.positional_embedding,
-        norm_pre=_norm(pre) if isinstance(pre, nn.LayerNorm) else None,
+        norm_pre=_norm_or_none(pre),
         layers=tuple(layers),
         norm_post=_norm(visual.ln_post),
         projection=visual.proj,
@@ -50,7 +50,6 @@ def _open_clip_layer(block: nn.Module) -> LayerWeights | None:
         return None
     if attention.in_proj_weight is None or attention.bias_k is not None or attention.add_zero_attn:
         return None
-    scales = [None if isinstance(scale, nn.Identity) else scale.gamma for scale in (block.ls_1, block.ls_2)]
     return LayerWeights(
         norm_1=_norm(block.ln_1),
         attention_in=(attention.in_proj_weight, attention.in_proj_bias),
@@ -59,8 +58,8 @@ def _open_clip_layer(block: nn.Module) -> LayerWeights | None:
         expand=(expand.weight, expand.bias),
         contract=(contract.weight, contract.bias),
         quick=quick,
-        scale_1=scales[0],
-        scale_2=scales[1],
+        scale_1=_scale_or_none(block.ls_1),
+        scale_2=_scale_or_none(block.ls_2),
         heads=attention.num_heads,
     )
 
@@ -76,7 +75,7 @@ def _of_timm(visual: nn.Module, image_size: int) -> ImageTowerWeights | None:
     layers, embedding = [_timm_layer(block) for block in trunk.blocks], _timm_embedding(trunk.patch_embed)
     if None in layers or embedding is None or len(maps) != 1 or type(maps[0]) is not nn.Linear:
         return None
-    (patches, bias), stem = embedding
+    patches, bias, stem = embedding
     positions = trunk.pos_embed[0]
     if trunk.no_embed_class:
         positions = torch.cat([torch.zeros_like(positions[:1]), positions])
@@ -87,7 +86,7 @@ def _of_timm(visual: nn.Module, image_size: int) -> ImageTowerWeights | None:
         stem=stem,
         class_token=trunk.cls_token[0, 0],
         positions=positions,
-        norm_pre=_norm(trunk.norm_pre) if isinstance(trunk.norm_pre, nn.LayerNorm) else None,
+        norm_pre=_norm_or_none(trunk.norm_pre),
         layers=tuple(layers),
         norm_post=_norm(trunk.norm),
         projection=maps[0].weight.T,
@@ -111,7 +110,6 @@ def _timm_layer(block: nn.Module) -> LayerWeights | None:
         return None
     if not all(isinstance(scale, LayerScale | nn.Identity) for scale in (block.ls1, block.ls2)):
         return None
-    scales = [None if isinstance(scale, nn.Identity) else scale.gamma for scale in (block.ls1, block.ls2)]
     return LayerWeights(
         norm_1=_norm(block.norm1),
         attention_in=(attention.qkv.weight, attention.qkv.bias),
@@ -120,27 +118,26 @@ def _timm_layer(block: nn.Module) -> LayerWeights | None:
         expand=(mlp.fc1.weight, mlp.fc1.bias),
         contract=(mlp.fc2.weight, mlp.fc2.bias),
         quick=False,
-        scale_1=scales[0],
-        scale_2=scales[1],
+        scale_1=_scale_or_none(block.ls1),
+        scale_2=_scale_or_none(block.ls2),
         heads=attention.num_heads,
     )
 
 
-Embedding = tuple[tuple[Tensor | None, Tensor | None], tuple[StemConv, ...] | None]
-
-
-def _timm_embedding(embedding: nn.Module) -> Embedding | None:
-    """Return the weight and bias of a patch embedding, or the convolutions of a stem; None if it is neither."""
+def _timm_embedding(
+    embedding: nn.Module,
+) -> tuple[Tensor | None, Tensor | None, tuple[StemConv, ...] | None] | None:
+    """Return weight and bias of a patch embedding, or the convolutions of a stem; None if it is neither."""
     from timm.layers import HybridEmbed, PatchEmbed
     from timm.models.vision_transformer_hybrid import ConvStem
 
     if type(embedding) is PatchEmbed and isinstance(embedding.norm, nn.Identity):
-        return (embedding.proj.weight, embedding.proj.bias), None
+        return embedding.proj.weight, embedding.proj.bias, None
     stem = getattr(embedding, "backbone", None)
     if type(embedding) is not HybridEmbed or type(stem) is not ConvStem or type(embedding.proj) is not nn.Identity:
         return None
     convolutions = [_stem_conv(part) for part in stem]
-    return None if None in convolutions else ((None, None), tuple(convolutions))
+    return None if None in convolutions else (None, None, tuple(convolutions))
 
 
 def _stem_conv(part: nn.Module) -> StemConv | None:
@@ -168,6 +165,14 @@ def _stem_conv(part: nn.Module) -> StemConv | None:
 
 def _norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
     return norm.weight, norm.bias, norm.eps
+
+
+def _norm_or_none(norm: nn.Module) -> tuple[Tensor, Tensor, float] | None:
+    return _norm(norm) if isinstance(norm, nn.LayerNorm) else None
+
+
+def _scale_or_none(scale: nn.Module) -> Tensor | None:
+    return None if isinstance(scale, nn.Identity) else scale.gamma
 
 
 def _is_gelu(activation: nn.Module) -> bool:

@@ -98,7 +98,6 @@ def test_paths_bytes_and_base64_score_as_the_scorer(model: Any, demo_scorer: Sco
     assert model.predict(pd.DataFrame({"image": pd.Series([], dtype=object)})).empty
 
 
-@pytest.mark.slow
 def test_a_champion_without_a_network_is_served_too(tmp_path: Path, pictures: list[Path]) -> None:
     """The model that comes with the repository: no program lies beside its checkpoint. MLflow is one for a process."""
     folder = tmp_path / layout.run_folder("demo", "handcrafted", 0) / "train"
