@@ -12,6 +12,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -26,7 +27,7 @@ QUALITY_SETS = re.compile(
     r"|flive|paq.?2|pick.?a.?pic|imagereward|hpd|richhf|\bcid\b",
     re.IGNORECASE,
 )
-MODULES = ("pretrain", "packing", "crops", "teacher", "towers", "shared", "distortions", "probe")
+MODULES = ("pretrain", "packing", "crops", "teacher", "towers", "shared", "distortions", "probe", "together")
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +271,126 @@ def test_an_export_is_open_clips_and_starts_another_machine(
     log = json.loads((elsewhere / "pretraining.json").read_text())
     assert log["steps"] == 2
     assert [part["from_step"] for part in log["legs"]] == [0, 1]
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_step_of_the_mean_of_their_parts_gradients(
+    pretrain: ModuleType, packed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    settings = pretrain.Settings(
+        work=tmp_path, pack=packed[0], manifest=packed[1], start=tmp_path / "none", device="cpu", threads=1,
+        processes=2, workers=0, pool=24, batch=8, rate=4e-4, seed=3, steps=1, hours=1.0, cooldown=0, bf16=False,
+        probe_minutes=10, save_minutes=4, probe_crops=8, calibration=8,
+    )  # fmt: skip
+    threads = torch.get_num_threads()
+    try:
+        log = pretrain.train(settings, StandIn())
+    finally:
+        torch.set_num_threads(threads)
+    assert log["steps"] == 1
+    assert log["crops"] == 8
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+
+    # The same step by hand: the same start, each half of the batch by itself.
+    torch.manual_seed(settings.seed)
+    pack = sys.modules["packing"].Pack(packed[0])
+    tokenizer = sys.modules["shared"].import_open_clip().SimpleTokenizer(context_length=32)
+    model = pretrain.Pretraining(pretrain.vocabulary(tokenizer, pack.entries), tokenizer)
+    planner = pretrain.Planner(pack, settings.seed)
+    memo = pretrain.Memo(tmp_path, planner.key(), settings.pool, pretrain.SHAPES, pretrain.teaching.KIND)
+    feed = pretrain.Feed(pack, planner, memo, StandIn(), None)
+    pretrain.calibrate(model, feed, settings.calibration, pretrain.TARGETS)
+    indices = pretrain.indices_of(0, settings)
+    for rank in (0, 1):
+        rng = np.random.default_rng((settings.seed, 0, 7))
+        mirror = rng.random(8) < 0.5
+        batch = feed.batch(indices[rank::2], "cpu", mirror[rank::2])
+        model.train()
+        pairs = (0, 1, 2 + int(rng.integers(len(pretrain.ANTONYMS) - 2)))
+        pretrain.losses(model, batch, rng, pairs, nullcontext())[0].backward()  # gradients add up
+    parameters = [p for p in model.parameters() if p.ndim >= 2] + [p for p in model.parameters() if p.ndim < 2]
+    for parameter in parameters:
+        parameter.grad = parameter.grad / 2
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    moments = state["optimizer"]["state"]
+    for number, parameter in enumerate(parameters):
+        torch.testing.assert_close(moments[number]["exp_avg"], 0.1 * parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_the_teacher_has_the_activation_that_its_weights_were_made_with(pretrain: ModuleType) -> None:
+    teacher = sys.modules["teacher"]
+    block, network = torch.nn.Module(), torch.nn.Module()
+    block._swish, network._swish = torch.nn.ReLU6(), torch.nn.ReLU6()
+    network._blocks = torch.nn.ModuleList([block])
+    teacher.check(network)
+    block._swish = torch.nn.SiLU()  # as the package's own set_swish leaves it
+    with pytest.raises(ValueError, match="the teacher's activation is SiLU"):
+        teacher.check(network)
+
+
+def test_good_learns_what_the_teacher_tells_of_the_quality(
+    pretrain: ModuleType, packed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    pack = sys.modules["packing"].Pack(packed[0])
+    tokenizer = sys.modules["shared"].import_open_clip().SimpleTokenizer(context_length=32)
+    model = pretrain.Pretraining(pretrain.vocabulary(tokenizer, pack.entries), tokenizer)
+    planner = pretrain.Planner(pack, 0)
+    memo = pretrain.Memo(tmp_path, planner.key(), 64, pretrain.SHAPES)
+    feed = pretrain.Feed(pack, planner, memo, StandIn(), None)
+    pretrain.calibrate(model, feed, 64, pretrain.TARGETS)
+    batch = feed.batch(range(64), "cpu")
+    wanted = model.standardise("statistics", batch["statistics"])
+    seen = model.seen_quality(wanted)
+    # The ridge in its dual form, by hand.
+    x, y = wanted.double(), batch["quality"].double()
+    centred = x - x.mean(0)
+    weight = centred.T @ torch.linalg.solve(centred @ centred.T + 8 * 64 * torch.eye(64).double(), y - y.mean())
+    told = centred @ weight
+    expected = y.mean() + told / told.std(unbiased=False) * y.std(unbiased=False)
+    torch.testing.assert_close(seen.double(), expected.clamp(0, 1), rtol=0, atol=1e-3)
+    pair = ("good", "bad", "quality")
+    assert pretrain.target_of(pair, batch, seen) is seen
+    sharp = next(pair for pair in pretrain.ANTONYMS if pair[0] == "sharp")
+    assert not torch.equal(pretrain.target_of(sharp, batch, seen), seen)
+
+
+def test_noise_beside_the_patches_stands_where_learned_prompts_will(pretrain: ModuleType) -> None:
+    tokenizer = sys.modules["shared"].import_open_clip().SimpleTokenizer(context_length=32)
+    model = pretrain.Pretraining(torch.arange(8), tokenizer).eval()
+    pixels = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    rng = np.random.default_rng(0)
+    drawn = [pretrain.noise_beside(model, rng, torch.device("cpu")) for _ in range(40)]
+    assert 10 < sum(noise is None for noise in drawn) < 30
+    assert {noise.shape[0] for noise in drawn if noise is not None} == {1, 2, 3, 4, 5, 6}
+    with torch.no_grad():
+        alone = model.tokens(pixels)
+        beside = model.tokens(pixels, next(noise for noise in drawn if noise is not None))
+        assert beside.shape == alone.shape
+        assert not torch.allclose(beside, alone)
+        torch.testing.assert_close(model.tokens(pixels, torch.zeros(0, 8, 192)), alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_export_that_knows_another_teacher_begins_its_heads_anew(
+    pretrain: ModuleType, packed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, out, elsewhere = tmp_path / "work", tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    run(pretrain, leg(work, packed, 1), StandIn(), monkeypatch)
+    run(pretrain, ["export", "--work", str(work), "--out", str(out)], StandIn(), monkeypatch)
+    before = torch.load(work / "state.pt", weights_only=True)["model"]
+    monkeypatch.setattr(sys.modules["teacher"], "KIND", "another")
+    arguments = leg(elsewhere, packed, 2)
+    arguments[arguments.index("--start") + 1] = str(out)
+    run(pretrain, arguments, StandIn(), monkeypatch)
+    after = torch.load(elsewhere / "state.pt", weights_only=True)
+    assert [part["teacher"] for part in after["log"]["legs"]][1:] == ["another"]
+    moved = {
+        name: float((after["model"][name] - before[name]).abs().mean()) for name in before if "head.weight" in name
+    }
+    assert moved["statistics_head.weight"] > 10 * moved["severity_head.weight"], "one step moves no head that far"
+    with pytest.raises(ValueError, match="learned from another teacher: move it away"):
+        run(pretrain, leg(work, packed, 2), StandIn(), monkeypatch)
 
 
 def test_a_row_half_written_is_made_anew(pretrain: ModuleType, tmp_path: Path) -> None:

@@ -226,10 +226,13 @@ class Memo:
         key: Of the recipe; another recipe gets another file.
         rows: Size of the pool.
         shapes: Name -> (type, shape) of what a row holds.
+        teacher: Whose answers they are; another's get another file.
     """
 
-    def __init__(self, folder: Path, key: str, rows: int, shapes: dict[str, tuple[str, tuple[int, ...]]]) -> None:
-        described = hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:8]
+    def __init__(
+        self, folder: Path, key: str, rows: int, shapes: dict[str, tuple[str, tuple[int, ...]]], teacher: str = ""
+    ) -> None:
+        described = hashlib.sha256(json.dumps([shapes, teacher]).encode()).hexdigest()[:8]
         self.path = folder / f"pool-{key}-{described}.bin"
         layout = np.dtype([(name, kind, shape) for name, (kind, shape) in shapes.items()])
         folder.mkdir(parents=True, exist_ok=True)
