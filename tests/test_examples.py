@@ -32,7 +32,7 @@ def test_the_tour_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.Mo
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     said = "".join(output["text"] for output in outputs if output.get("name") == "stdout")
-    assert "handcrafted trained on agiqa3k from 0.0 to 5.0" in said
+    assert "dcmpln trained on agiqa3k from 0.0 to 5.0" in said
     assert "bad_label brushgan_000.png row 4: mos_quality is 9, not in 0..5" in said
     assert "29 images can be used, in 10 prompt groups" in said
     assert re.search(r"SRCC -?0\.\d\d; \d+ of 29 unfamiliar", said)
