@@ -40,10 +40,11 @@ import teacher as teaching  # noqa: E402
 from crops import CROP, LEVELS, Memo, Plan, Planner, all_texts, pixels_of  # noqa: E402
 from distortions import DISTORTIONS, NAMES  # noqa: E402
 from shared import encode_texts, import_open_clip, read_towers, token_rows, write_towers  # noqa: E402
-from together import Together, lead  # noqa: E402
+from together import give, lead, obey_parent  # noqa: E402
 
 from pipeline.data import scenes  # noqa: E402
 from pipeline.training import statistics as handcrafted  # noqa: E402
+from pipeline.training.ranks import ALONE, Ranks  # noqa: E402
 
 NAME = "agiqa-vit"
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -302,19 +303,10 @@ def _open_in_worker(path: Path, teacher_folder: Path | None) -> None:
     """Open the pack, and the teacher if a folder is given, once in a worker, which ends when its parent is gone."""
     global _pack, _teacher
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # a signal to the whole group is for the parent to act upon
+    obey_parent()
     _pack = packing.Pack(path)
     if teacher_folder is not None:
         _teacher = teaching.Teacher(teacher_folder, "cpu", 1)
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _rows_in_worker(plans: list[Plan], taught: bool) -> tuple[dict[str, np.ndarray], float]:
@@ -598,6 +590,7 @@ def calibrate(model: Pretraining, feed: Feed, crops: int, names: Collection[str]
     agree on. "Good" learns its answer in place of the quality itself. A network that learns the quality itself finds
     the traces of the script's own distortions, which pictures from elsewhere do not have.
     """
+    feed.ahead(range(crops))
     rows = [feed.rows(range(first, min(first + 64, crops))) for first in range(0, crops, 64)]
     for name in names:
         values = np.concatenate([part[name] for part in rows]).astype(np.float32)
@@ -628,12 +621,12 @@ def train(
     """
     settings.work.mkdir(parents=True, exist_ok=True)
     check_pack(packing.Pack(settings.pack), settings.manifest)
-    together = lead(settings.processes, _train_part, (settings, teacher)) if settings.processes > 1 else Together()
-    return _train_part(settings, teacher, together)
+    ranks = lead(settings.processes, _train_part, (settings, teacher)) if settings.processes > 1 else ALONE
+    return _train_part(settings, teacher, ranks)
 
 
 def _train_part(
-    settings: Settings, teacher: Callable[[np.ndarray], dict[str, np.ndarray]] | None, together: Together
+    settings: Settings, teacher: Callable[[np.ndarray], dict[str, np.ndarray]] | None, ranks: Ranks
 ) -> dict[str, object]:
     """Train in one of the processes, each of which opens all that it reads; return the log."""
     torch.manual_seed(settings.seed)
@@ -648,14 +641,14 @@ def _train_part(
         folder = None if taught_here else settings.work
         pool = ProcessPoolExecutor(settings.workers, get_context("spawn"), _open_in_worker, (settings.pack, folder))
     try:
-        return _train(settings, pack, teacher, pool, together)
+        return _train(settings, pack, teacher, pool, ranks)
     finally:
         if pool is not None:
             pool.shutdown(cancel_futures=True)
 
 
 def _train(
-    settings: Settings, pack: packing.Pack, teacher: Callable, pool: ProcessPoolExecutor | None, together: Together
+    settings: Settings, pack: packing.Pack, teacher: Callable, pool: ProcessPoolExecutor | None, ranks: Ranks
 ) -> dict[str, object]:
     device = settings.device
     open_clip = import_open_clip()
@@ -668,6 +661,7 @@ def _train(
     state_file, log_file = settings.work / "state.pt", settings.work / "pretraining.json"
     log: dict[str, object] = {"steps": 0, "crops": 0, "hours": 0.0, "wall_hours": 0.0, "legs": [], "held_out": []}
     since, cooldown, state = 0, None, None
+    unknown: Collection[str] = ()  # targets that nothing is known of yet
     if state_file.exists():
         state = torch.load(state_file, weights_only=True, map_location=device)
         log, since, cooldown = state["log"], state["since"], state["cooldown"]
@@ -682,13 +676,12 @@ def _train(
         since = log["steps"]
         if log["legs"][-1].get("teacher") != teaching.KIND:
             forget_teacher(model)
-            if together.rank == 0:
-                feed.ahead(range(settings.calibration))
-                calibrate(model, feed, settings.calibration, teaching.SHAPES)
-    elif together.rank == 0:
-        feed.ahead(range(settings.calibration))
-        calibrate(model, feed, settings.calibration, TARGETS)
-    together.follow(model)
+            unknown = teaching.SHAPES
+    else:
+        unknown = TARGETS
+    if unknown and ranks.first:
+        calibrate(model, feed, settings.calibration, unknown)
+    give(model, ranks)
     average = copy.deepcopy(model)
     if device == "cpu":
         model.clip.visual.to(memory_format=torch.channels_last)
@@ -714,7 +707,7 @@ def _train(
          "seed": settings.seed, "teacher": teaching.KIND, "pack": pack.kind, "listing_sha256": pack.digest,
          "cooldown": cooldown}
     )  # fmt: skip
-    probe = Probe(pack, settings, teacher, pool) if together.rank == 0 else None
+    probe = Probe(pack, settings, teacher, pool) if ranks.first else None
     smooth: dict[str, float] = {}
 
     def note() -> None:
@@ -732,27 +725,28 @@ def _train(
         save_state(state_file, held | {"log": log, "since": since, "cooldown": cooldown})
 
     stopping: list[int] = []
-    if together.rank == 0 and threading.current_thread() is threading.main_thread():
+    if ranks.first and threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: stopping.append(number))
     quiet = 1 if sys.stderr.isatty() else 30
     bar = tqdm(
         initial=log["steps"], unit="step", mininterval=quiet, maxinterval=quiet, file=sys.stderr, smoothing=0.1,
-        disable=together.rank > 0,
+        disable=not ranks.first,
     )  # fmt: skip
     saved = time.monotonic()
+    mine = slice(ranks.number, None, ranks.count)  # of every batch
     ended = stopped = False
     used, helped = time.process_time(), feed.worker_seconds
     while not stopped and not ended and log["steps"] < settings.steps and log["hours"] < settings.hours:
         wall = time.monotonic()
         step = log["steps"]
         for further in range(step, step + 4):
-            feed.ahead(together.part(indices_of(further, settings)))
+            feed.ahead(indices_of(further, settings)[mine])
         for group in optimizer.param_groups:
             group["lr"] = settings.rate * rate_at(step, since, log["hours"], cooldown)
         rng = np.random.default_rng((settings.seed, step, 7))
         mirror = rng.random(settings.batch) < 0.5
-        batch = feed.batch(together.part(indices_of(step, settings)), device, together.part(mirror))
+        batch = feed.batch(indices_of(step, settings)[mine], device, mirror[mine])
         autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=settings.bf16)
         model.train()
         total, parts = losses(model, batch, rng, (0, 1, 2 + int(rng.integers(len(ANTONYMS) - 2))), autocast)
@@ -762,16 +756,17 @@ def _train(
                 f"the loss of step {step} is {float(total.detach())}; start again with a lower --rate"
             )
         optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        (total / ranks.count).backward()
         # On a shared processor the clock says little: there an hour is two of a core's own.
-        own = time.process_time() - used + feed.worker_seconds - helped
+        told = torch.tensor([time.process_time() - used + feed.worker_seconds - helped, float(bool(stopping))])
         used, helped = time.process_time(), feed.worker_seconds
-        seconds, stopped = together.mean_gradients(parameters, (own, float(bool(stopping))))
+        ranks.add_up([told, *(p.grad for p in parameters if p.grad is not None)])
+        seconds, stopped = told.tolist()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
             model.clip.logit_scale.clamp_(0, math.log(100))
-        if together.rank == 0:
+        if ranks.first:
             follow(average, model, min(0.999, (step + 1) / (step + 10)))
         for name in (*TARGETS, "severity", "contrastive", "good", "aligned"):
             smooth[name] = smooth.get(name, float(parts[name])) * 0.99 + float(parts[name]) * 0.01
@@ -784,13 +779,13 @@ def _train(
         if step % 10 == 0:
             shown = " ".join(f"{name} {value:.3f}" for name, value in smooth.items())
             bar.set_postfix_str(f"{log['hours']:.2f} h {shown}", refresh=False)
-        for mark in SNAPSHOTS if together.rank == 0 else ():
+        for mark in SNAPSHOTS if ranks.first else ():
             if before < mark <= log["hours"]:
                 (settings.work / "snapshots").mkdir(exist_ok=True)
                 write_towers(average.clip, average.rows, settings.work / "snapshots" / f"hours-{mark:g}.safetensors")
         ended = cooldown is not None and log["hours"] >= cooldown["from"] + cooldown["hours"]
         every = settings.probe_minutes / 60
-        if together.rank > 0:
+        if not ranks.first:
             continue
         if int(log["hours"] / every) > int(before / every):
             note()
@@ -798,7 +793,7 @@ def _train(
             keep()
             saved = time.monotonic()
     bar.close()
-    if together.rank > 0:
+    if not ranks.first:
         return log
     keep()
     if ended or log["steps"] >= settings.steps or log["hours"] >= settings.hours:
