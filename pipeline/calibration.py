@@ -74,6 +74,18 @@ class Calibration:
         return cls(**(dict(record) | {"half_widths": tuple(record["half_widths"])}))
 
 
+def told_mos(raw: np.ndarray, calibration: Calibration | None, low: float, high: float) -> np.ndarray:
+    """Return what is told as the MOS of raw scores, of the same shape.
+
+    Args:
+        raw: Scores, higher is better.
+        calibration: Of the model that gave them; None stretches scores of 0..1 over the scale: a rank, and no more.
+        low: Of the MOS scale.
+        high: Likewise.
+    """
+    return low + np.asarray(raw) * (high - low) if calibration is None else calibration.to_mos(raw)
+
+
 def calibrate(raw: np.ndarray, mos: np.ndarray, groups: np.ndarray, low: float, high: float) -> Calibration:
     """Fit map and bands on validation images.
 

@@ -63,6 +63,17 @@ def sweep(folder: str | Path) -> None:
                 left.unlink(missing_ok=True)
 
 
+def lfs_pointer(start: bytes) -> str | None:
+    """Return in words that a file, by its first bytes, is what Git LFS leaves where it has not fetched it; else None.
+
+    A clone made without Git LFS, as of a data set or a model on the Hugging Face Hub, holds such files under the names
+    of images, tables, archives and weights.
+    """
+    if not start.startswith(b"version https://git-lfs.github.com/spec/"):
+        return None
+    return "is a pointer of Git LFS in place of the file itself: `git lfs pull` in its clone fetches that"
+
+
 def expanded(path: str | Path) -> Path:
     """Return a path as a shell would: `~` is the home folder, unless it names nobody's; then there is no such file."""
     return Path(os.path.expanduser(path))

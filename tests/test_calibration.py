@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import curve_fit
 from scipy.special import expit
 
-from pipeline.calibration import Calibration, calibrate
+from pipeline.calibration import Calibration, calibrate, told_mos
 from pipeline.errors import AgiqaError
 
 NO_BANDS = (None,) * 50
@@ -133,6 +133,12 @@ def test_one_prompt_vouches_for_no_band() -> None:
 def test_what_cannot_be_calibrated_is_told(raw: list[float], mos: list[float], told: str) -> None:
     with pytest.raises(AgiqaError, match=told):
         calibrate(np.array(raw), np.array(mos), np.arange(len(raw)), 0, 5)
+
+
+def test_what_is_told_without_a_calibration_is_the_raw_score_on_the_scale() -> None:
+    np.testing.assert_allclose(told_mos(np.array([0.0, 0.25, 1.0]), None, 1.0, 5.0), [1.0, 2.0, 5.0])
+    found = Calibration(0.0, 1.0, 1.0, 5.0, NO_BANDS, 3, 2)
+    np.testing.assert_allclose(told_mos(np.array([0.0, np.log(3)]), found, 1.0, 5.0), [3.0, 4.0])
 
 
 def test_it_comes_back_from_its_record() -> None:

@@ -585,10 +585,8 @@ def forget_teacher(model: Pretraining) -> None:
 def calibrate(model: Pretraining, feed: Feed, crops: int, names: Collection[str]) -> None:
     """Set what is known of the named targets before the training, from the first crops.
 
-    That is the means and deviations that they are standardised by and, with the teacher's statistics, the weights with
-    which these tell the quality that the distortions left: a ridge so strong that it keeps to what very many channels
-    agree on. "Good" learns its answer in place of the quality itself. A network that learns the quality itself finds
-    the traces of the script's own distortions, which pictures from elsewhere do not have.
+    That is the means and deviations that they are standardised by and, with the teacher's statistics, the weights of
+    `weigh_quality`.
     """
     feed.ahead(range(crops))
     rows = [feed.rows(range(first, min(first + 64, crops))) for first in range(0, crops, 64)]
@@ -597,17 +595,32 @@ def calibrate(model: Pretraining, feed: Feed, crops: int, names: Collection[str]
         axes = (0, *range(2, values.ndim))
         getattr(model, f"{name}_mean").copy_(torch.from_numpy(values.mean(axes)))
         getattr(model, f"{name}_std").copy_(torch.from_numpy(values.std(axes) + 1e-3))
-        if name == "statistics":
-            from sklearn.linear_model import Ridge
+    if "statistics" in names:
+        statistics = np.concatenate([part["statistics"] for part in rows]).astype(np.float32)
+        quality = np.array([feed.planner(index).quality for index in range(crops)])
+        weigh_quality(model, model.standardise("statistics", torch.from_numpy(statistics)).numpy(), quality)
 
-            wanted = model.standardise(name, torch.from_numpy(values)).numpy()
-            quality = np.array([feed.planner(index).quality for index in range(crops)])
-            weight = Ridge(alpha=8.0 * crops).fit(wanted, quality).coef_
-            weight = (weight / max((wanted @ weight).std(), 1e-6)).astype(np.float32)
-            model.quality_weight.copy_(torch.from_numpy(weight))
-            model.quality_place.copy_(
-                torch.tensor([quality.mean() - quality.std() * float((wanted @ weight).mean()), quality.std()])
-            )
+
+def weigh_quality(model: Pretraining, wanted: np.ndarray, quality: np.ndarray) -> None:
+    """Set the weights with which the teacher's statistics tell the quality that the distortions left.
+
+    They are those of a ridge so strong that it keeps to what very many channels agree on. "Good" learns its answer in
+    place of the quality itself. A network that learns the quality itself finds the traces of the script's own
+    distortions, which pictures from elsewhere do not have.
+
+    Args:
+        model: Its `seen_quality` answers so from here on.
+        wanted: Standardised statistics, shape (n, C).
+        quality: In 0..1, shape (n,).
+    """
+    from sklearn.linear_model import Ridge
+
+    weight = Ridge(alpha=8.0 * len(wanted)).fit(wanted, quality).coef_
+    weight = (weight / max((wanted @ weight).std(), 1e-6)).astype(np.float32)
+    model.quality_weight.copy_(torch.from_numpy(weight))
+    model.quality_place.copy_(
+        torch.tensor([quality.mean() - quality.std() * float((wanted @ weight).mean()), quality.std()])
+    )
 
 
 def train(

@@ -5,6 +5,7 @@ Without torch: a tensor is known by its methods, so that no stage imports torch 
 
 import base64
 import errno
+import hashlib
 import io
 import os
 import re
@@ -20,6 +21,7 @@ from PIL import ExifTags, Image, ImageOps
 from pipeline.data import mending
 from pipeline.data.colours import ImageError, White, is_deep, rgb, white_of
 from pipeline.data.places import nearest
+from pipeline.files import lfs_pointer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +56,8 @@ def open_image(
 
     Transparent pixels stand on white; 16-bit channels keep their upper half; of an animation the first frame counts.
     Colours are those of sRGB: an embedded profile of another colour space is converted (see `pipeline.data.colours`).
-    Damaged side data, such as EXIF, XMP, a profile or a PNG's texts, is passed over.
+    Damaged side data, such as EXIF, XMP, a profile or a PNG's texts, is passed over, and so is a JPEG's missing end if
+    no pixel misses with it.
 
     Args:
         source: A path, or an image file's bytes or binary stream, in any format of `FORMATS` that this Pillow reads; a
@@ -166,13 +169,29 @@ def _from_stream(stream: IO[bytes], max_pixels: int | None, name: str | None) ->
     try:
         return _from_file(view, stream, max_pixels, name)
     except _DamagedError:
-        if (mended := mending.without_side_data(stream)) is None:
-            raise
-        try:
-            return _from_file(mended, stream, max_pixels, name)
-        except _DamagedError:
-            pass
+        if (mended := mending.without_side_data(stream)) is not None:
+            try:
+                return _from_file(mended, stream, max_pixels, name)
+            except _DamagedError:
+                view = mended
+        if (found := _without_end(view, stream, max_pixels, name)) is not None:
+            return found
         raise
+
+
+def _without_end(view: IO[bytes], whole: IO[bytes], max_pixels: int | None, name: str | None) -> Opened | None:
+    """Return the image of a JPEG that lacks nothing but its end marker; None of any other file."""
+    found, digests = None, set()
+    try:
+        for attempt in mending.ended(view):
+            found = None  # one at a time is in memory
+            found = _from_file(attempt, whole, max_pixels, name)
+            digests.add(hashlib.sha256(found.pixels).digest())
+            if len(digests) > 1:
+                return None
+    except _DamagedError:
+        return None
+    return found
 
 
 def _from_file(view: IO[bytes], whole: IO[bytes], max_pixels: int | None, name: str | None) -> Opened:
@@ -195,6 +214,8 @@ def _what_it_is(start: bytes) -> str:
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not start:
         return "is empty (0 bytes)"
+    if pointer := lfs_pointer(start):
+        return pointer
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<svg")):
         kind = "an SVG drawing" if b"<svg" in text else "a web page saved under an image's name"
         return f"is {kind}, not an image of pixels"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.data.labels import DatasetError
+from pipeline.files import lfs_pointer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,6 +137,8 @@ def near_column(name: str, table_columns: Iterable[str]) -> str:
 
 def _text(path: Path) -> str:
     content = path.read_bytes()
+    if pointer := lfs_pointer(content):
+        raise DatasetError(f"{path} {pointer}")
     for start, kind in _FOREIGN.items():
         if content[: len(start)].lower() == start.lower():
             raise DatasetError(f"{path} is {kind}, not a CSV: save or export it as `CSV UTF-8`")

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from pipeline.data.places import is_side_file
 from pipeline.errors import AgiqaError
+from pipeline.files import lfs_pointer
 
 MOST_BYTES = 40 * 2**30  # unpacked; the largest data set of this field is below 5 GiB
 MOST_MEMBERS = 200_000
@@ -129,6 +130,8 @@ def _members(archive: Path, limit: int, most_members: int) -> Iterator[tuple[str
                 yield from _zip_members(archive, opened)
         elif head.startswith(b"PK\x03\x04"):
             raise ArchiveError(f"{archive} is damaged (a zip without its end, as a broken download): fetch it anew")
+        elif pointer := lfs_pointer(head):
+            raise ArchiveError(f"{archive} {pointer}")
         else:
             raise ArchiveError(f"{archive} is neither zip nor tar: a download page saved in place of the file?")
 

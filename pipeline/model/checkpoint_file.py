@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from pipeline.calibration import Calibration
 from pipeline.errors import AgiqaError
 from pipeline.familiarity import PARTS, Familiarity
-from pipeline.files import write_atomically
+from pipeline.files import lfs_pointer, write_atomically
 from pipeline.model.record import Record, faults
 
 FORMAT = "agiqa-folded-1"
@@ -178,7 +178,7 @@ def _read(path: Path, *, whole: bool) -> tuple[dict[str, Any], dict[str, np.ndar
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist")
     try:
-        _refuse_a_large_header(path)
+        _refuse_what_is_none(path)
         with safe_open(path, framework="np") as archive:
             record = json.loads((archive.metadata() or {}).get("agiqa", "{}"))
             if not isinstance(record, dict) or record.get("format") != FORMAT:
@@ -204,10 +204,13 @@ def _read(path: Path, *, whole: bool) -> tuple[dict[str, Any], dict[str, np.ndar
     return record, arrays
 
 
-def _refuse_a_large_header(path: Path) -> None:
+def _refuse_what_is_none(path: Path) -> None:
     """Look at the length that a safetensors file begins with, before anyone reserves that much memory."""
     with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
+        start = stream.read(64)
+    if pointer := lfs_pointer(start):
+        raise CheckpointError(f"{path} {pointer}")
+    length = int.from_bytes(start[:8], "little")
     if length > MOST_HEADER:
         raise CheckpointError(
             f"{path} is damaged or no safetensors file: its header would take {length:,} bytes, and ours stay below "

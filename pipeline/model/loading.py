@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pipeline.files import lfs_pointer
 from pipeline.model.backbone import Backbone, BackboneError
 from pipeline.model.open_clip_shim import import_open_clip
 from pipeline.model.record import BackboneRecord, TowersConfig, faults, too_large, without_tokenizer
@@ -288,21 +289,12 @@ def _load_file(clip: nn.Module, file: Path, open_clip: Any) -> Tensor | None:
 
     A reduced vocabulary is stored as `token_embedding.rows` (ids) beside the rows themselves; the others stay zero.
     """
-    if not file.is_file():
-        raise BackboneError(f"backbone.file is {file}, which does not exist")
-    rows: Tensor | None = None
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(file)
-        rows = state.pop("token_embedding.rows", None)
-        if rows is not None:
-            full = torch.zeros_like(clip.state_dict()["token_embedding.weight"])
-            full[rows.long()] = state["token_embedding.weight"].float()
-            state["token_embedding.weight"] = full
-    else:
-        # open_clip reads the layouts in circulation (plain, training, TorchScript archive) without running their code.
-        state = open_clip.factory.load_state_dict(str(file), weights_only=True)
+    state = _state_of(file, open_clip)
+    rows = state.pop("token_embedding.rows", None)
+    if rows is not None:
+        full = torch.zeros_like(clip.state_dict()["token_embedding.weight"])
+        full[rows.long()] = state["token_embedding.weight"].float()
+        state["token_embedding.weight"] = full
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     expected = clip.state_dict()
     state = {key: value for key, value in state.items() if key in expected or not _is_bookkeeping(key)}
@@ -317,6 +309,31 @@ def _load_file(clip: nn.Module, file: Path, open_clip: Any) -> Tensor | None:
         raise BackboneError(f"{file} does not fit the towers: it {'; it '.join(what)}. Check backbone.name")
     clip.load_state_dict(state)
     return rows
+
+
+def _state_of(file: Path, open_clip: Any) -> dict[str, Tensor]:
+    """Return the tensors of a weights file by name.
+
+    Raises:
+        BackboneError: If the file is missing, cut off, damaged, or of another kind.
+    """
+    if not file.is_file():
+        raise BackboneError(f"backbone.file is {file}, which does not exist")
+    try:
+        # The layouts in circulation (safetensors, plain, training, TorchScript archive), without running their code.
+        state = open_clip.factory.load_state_dict(str(file), weights_only=True)
+    except MemoryError:
+        raise
+    except PermissionError:
+        raise BackboneError(f"backbone.file is {file}, which may not be read: permission denied") from None
+    except Exception as error:  # the readers raise nearly anything; torch's advice would run the file's own code
+        with file.open("rb") as stream:
+            pointer = lfs_pointer(stream.read(64))
+        wrong = pointer or f"is cut off, damaged or no file of weights ({type(error).__name__}): fetch it anew"
+        raise BackboneError(f"backbone.file is {file}, which {wrong}") from error
+    if wrong := [str(key) for key, value in state.items() if not isinstance(value, Tensor)]:
+        raise BackboneError(f"backbone.file is {file}, which holds no tensor as {', '.join(wrong[:3])}: no weights")
+    return state
 
 
 def _is_bookkeeping(key: str) -> bool:

@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Union
 import numpy as np
 from PIL import Image
 
-from pipeline.calibration import Calibration
+from pipeline.calibration import Calibration, told_mos
 from pipeline.data.decoding import MOST_PIXELS, ImageError, open_image
 from pipeline.errors import AgiqaError
 from pipeline.familiarity import Familiarity
@@ -175,9 +175,7 @@ class Scorer:
 
     def to_mos(self, raw: np.ndarray) -> np.ndarray:
         """Return the MOS that raw scores stand for; without calibration, raw scores stretched over the scale."""
-        if self.calibration is not None:
-            return self.calibration.to_mos(raw)
-        return self.mos_low + np.asarray(raw) * (self.mos_high - self.mos_low)
+        return told_mos(raw, self.calibration, self.mos_low, self.mos_high)
 
     def band(self, mos: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Return the ends of the band around scores on the MOS scale; None twice without calibration."""

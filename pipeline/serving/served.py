@@ -61,14 +61,12 @@ class ServedModel(PythonModel):
         Raises:
             MlflowException: With a 400 for its status, if an image cannot be scored; names its row.
         """
+        from pipeline.calibration import told_mos
+
         raw, features = self._seen(model_input["image"]) if len(model_input) else (np.zeros(0), None)
-        lowest, highest = self.record["mos_low"], self.record["mos_high"]
-        low = high = np.full(len(raw), np.nan)
-        if self.calibration is None:
-            mos = lowest + raw * (highest - lowest)
-        else:
-            mos = self.calibration.to_mos(raw)
-            low, high = self.calibration.band(mos)
+        mos = told_mos(raw, self.calibration, self.record["mos_low"], self.record["mos_high"])
+        nothing = np.full(len(raw), np.nan)
+        low, high = (nothing, nothing) if self.calibration is None else self.calibration.band(mos)
         known = self.familiarity is not None and len(raw) > 0
         unfamiliar = self.familiarity.is_unfamiliar(features) if known else np.zeros(len(raw), dtype=bool)
         columns = {"raw": raw, "mos": mos, "low": low, "high": high, "unfamiliar": unfamiliar}

@@ -133,6 +133,7 @@ def test_what_is_no_image_is_told_in_plain_words(tmp_path: Path) -> None:
         b"": "is empty (0 bytes)",
         b"\n<!DOCTYPE html><html>": "is a web page saved under an image's name, not an image of pixels",
         b"<svg xmlns='http://www.w3.org/2000/svg'/>": "is an SVG drawing",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n": "is a pointer of Git LFS in place of",
         b"just words": "is no image in a format that is read here",
         b"%!PS-Adobe-3.0 EPSF-3.0\n": "is a document, an archive or a film",  # Pillow would call Ghostscript
         b"\0\0\0\x18ftypheic\0\0\0\0": "is HEIC, which this Pillow does not read",

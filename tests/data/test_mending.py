@@ -110,6 +110,27 @@ def test_a_jpeg_is_read_past_its_side_segments(marker: int) -> None:
             np.testing.assert_array_equal(open_image(content[:place] + segment + content[place:]), expected)
 
 
+@pytest.mark.parametrize(
+    ("options", "misses_no_pixel"),
+    [({}, (1, 2)), ({"restart_marker_blocks": 2}, ()), ({"progressive": True}, ())],
+    ids=["one run", "restarts", "progressive"],
+)
+def test_a_jpeg_may_lack_its_end_marker_and_no_pixel(options: dict[str, object], misses_no_pixel: tuple[int]) -> None:
+    content = saved("JPEG", quality=40, **options)
+    expected = open_image(content)
+    assert content.endswith(b"\xff\xd9")
+    for missing in range(1, len(content) - content.index(b"\xff\xda") - 20):
+        cut = content[:-missing]
+        if missing in misses_no_pixel:
+            np.testing.assert_array_equal(open_image(cut), expected)
+        else:
+            with pytest.raises(ImageError, match="is cut off: "):
+                open_image(cut)
+    broken = content[:2] + b"\xff\xe1\0\x0aExif\0\0MM" + content[2:-2]  # side data is bad as well
+    if misses_no_pixel:
+        np.testing.assert_array_equal(open_image(broken), expected)
+
+
 # WebP
 
 

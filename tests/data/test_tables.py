@@ -85,6 +85,8 @@ def test_blanks_of_every_kind_and_empty_columns_fall_away(tmp_path: Path) -> Non
         (b"PK\x03\x04xx", "is a spreadsheet's or an archive's own file, not a CSV: save or export it as `CSV UTF-8`"),
         (b"\xd0\xcf\x11\xe0", "is an old spreadsheet's own file, not a CSV: save or export it as `CSV UTF-8`"),
         (b"<!DOCTYPE html>", "is a web page, not a CSV: save or export it as `CSV UTF-8`"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+         "is a pointer of Git LFS in place of the file itself: `git lfs pull` in its clone fetches that"),
         (b"image,mos\na,1\nb,2,3\n", "row 3 has 3 cells, and row 1 names 2 columns; cells are parted by commas: put "
          "quotes around a text that holds one"),
         (b"image;mos\na;1;2\n", "row 2 has 3 cells, and row 1 names 2 columns; cells are parted by semicolons: put "

@@ -231,6 +231,11 @@ BAD: list[tuple[str, Callable[[], bytes], str]] = [
         lambda: b"<html>Google Drive - Virus scan warning</html>",
         "is neither zip nor tar: a download page saved i",
     ),
+    (
+        "pointer",
+        lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        "is a pointer of Git LFS in place of the file itself",
+    ),
     ("nothing", lambda: b"", "is neither zip nor tar: a download page saved in place of the file"),
 ]
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,38 @@ def test_refusals_say_what_would_be_right(tiny_config: Path, tmp_path: Path) -> 
         BackboneError, match=r"does not fit the towers: it lacks .*; it has other shapes of visual\.proj"
     ):
         load_backbone("tiny-vit", config=tiny_config, file=tmp_path / "bad.safetensors", origin="in-house")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda whole: whole[: len(whole) // 2], "is cut off, damaged or no file of weights ("),
+        (lambda whole: b"", "is cut off, damaged or no file of weights ("),
+        (lambda whole: b"<!DOCTYPE html><html>", "is cut off, damaged or no file of weights ("),
+        (
+            lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "is a pointer of Git LFS in place",
+        ),
+    ],
+    ids=["half", "empty", "page", "pointer"],
+)
+def test_a_file_that_holds_no_weights_is_one_line(
+    tiny_config: Path, tmp_path: Path, suffix: str, spoil: Callable[[bytes], bytes], message: str
+) -> None:
+    file = tmp_path / f"weights{suffix}"
+    state = {key: value.contiguous() for key, value in plain_clip(tiny_config, seed=1).state_dict().items()}
+    save_file(state, file) if suffix == ".safetensors" else torch.save(state, file)
+    file.write_bytes(spoil(file.read_bytes()))
+    with pytest.raises(BackboneError, match=f"^backbone.file is {re.escape(f'{file}, which {message}')}") as error:
+        load_backbone("tiny-vit", config=tiny_config, file=file)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_holds_other_things_than_tensors_is_refused(tiny_config: Path, tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "other.pt")
+    with pytest.raises(BackboneError, match=r"which holds no tensor as epoch, lr: no weights$"):
+        load_backbone("tiny-vit", config=tiny_config, file=tmp_path / "other.pt")
 
 
 def test_published_weights_without_network_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,6 +249,7 @@ BYTES: dict[str, tuple[bytes, str]] = {
     ),
     "a pickle": (b"\x80\x04\x95" + bytes(40), r"its header would take|is damaged"),
     "a zip": (b"PK\x03\x04" + bytes(60), r"its header would take|is damaged"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", r"is a pointer of Git LFS in"),
     "text": (b"<html>not a checkpoint</html>" * 9, r"its header would take"),
 }
 
