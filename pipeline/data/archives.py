@@ -165,7 +165,7 @@ def _plain_files(folder: Path) -> list[Path]:
 
 
 def _verify(dataset: str, path: Path, digest: str, pinned: str | None, checksums: Path | None) -> None:
-    recorded = json.loads(checksums.read_text()) if checksums is not None and checksums.is_file() else {}
+    recorded = _recorded(checksums) if checksums is not None and checksums.is_file() else {}
     expected = pinned or recorded.get(dataset)
     if expected is None:
         write_json(checksums, recorded | {dataset: digest})
@@ -175,6 +175,16 @@ def _verify(dataset: str, path: Path, digest: str, pinned: str | None, checksums
             f"{path} has SHA-256 {digest}, and {where} says {expected}: it is damaged or another version. Fetch it "
             f"anew, or, if you trust it, put its SHA-256 there"
         )
+
+
+def _recorded(checksums: Path) -> dict[str, str]:
+    """Return the digests of data sets that were seen before."""
+    try:
+        return dict(json.loads(checksums.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ArchiveError(
+            f"{checksums} is damaged ({error}): delete it, and what is fetched next is recorded anew"
+        ) from None
 
 
 def _copy(source: Path, folder: Path) -> None:

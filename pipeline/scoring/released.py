@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from pipeline.data.archives import download
+from pipeline.files import lfs_pointer
 from pipeline.model.backbone import Backbone
 from pipeline.model.checkpoint import CheckpointError, save_checkpoint
 from pipeline.model.dcmpln import DCMPLN
@@ -67,8 +68,11 @@ def _parts(path: Path) -> dict[str, dict[str, Tensor]]:
         raise CheckpointError(f"{path} does not exist")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path} is not a plain torch state dict: {error}") from error
+    except Exception as error:  # torch's own advice takes lines, and would run the file's code
+        with path.open("rb") as stream:
+            pointer = lfs_pointer(stream.read(64))
+        wrong = pointer or f"is cut off, damaged or no plain torch state dict ({type(error).__name__})"
+        raise CheckpointError(f"{path} {wrong}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):

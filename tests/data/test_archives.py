@@ -51,6 +51,15 @@ def test_an_unpacked_folder_serves_as_well(tmp_path: Path, where: dict[str, Path
     assert files_of(tmp_path / "out") == {"img/a.png": b"a"}
 
 
+@pytest.mark.parametrize("content", ['{"toy": "1', "<<<<<<< HEAD", "3"])
+def test_a_damaged_record_of_digests_is_one_line(tmp_path: Path, where: dict[str, Path], content: str) -> None:
+    archive = zip_of(tmp_path / "toy.zip", {"a": b"1"})
+    where["checksums"].write_text(content)
+    with pytest.raises(ArchiveError, match=rf"^{re.escape(str(where['checksums']))} is damaged \(.*\): delete it"):
+        fetch("toy", tmp_path / "out", source=str(archive), **where)
+    assert where["checksums"].read_text() == content
+
+
 def test_a_digest_is_recorded_at_first_sight_and_checked_ever_after(tmp_path: Path, where: dict[str, Path]) -> None:
     archive = zip_of(tmp_path / "toy.zip", {"a": b"1"})
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
