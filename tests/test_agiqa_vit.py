@@ -273,15 +273,6 @@ def test_an_export_is_open_clips_and_starts_another_machine(
     assert [part["from_step"] for part in log["legs"]] == [0, 1]
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Compute on one thread, as the script does, and leave the caller's count as it was."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_take_the_step_of_the_mean_of_their_parts_gradients(

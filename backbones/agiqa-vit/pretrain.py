@@ -590,15 +590,14 @@ def calibrate(model: Pretraining, feed: Feed, crops: int, names: Collection[str]
     """
     feed.ahead(range(crops))
     rows = [feed.rows(range(first, min(first + 64, crops))) for first in range(0, crops, 64)]
-    for name in names:
-        values = np.concatenate([part[name] for part in rows]).astype(np.float32)
-        axes = (0, *range(2, values.ndim))
-        getattr(model, f"{name}_mean").copy_(torch.from_numpy(values.mean(axes)))
-        getattr(model, f"{name}_std").copy_(torch.from_numpy(values.std(axes) + 1e-3))
-    if "statistics" in names:
-        statistics = np.concatenate([part["statistics"] for part in rows]).astype(np.float32)
+    values = {name: np.concatenate([part[name] for part in rows]).astype(np.float32) for name in names}
+    for name, found in values.items():
+        axes = (0, *range(2, found.ndim))
+        getattr(model, f"{name}_mean").copy_(torch.from_numpy(found.mean(axes)))
+        getattr(model, f"{name}_std").copy_(torch.from_numpy(found.std(axes) + 1e-3))
+    if "statistics" in values:
         quality = np.array([feed.planner(index).quality for index in range(crops)])
-        weigh_quality(model, model.standardise("statistics", torch.from_numpy(statistics)).numpy(), quality)
+        weigh_quality(model, model.standardise("statistics", torch.from_numpy(values["statistics"])).numpy(), quality)
 
 
 def weigh_quality(model: Pretraining, wanted: np.ndarray, quality: np.ndarray) -> None:

@@ -28,15 +28,6 @@ def items(in_tmp: Path) -> list[Item]:
     return [Item(f"{k:02d}.png") for k in range(45)]
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Let torch take one thread here, as it does in a lane."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("threads", [1, 2, 5, 9])
 def test_the_bits_are_those_of_one_thread(scorer: Scorer, items: list[Item], threads: int, one_thread: None) -> None:
     """Of `Scorer.stream`, block by block: who shares a forward pass with whom is part of that."""
