@@ -74,6 +74,12 @@ def lfs_pointer(start: bytes) -> str | None:
     return "is a pointer of Git LFS in place of the file itself: `git lfs pull` in its clone fetches that"
 
 
+def lfs_pointer_at(path: str | Path) -> str | None:
+    """Return what `lfs_pointer` says of the file that lies there."""
+    with Path(path).open("rb") as stream:
+        return lfs_pointer(stream.read(64))
+
+
 def expanded(path: str | Path) -> Path:
     """Return a path as a shell would: `~` is the home folder, unless it names nobody's; then there is no such file."""
     return Path(os.path.expanduser(path))

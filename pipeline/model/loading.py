@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.files import lfs_pointer
+from pipeline.files import lfs_pointer_at
 from pipeline.model.backbone import Backbone, BackboneError
 from pipeline.model.open_clip_shim import import_open_clip
 from pipeline.model.record import BackboneRecord, TowersConfig, faults, too_large, without_tokenizer
@@ -327,9 +327,9 @@ def _state_of(file: Path, open_clip: Any) -> dict[str, Tensor]:
     except PermissionError:
         raise BackboneError(f"backbone.file is {file}, which may not be read: permission denied") from None
     except Exception as error:  # the readers raise nearly anything; torch's advice would run the file's own code
-        with file.open("rb") as stream:
-            pointer = lfs_pointer(stream.read(64))
-        wrong = pointer or f"is cut off, damaged or no file of weights ({type(error).__name__}): fetch it anew"
+        wrong = (
+            lfs_pointer_at(file) or f"is cut off, damaged or no file of weights ({type(error).__name__}): fetch it anew"
+        )
         raise BackboneError(f"backbone.file is {file}, which {wrong}") from error
     if wrong := [str(key) for key, value in state.items() if not isinstance(value, Tensor)]:
         raise BackboneError(f"backbone.file is {file}, which holds no tensor as {', '.join(wrong[:3])}: no weights")

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from pipeline.data.archives import download
-from pipeline.files import lfs_pointer
+from pipeline.files import lfs_pointer_at
 from pipeline.model.backbone import Backbone
 from pipeline.model.checkpoint import CheckpointError, save_checkpoint
 from pipeline.model.dcmpln import DCMPLN
@@ -69,9 +69,7 @@ def _parts(path: Path) -> dict[str, dict[str, Tensor]]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's own advice takes lines, and would run the file's code
-        with path.open("rb") as stream:
-            pointer = lfs_pointer(stream.read(64))
-        wrong = pointer or f"is cut off, damaged or no plain torch state dict ({type(error).__name__})"
+        wrong = lfs_pointer_at(path) or f"is cut off, damaged or no plain torch state dict ({type(error).__name__})"
         raise CheckpointError(f"{path} {wrong}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
